@@ -1,0 +1,389 @@
+"""The command line. Exit status: 0 done, 1 failed or refused, 2 wrong usage or configuration."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import msgspec
+import yaml
+
+from sidecar import __version__, signing, yamltext
+from sidecar.client import Client
+from sidecar.errors import SettingsError, SidecarError
+from sidecar.logs import set_up
+from sidecar.run import Outcome, Request
+from sidecar.settings import Settings, masked, parse
+
+DEFAULT_FILE = "/etc/sidecar/sidecar.yml"
+
+Command = Callable[[argparse.Namespace, Settings], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load_settings(options.config)
+        command: Command = options.command
+        return command(options, settings)
+    except SettingsError as error:
+        _complain(options, error)
+        return 2
+    except SidecarError as error:
+        _complain(options, error)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def load_settings(file: str | None) -> Settings:
+    """Settings from the file that is named, or the usual one where it exists, and the environment."""
+    named = file or os.environ.get("SIDECAR_CONFIG")
+    path = Path(named or DEFAULT_FILE)
+    if not named and not path.exists():
+        return parse({}, os.environ)
+    try:
+        return parse(yamltext.load(path.read_bytes()), os.environ, str(path))
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be read: {error.strerror}", "check --config and SIDECAR_CONFIG"
+        ) from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {error}") from None
+
+
+def _serve(options: argparse.Namespace, settings: Settings) -> int:
+    from sidecar.daemon import Daemon
+
+    set_up(settings.logging)
+
+    async def serve() -> None:
+        await Daemon(settings).run()
+
+    asyncio.run(serve())
+    return 0
+
+
+def _update(options: argparse.Namespace, settings: Settings) -> int:
+    force = "&force=1" if options.force else ""
+    if options.once:
+        return _finish(
+            options, _once(settings, Request(trigger="once", who=getpass.getuser(), force=options.force))
+        )
+    client = Client(settings.listen.socket)
+    client.wait_for_daemon(options.patience)
+    trigger = options.trigger or "command"
+    if options.json:
+        status, body = client.request("POST", f"/update?trigger={trigger}{force}")
+        _print_json(body)
+        return 0 if status == 200 else 1
+    for kind, data in client.events("POST", f"/update?trigger={trigger}{force}"):
+        if kind == "log":
+            print(data["line"], flush=True)
+        elif kind == "error":
+            return _refused(data)
+        elif kind == "outcome":
+            return _finish(options, msgspec.convert(data, Outcome), log=False)
+    raise SidecarError("the sidecar broke off before the update ended", "look at `sidecar status`")
+
+
+def _once(settings: Settings, request: Request) -> Outcome:
+    from sidecar.daemon import Daemon
+
+    set_up(msgspec.structs.replace(settings.logging, level="error"))
+
+    async def once() -> Outcome:
+        return await Daemon(settings).once(request)
+
+    return asyncio.run(once())
+
+
+def _preview(options: argparse.Namespace, settings: Settings) -> int:
+    if options.once:
+        outcome = _once(settings, Request(trigger="preview", who=getpass.getuser(), preview=True))
+    else:
+        status, body = Client(settings.listen.socket).request("GET", "/preview")
+        if status != 200 and "error" in body and "state" not in body:
+            return _refused(body)
+        outcome = msgspec.convert(body, Outcome)
+    if options.json:
+        _print_json(outcome)
+        return 0 if outcome.good else 1
+    if outcome.good:
+        _print_preview(outcome, options.diff)
+    return _finish(options, outcome, log=not outcome.good)
+
+
+def _print_preview(outcome: Outcome, diffs: bool) -> None:
+    if not outcome.written and outcome.changes is None:
+        print("An update would change nothing.")
+    if outcome.changes is not None:
+        for kind in ("users", "studios", "events", "regions"):
+            delta = getattr(outcome.changes, kind)
+            for what in ("added", "removed", "moved", "changed"):
+                names = getattr(delta, what)
+                if names.count:
+                    more = names.count - len(names.names)
+                    print(f"{kind} {what}: {', '.join(names.names)}{f' and {more} more' if more else ''}")
+    print(f"files to write: {', '.join(outcome.written) or 'none'}")
+    for warning in outcome.warnings:
+        print(f"warning: {warning}")
+    if diffs:
+        for text in outcome.diffs.values():
+            print(text, end="")
+
+
+def _status(options: argparse.Namespace, settings: Settings) -> int:
+    _, body = Client(settings.listen.socket, timeout=10).request("GET", "/status")
+    if options.json:
+        _print_json(body)
+    else:
+        _print_tree(body)
+    return 0 if body.get("error") is None else 1
+
+
+def _config(options: argparse.Namespace, settings: Settings) -> int:
+    from sidecar.generations import targets
+    from sidecar.machine import parse_profile, placeholder_values, profile_text
+
+    targets(settings)
+    parse_profile(profile_text(settings.profile), settings.profile)
+    if options.check:
+        print("The configuration is sound.")
+        return 0
+    shown = masked(settings)
+    shown["placeholders"] = placeholder_values(settings, Path(settings.paths.state) / "loaded")
+    if options.json:
+        _print_json(shown)
+    else:
+        print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), end="")
+    return 0
+
+
+def _doctor(options: argparse.Namespace, settings: Settings) -> int:
+    from sidecar.doctor import examine
+
+    findings = asyncio.run(examine(settings))
+    if options.json:
+        _print_json(findings)
+    else:
+        for finding in findings:
+            print(f"{'ok  ' if finding.good else 'FAIL'} {finding.subject}: {finding.message}")
+            if finding.hint and not finding.good:
+                print(f"     what to do: {finding.hint}")
+    return 0 if all(finding.good for finding in findings) else 1
+
+
+def _hash_password(options: argparse.Namespace, settings: Settings) -> int:
+    if sys.stdin.isatty():
+        password = getpass.getpass()
+        if getpass.getpass("Again: ") != password:
+            raise SidecarError("the two passwords differ", "try again")
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    if not 8 <= len(password.encode()) <= 72:
+        raise SidecarError("a password has 8 to 72 bytes", "choose another")
+    hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(options.cost)).decode()
+    if options.json:
+        _print_json({"hash": hashed})
+    else:
+        print(hashed)
+    return 0
+
+
+def _sign(options: argparse.Namespace, settings: Settings) -> int:
+    secret = settings.trigger.secret
+    if not secret:
+        raise SettingsError(
+            "trigger.secret is not set", "set it, or SIDECAR_TRIGGER_SECRET, to the fleet's secret"
+        )
+    body = b""
+    if options.body:
+        try:
+            body = Path(options.body).read_bytes()
+        except OSError as error:
+            raise SidecarError(f"{options.body} cannot be read: {error.strerror}") from None
+    path = f"{options.path}?sha256={options.expect}" if options.expect else options.path
+    poke = signing.Poke(
+        "POST", path, str(int(time.time())), options.machine, hashlib.sha256(body).hexdigest()
+    )
+    headers = signing.headers(poke, secret)
+    if body[:2] == b"\x1f\x8b":
+        headers["Content-Encoding"] = "gzip"
+    if options.json:
+        _print_json({"path": path, "headers": headers})
+    else:
+        for name, value in headers.items():
+            print(f"{name}: {value}")
+    return 0
+
+
+def _demo(options: argparse.Namespace, settings: Settings) -> int:
+    from sidecar.demo import prepare
+
+    file = prepare(Path(options.folder).resolve(), options.port)
+    return _serve(options, load_settings(str(file)))
+
+
+def _refused(body: Any) -> int:
+    error = body.get("error", {}) if isinstance(body, dict) else {}
+    raise SidecarError(error.get("message", "the sidecar refused"), error.get("hint", ""))
+
+
+def _finish(options: argparse.Namespace, outcome: Outcome, *, log: bool = True) -> int:
+    """Print how a run ended, and give the exit status."""
+    if options.json:
+        _print_json(outcome)
+        return 0 if outcome.good else 1
+    if log:
+        for line in outcome.log:
+            print(line)
+    print(
+        f"{outcome.state.capitalize()} in {outcome.seconds * 1000:.0f} ms; generation in place: {outcome.generation}"
+    )
+    if outcome.error is not None:
+        hint = f" ({outcome.error.hint})" if outcome.error.hint else ""
+        print(f"sidecar: {outcome.error.message}{hint}", file=sys.stderr)
+    return 0 if outcome.good else 1
+
+
+def _complain(options: argparse.Namespace, error: SidecarError) -> None:
+    if getattr(options, "json", False):
+        _print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+    print(f"sidecar: {error}", file=sys.stderr)
+
+
+def _print_json(data: Any) -> None:
+    print(msgspec.json.format(msgspec.json.encode(data)).decode())
+
+
+def _print_tree(tree: dict[str, Any], indent: str = "") -> None:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            print(f"{indent}{key}:")
+            _print_tree(value, f"{indent}  ")
+        else:
+            print(f"{indent}{key}: {'-' if value is None else value}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sidecar", description="Keeps this machine's web server configuration in step."
+    )
+    parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"configuration file (default {DEFAULT_FILE}, where it exists)"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Command, summary: str, example: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[:1].upper()}{summary[1:]}.",
+            epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(command=run)
+        added.add_argument("--json", action="store_true", help="print JSON")
+        return added
+
+    command("serve", _serve, "run the daemon", "sidecar --config /etc/sidecar/sidecar.yml serve")
+
+    update = command(
+        "update",
+        _update,
+        "fetch the index and publish what follows from it",
+        "sidecar update --wait published",
+    )
+    update.add_argument("--once", action="store_true", help="run here, without a daemon (refused beside one)")
+    update.add_argument("--wait", choices=["published"], default="published", help="how far to wait")
+    update.add_argument(
+        "--force",
+        action="store_true",
+        help="accept a large loss of users or tenants, and retry what was refused",
+    )
+    update.add_argument(
+        "--trigger", choices=["boot", "resume"], help="what asks, for the records (used by hooks)"
+    )
+    update.add_argument(
+        "--patience",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="seconds to wait for a daemon that is starting",
+    )
+
+    preview = command("preview", _preview, "show what an update would change now", "sidecar preview --diff")
+    preview.add_argument("--diff", action="store_true", help="with unified diffs of the files")
+    preview.add_argument("--once", action="store_true", help="run here, without a daemon")
+
+    command("status", _status, "show the state of the running daemon", "sidecar status --json")
+
+    config = command(
+        "config", _config, "show the configuration in force, secrets masked", "sidecar config --check"
+    )
+    config.add_argument("--check", action="store_true", help="only say whether it is sound")
+
+    command("doctor", _doctor, "examine everything that the sidecar depends on", "sidecar doctor")
+
+    hashing = command(
+        "hash-password",
+        _hash_password,
+        "make a bcrypt hash for `administrators`",
+        "sidecar hash-password < password.txt",
+    )
+    hashing.add_argument(
+        "--cost",
+        type=int,
+        choices=range(8, 16),
+        default=12,
+        metavar="8-15",
+        help="bcrypt's cost (default 12)",
+    )
+
+    sign = command(
+        "sign",
+        _sign,
+        "print the headers of a signed poke",
+        "sidecar sign --machine 148e --path /showcase/update_config --body index.gz > headers &&\n"
+        "  curl --header @headers --data-binary @index.gz https://example.com/showcase/update_config",
+    )
+    sign.add_argument("--machine", required=True, help="id of the machine that is meant, as its status tells")
+    sign.add_argument(
+        "--path", default="/showcase/update_config", help="the request's path (default %(default)s)"
+    )
+    sign.add_argument("--body", metavar="FILE", help="the index to send, as it is or gzipped")
+    sign.add_argument(
+        "--expect",
+        metavar="SHA256",
+        help="digest of the index that the store must serve; it becomes part of the path",
+    )
+
+    demo = command(
+        "demo",
+        _demo,
+        "run a daemon on a sample index, with a folder as object store",
+        "sidecar demo --folder demo",
+    )
+    demo.add_argument("--folder", default="demo", help="where everything goes (default %(default)s)")
+    demo.add_argument("--port", type=int, default=9292, help="TCP port (default %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""A whole machine in one folder, to try the sidecar without a cloud account and without Navigator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from sidecar.sample import write_index
+
+
+def prepare(folder: Path, port: int) -> Path:
+    """Make the folder with a sample index in a store and a configuration, and return the latter's path.
+
+    What is there already is kept, so that one can play with it and start again.
+    """
+    application = folder / "application"
+    for part in ("db", "config", "tmp", "storage", "public"):
+        (application / part).mkdir(parents=True, exist_ok=True)
+    index = folder / "store" / "db" / "index.sqlite3"
+    index.parent.mkdir(parents=True, exist_ok=True)
+    if not index.exists():
+        write_index(index)
+    file = folder / "sidecar.yml"
+    settings = {
+        "store": f"file://{folder}/store",
+        "profile": "local",
+        "paths": {"application": str(application), "state": str(folder / "state")},
+        "listen": {"socket": str(folder / "sidecar.sock"), "port": port},
+    }
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return file

@@ -1,0 +1,183 @@
+"""Everything that is generated from the index: pure functions from records to bytes.
+
+`generate` is the whole of it; the modules below each make one kind of artifact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sidecar import yamltext
+from sidecar.errors import SettingsError
+from sidecar.generate import documents, navigator
+from sidecar.generate.htpasswd import htpasswd
+from sidecar.generate.profile import expand
+from sidecar.generate.programmes import owners, programmes, tenants
+from sidecar.memo import Memo
+from sidecar.model import Artifact, Index, Page, Tenant
+
+HTPASSWD = "htpasswd"
+MAP = "map.yml"
+SHOWCASES = "showcases.yml"
+TENANTS = "tenants.list"
+PRERENDER = "prerender.txt"
+MAINTENANCE = "navigator-maintenance.yml"
+NAVIGATOR = "navigator.yml"
+
+NAMES = (HTPASSWD, MAP, SHOWCASES, TENANTS, PRERENDER, MAINTENANCE, NAVIGATOR)
+"""The artifacts in the order of their installation: navigator.yml, which the web server watches, last."""
+
+# Stands for the fingerprint while navigator.yml is written; of the fingerprint's own form.
+_UNKNOWN = "fingerprint-" + "0" * 32
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What is known of this machine besides the index.
+
+    `profile` is a parsed profile; `values` are the values of its placeholders; `region` is this
+    machine's on Fly and None elsewhere; `databases` is the folder of the event databases; `key` is
+    the secret for the salts of plain-text passwords.
+    """
+
+    profile: Mapping[str, Any]
+    values: Mapping[str, Any]
+    region: str | None
+    databases: str
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A complete set of artifacts, in the order of `NAMES`, and what it was made of.
+
+    `tenants` are the events served here, `databases` and `paths` those of every tenant, `expressions` the
+    regular expressions in navigator.yml, `skipped` the warnings about rows left out of htpasswd.
+    `fingerprint` tells this set from every other; navigator.yml carries it in its ready hook, so that
+    the marker which the hook leaves proves which set the web server has loaded.
+    """
+
+    artifacts: tuple[Artifact, ...]
+    fingerprint: str
+    tenants: tuple[Tenant, ...]
+    owners: Mapping[str, str | None]
+    databases: tuple[str, ...]
+    paths: tuple[str, ...]
+    expressions: tuple[str, ...]
+    pages: tuple[Page, ...]
+    skipped: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> bytes:
+        return next(artifact.content for artifact in self.artifacts if artifact.name == name)
+
+
+def generate(index: Index, deployment: Deployment, memo: Memo, previous_htpasswd: bytes = b"") -> Generated:
+    """All artifacts of one machine, from the index and the machine's own settings.
+
+    `previous_htpasswd` keeps the lines of unchanged plain-text passwords. Raises `Rejected` for an
+    index that cannot be represented and `SettingsError` for an unusable profile.
+    """
+    owned = owners(index, memo)
+    all_programmes = programmes(index, owned)
+    here = deployment.region
+    local = tuple(
+        tenant
+        for one in all_programmes
+        if not (here and one.region and one.region != here)
+        for tenant in tenants(one)
+    )
+    pages = documents.prerender_pages(index, all_programmes)
+    users, skipped = htpasswd(index.users, deployment.key, previous_htpasswd)
+
+    values = _values(deployment)
+    root = str(values.get("root", ""))
+    values |= {
+        "tenants": [navigator.tenant_entries(local, root)],
+        "auth_patterns": navigator.auth_patterns(all_programmes, root, regional=here is not None),
+        "replay": navigator.replay_routes(all_programmes, root, here) if here else [],
+        "fingerprint": _UNKNOWN,
+    }
+    configuration = expand(deployment.profile["navigator"], values, "navigator")
+    maintenance = expand(deployment.profile["maintenance"], values, "maintenance")
+    listed = _tenants(configuration, root)
+    databases = tuple(database for _, database in listed if database)
+
+    contents = {
+        HTPASSWD: users,
+        MAP: yamltext.dump(documents.map_document(index, owned), memo),
+        SHOWCASES: yamltext.dump(documents.showcases_document(all_programmes), memo),
+        TENANTS: documents.tenants_list(databases, deployment.databases),
+        PRERENDER: documents.prerender_list(pages),
+        MAINTENANCE: yamltext.dump(maintenance, memo),
+        NAVIGATOR: yamltext.dump(configuration, memo),
+    }
+    fingerprint = _fingerprint(contents)
+    for name in (MAINTENANCE, NAVIGATOR):
+        contents[name] = contents[name].replace(_UNKNOWN.encode(), fingerprint.encode())
+    return Generated(
+        artifacts=tuple(Artifact(name, contents[name]) for name in NAMES),
+        fingerprint=fingerprint,
+        tenants=local,
+        owners=owned,
+        databases=databases,
+        paths=tuple(path for path, _ in listed),
+        expressions=tuple(_expressions(configuration)),
+        pages=tuple(pages),
+        skipped=tuple(skipped),
+    )
+
+
+def _values(deployment: Deployment) -> dict[str, Any]:
+    """The machine's values and then the profile's own, which may build on them; the machine's win."""
+    values = dict(deployment.values)
+    for name, value in deployment.profile.get("values", {}).items():
+        if name not in deployment.values:
+            values[name] = expand(value, values, f"values.{name}")
+    return values
+
+
+def _tenants(configuration: Any, root: str) -> list[tuple[str, str]]:
+    """Path and database of every tenant in the configuration, those that the profile names included."""
+    try:
+        listed = configuration["applications"]["tenants"]
+        found: list[tuple[str, str]] = []
+        for tenant in listed:
+            if isinstance(tenant, yamltext.Entries):
+                found += ((f"{root}/{item.scope}/", item.database) for _, item in tenant.items)
+            else:
+                found.append((str(tenant["path"]), str(tenant.get("var", {}).get("database", ""))))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(
+            f"the profile's applications.tenants is not a list of tenants with a path: {error!r}",
+            'compare it with a shipped profile; the events belong where "{{tenants}}" stands',
+        ) from None
+    return found
+
+
+# Where navigator.yml holds regular expressions: path to a list, and the key in each of its elements.
+_EXPRESSIONS = (
+    (("auth", "auth_patterns"), "pattern"),
+    (("routes", "redirects"), "from"),
+    (("routes", "rewrites"), "from"),
+    (("routes", "reverse_proxies"), "path"),
+    (("routes", "fly", "replay"), "path"),
+)
+
+
+def _expressions(configuration: Any) -> Iterator[str]:
+    for path, key in _EXPRESSIONS:
+        node = configuration
+        for step in path:
+            node = node.get(step) or {}
+        yield from (str(entry[key]) for entry in node if entry.get(key))
+
+
+def _fingerprint(contents: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name in NAMES:
+        digest.update(f"{name} {len(contents[name])}\n".encode())
+        digest.update(contents[name])
+    return "fingerprint-" + digest.hexdigest()[:32]

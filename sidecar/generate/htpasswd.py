@@ -1,0 +1,105 @@
+"""htpasswd: the lines of `users.password`, each fit for the web server or left out with a warning.
+
+Navigator's reader (go-htpasswd) knows apr1 and md5-crypt, {SHA}, {SSHA}, bcrypt and sha-crypt. Anything
+else it takes for a plain-text password, old 13-character DES hashes included. So whatever it would
+compare as plain text is hashed here with bcrypt first.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+
+import bcrypt
+
+from sidecar.model import User
+
+_COST = 10
+# The alphabet of bcrypt's own base64.
+_BCRYPT64 = bytes.maketrans(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/",
+    b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789",
+)
+# A longer line would make Navigator's reader give up on the whole file at 64 KiB.
+_LONGEST_LINE = 1024
+_BCRYPT_LONGEST = 72
+
+_HASH = re.compile(
+    r"""
+      \$(?:apr1|1)\$[^$:]{0,64}\$[./0-9A-Za-z]{22}
+    | \$2[abxy]\$\d\d\$[./0-9A-Za-z]{53}
+    | \{SHA\}[+/0-9A-Za-z]{27}=
+    | \{SSHA\}[+/0-9A-Za-z]{28,}={0,2}
+    | \$5\$(?:rounds=\d+\$)?[^$:]{0,64}\$[./0-9A-Za-z]{43}
+    | \$6\$(?:rounds=\d+\$)?[^$:]{0,64}\$[./0-9A-Za-z]{86}
+    """,
+    re.VERBOSE,
+)
+# What claims to be a hash and is not a sound one that Navigator knows.
+_CLAIMS = re.compile(r"\$(?:apr1|1|2[abxy]|5|6|7|y|argon2\w*|scrypt|pbkdf2[\w-]*)\$|\{S?SHA\}")
+_UNFIT = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+
+
+def htpasswd(users: Iterable[User], key: bytes, previous: bytes = b"") -> tuple[bytes, list[str]]:
+    """The file's bytes, in the order given, and a warning for each row that was skipped.
+
+    `key` is this machine's secret for the salts of hashed plain-text passwords; `previous` is the
+    file as it was, from which the lines of unchanged plain-text passwords are taken over.
+    """
+    known: dict[str, str] = {}
+    for line in previous.decode("utf-8", "replace").splitlines():
+        known.setdefault(line.partition(":")[0], line)
+    lines: dict[str, str] = {}
+    warnings: list[str] = []
+    for row in users:
+        name, colon, secret = row.line.partition(":")
+        problem = _problem(row.line, name, colon, secret)
+        if problem is None and name in lines:
+            problem = "the name occurs twice"
+        if problem is not None:
+            warnings.append(f"user {row.userid!r}: {problem}; the row is left out of htpasswd")
+        elif _HASH.fullmatch(secret):
+            lines[name] = row.line
+        else:
+            lines[name] = _hashed(name, secret.removeprefix("{PLAIN}"), key, known.get(name, ""))
+    return "".join(f"{line}\n" for line in lines.values()).encode(), warnings
+
+
+def _problem(line: str, name: str, colon: str, secret: str) -> str | None:
+    """What is wrong with a row, or None. Never quotes the secret."""
+    if _UNFIT.search(line):
+        return "the line holds a line break or control character"
+    if not colon:
+        return "the line has no colon"
+    if not name or name != name.strip() or name.startswith("#"):
+        return "the name is empty, starts with # or has blanks around it"
+    if len(line) > _LONGEST_LINE:
+        return f"the line is longer than {_LONGEST_LINE} characters"
+    if _HASH.fullmatch(secret):
+        return None
+    if _CLAIMS.match(secret):
+        return "the hash is malformed or of a kind that Navigator does not know"
+    plain = secret.removeprefix("{PLAIN}")
+    if not plain.strip():
+        return "the password is empty"
+    if len(plain.encode()) > _BCRYPT_LONGEST:
+        return f"the plain-text password is longer than the {_BCRYPT_LONGEST} bytes that bcrypt can hash"
+    return None
+
+
+def _hashed(name: str, password: str, key: bytes, before: str) -> str:
+    """The line for a plain-text password: the same as before while the password is.
+
+    The salt is a keyed digest of name and password, so an equal salt means an equal password and the
+    slow hash need not be made again. Without the key, the salt tells nothing about the password.
+    """
+    digest = hmac.digest(key, f"{name}:{password}".encode(), hashlib.sha256)[:16]
+    # 16 bytes are 22 characters, the last of which carries four bits only: as bcrypt itself writes it.
+    salt = base64.b64encode(digest).rstrip(b"=").translate(_BCRYPT64)
+    start = f"{name}:$2b${_COST}${salt.decode()}"
+    if before.startswith(start) and _HASH.fullmatch(before[len(name) + 1 :]):
+        return before
+    return f"{name}:{bcrypt.hashpw(password.encode(), start[len(name) + 1 :].encode()).decode()}"

@@ -1,0 +1,159 @@
+"""The Prometheus metrics. Label sets are made up front, so that a rate sees the first event too."""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from sidecar import __version__
+from sidecar.run import Outcome
+
+STAGES = ("fetch", "read", "generate", "check", "check_command", "publish")
+TRIGGERS = ("boot", "cgi", "command", "http", "once", "resume", "socket", "start")
+OUTCOMES = ("published", "unchanged", "rejected", "failed")
+_REJECTIONS = (
+    "duplicate",
+    "expression",
+    "htpasswd",
+    "loss",
+    "not_sqlite",
+    "rejected",
+    "schema",
+    "unsound",
+    "value",
+    "veto",
+)
+_STORE_OUTCOMES = (
+    "ok",
+    "not_modified",
+    "denied",
+    "missing",
+    "torn",
+    "timeout",
+    "unreachable",
+    "failed",
+    "too_large",
+    "error",
+)
+_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
+
+
+class Metrics:
+    """All metrics of one daemon, in a registry of their own."""
+
+    def __init__(self, machine: str, region: str) -> None:
+        disable_created_metrics()  # a second series for each counter that nobody asks for
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        build = Gauge(
+            "sidecar_build_info",
+            "Always 1; the labels tell what runs.",
+            ["version", "machine", "region"],
+            registry=registry,
+        )
+        build.labels(__version__, machine, region).set(1)
+        self._updates = Counter(
+            "sidecar_updates",
+            "Updates that ended, by trigger and outcome.",
+            ["trigger", "outcome"],
+            registry=registry,
+        )
+        self._update_seconds = Histogram(
+            "sidecar_update_seconds", "Duration of whole updates.", buckets=_SECONDS, registry=registry
+        )
+        self._stage_seconds = Histogram(
+            "sidecar_stage_seconds",
+            "Duration of an update's stages.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._rejected = Counter(
+            "sidecar_rejected", "Indexes that were refused, by reason.", ["reason"], registry=registry
+        )
+        self._success = Gauge(
+            "sidecar_last_success_timestamp_seconds",
+            "When a stage last succeeded.",
+            ["stage"],
+            registry=registry,
+        )
+        self._generation = Gauge(
+            "sidecar_generation",
+            "Number of the generation in a state; 0 before the first.",
+            ["state"],
+            registry=registry,
+        )
+        self._in_sync = Gauge(
+            "sidecar_in_sync",
+            "1 when what the store held at the last update is in place, else 0.",
+            registry=registry,
+        )
+        self._store_requests = Counter(
+            "sidecar_store_requests",
+            "Requests to the object store.",
+            ["operation", "outcome"],
+            registry=registry,
+        )
+        self._store_seconds = Histogram(
+            "sidecar_store_request_seconds",
+            "Duration of requests to the object store.",
+            ["operation"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._skipped = Gauge(
+            "sidecar_htpasswd_rows_skipped",
+            "Rows of users left out of htpasswd in the last update.",
+            registry=registry,
+        )
+        self._tenants = Gauge(
+            "sidecar_tenants", "Tenants in the last set that was generated.", registry=registry
+        )
+        for trigger in TRIGGERS:
+            for outcome in OUTCOMES:
+                self._updates.labels(trigger, outcome)
+        for stage in STAGES:
+            self._stage_seconds.labels(stage)
+        for reason in _REJECTIONS:
+            self._rejected.labels(reason)
+        for outcome in _STORE_OUTCOMES:
+            self._store_requests.labels("get", outcome)
+        self._store_seconds.labels("get")
+
+    def count_update(self, outcome: Outcome, tenants: int, skipped: int) -> None:
+        """Take an update's outcome into account; previews are not updates."""
+        for stage, seconds in outcome.stages.items():
+            self._stage_seconds.labels(stage).observe(seconds)
+        if outcome.state == "previewed":
+            return
+        self._updates.labels(outcome.trigger if outcome.trigger in TRIGGERS else "http", outcome.state).inc()
+        self._update_seconds.observe(outcome.seconds)
+        if outcome.state == "rejected" and outcome.error is not None:
+            self._rejected.labels(outcome.error.code).inc()
+        if outcome.good:
+            now = outcome.started + outcome.seconds
+            for stage in (*outcome.stages, "update"):
+                self._success.labels(stage).set(now)
+            self._tenants.set(tenants)
+            self._skipped.set(skipped)
+        self._in_sync.set(1 if outcome.good else 0)
+        self.set_generation("current", outcome.generation)
+
+    def set_generation(self, state: str, number: int | None) -> None:
+        """Note which generation is in a state."""
+        self._generation.labels(state).set(number or 0)
+
+    def observe_store(self, operation: str, outcome: str, seconds: float) -> None:
+        """Take a request to the store into account."""
+        self._store_requests.labels(operation, outcome if outcome in _STORE_OUTCOMES else "error").inc()
+        self._store_seconds.labels(operation).observe(seconds)

@@ -1,0 +1,79 @@
+"""Commands with a time limit: started without a shell, ended with all their children."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidecar.errors import CommandError
+
+_KEPT = 64 << 10
+_GRACE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a command ended: its exit status and the last part of what it printed."""
+
+    status: int
+    output: str
+
+
+async def run_command(
+    command: Sequence[str], folder: Path, timeout: float, environ: Mapping[str, str] | None = None
+) -> Finished:
+    """Run a command in a folder; `CommandError` when it cannot start or takes over `timeout` seconds."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=folder,
+            env=None if environ is None else {**os.environ, **environ},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,  # a group of its own, so that its children end with it
+        )
+    except OSError as error:
+        raise CommandError(
+            f"{command[0]} cannot be started: {error.strerror}", "check that it exists and is executable"
+        ) from error
+    kept = bytearray()
+    try:
+        async with asyncio.timeout(timeout):
+            await _collect(process, kept)
+            status = await process.wait()
+    except TimeoutError:
+        raise CommandError(
+            f"{command[0]} was ended after its limit of {timeout:g} s: {_tail(kept)}", code="command_timeout"
+        ) from None
+    finally:
+        await _end(process)
+    return Finished(status, kept.decode("utf-8", "replace"))
+
+
+async def _collect(process: asyncio.subprocess.Process, kept: bytearray) -> None:
+    assert process.stdout is not None  # noqa: S101 - it was asked for
+    while chunk := await process.stdout.read(4096):
+        kept += chunk
+        del kept[:-_KEPT]
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Nothing of the command is left behind, however it ended."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _GRACE)
+            if number is signal.SIGTERM:
+                continue  # the command is gone; its children may have stayed
+            return
+
+
+def _tail(output: bytearray) -> str:
+    return output.decode("utf-8", "replace").strip()[-500:] or "it printed nothing"

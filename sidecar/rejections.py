@@ -1,0 +1,45 @@
+"""Remembers which content was refused, so that it is not tried again until it changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from sidecar.errors import Rejected
+from sidecar.model import Record
+
+_KEPT = 50
+
+
+class _Rejection(Record, frozen=True):
+    content: str
+    code: str
+    message: str
+    hint: str
+
+
+class Rejections:
+    """The refused contents, newest last, in a small file that may be lost without harm."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._known = msgspec.json.decode(path.read_bytes(), type=list[_Rejection])
+        except (OSError, msgspec.MsgspecError):
+            self._known = []
+
+    def raise_if_known(self, sha256: str, inputs: str) -> None:
+        """Raise the same `Rejected` again when this index was refused under these inputs."""
+        for one in self._known:
+            if one.content == f"{sha256} {inputs}":
+                raise Rejected(f"{one.message} (the same index was refused before)", one.hint, code=one.code)
+
+    def add(self, sha256: str, inputs: str, error: Rejected) -> None:
+        """Remember a refusal."""
+        content = f"{sha256} {inputs}"
+        self._known = [one for one in self._known if one.content != content][-_KEPT + 1 :]
+        self._known.append(_Rejection(content, error.code, error.message, error.hint))
+        temporary = self._path.with_name(f".{self._path.name}.sidecar-new")
+        temporary.write_bytes(msgspec.json.encode(self._known))
+        temporary.replace(self._path)

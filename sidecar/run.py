@@ -1,0 +1,155 @@
+"""One run of the update as it happens: its stages, its log, its outcome."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sidecar.changes import Changes
+from sidecar.errors import SidecarError
+from sidecar.model import Record
+
+logger = logging.getLogger("sidecar.update")
+
+Emit = Callable[[str, dict[str, Any]], None]
+"""Tells whoever listens of an event: its kind and its data."""
+
+
+class Received(Record, frozen=True):
+    """An index that came with a poke: the file, its digests in hexadecimal, its size in bytes."""
+
+    path: Path
+    sha256: str
+    md5: str
+    size: int
+
+
+class Request(Record, frozen=True):
+    """What somebody asks for.
+
+    `trigger` says what asked (cgi, socket, http, start, once, ...), `who` on whose behalf. `expect` is the
+    SHA-256 that the index must have, `if_match` the tag of the preview that is to be applied. Requests that
+    are not plain pokes get a run of their own.
+    """
+
+    trigger: str
+    who: str = ""
+    force: bool = False
+    expect: str | None = None
+    if_match: str | None = None
+    received: Received | None = None
+    preview: bool = False
+    public: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether it asks for nothing but what the store holds, so that it can share a run."""
+        return not (self.force or self.expect or self.if_match or self.received or self.preview)
+
+
+class Problem(Record, frozen=True):
+    """An error as data: a stable code, what happened, what to do, the fitting HTTP status."""
+
+    code: str
+    message: str
+    hint: str
+    status: int
+
+
+class Outcome(Record, frozen=True, omit_defaults=True):
+    """How a run ended.
+
+    `state` is published, unchanged, previewed, rejected or failed. `generation` is the one in place now.
+    `etag` and `sha256` are those of the index that was looked at, `tag` names the very set that would be
+    or was published. `stages` are seconds. `warnings` may name users.
+    """
+
+    state: str
+    trigger: str
+    who: str
+    started: float
+    seconds: float
+    generation: int | None = None
+    etag: str | None = None
+    sha256: str | None = None
+    tag: str | None = None
+    stages: dict[str, float] = msgspec.field(default_factory=dict)
+    written: tuple[str, ...] = ()
+    changes: Changes | None = None
+    diffs: dict[str, str] = msgspec.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+    error: Problem | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether what was asked for is done."""
+        return self.error is None
+
+    def without_names(self) -> Outcome:
+        """The same for the public: no names of users, no inner workings."""
+        return msgspec.structs.replace(self, warnings=(), changes=None, diffs={}, who="")
+
+
+class Run:
+    """What a run notes down while it is under way. Stages follow each other; any thread may note."""
+
+    def __init__(self, request: Request, emit: Emit) -> None:
+        self.request = request
+        self.started = time.time()
+        self.stages: dict[str, float] = {}
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+        self.found: dict[str, Any] = {}
+        self._emit = emit
+        self._clock = time.perf_counter()
+
+    def say(self, sentence: str) -> None:
+        """Log a fact of this run. It may be shown to the public, so it names no user."""
+        moment = datetime.now(UTC).strftime("%H:%M:%S.%f")[:-3]
+        self.lines.append(f"[{moment}] {sentence}")
+        logger.info(
+            sentence, extra={"generation": self.found.get("generation"), "trigger": self.request.trigger}
+        )
+        self._emit("log", {"line": self.lines[-1]})
+
+    def warn(self, sentence: str) -> None:
+        """Note something for administrators; it may name users."""
+        self.warnings.append(sentence)
+        logger.warning(sentence, extra={"generation": self.found.get("generation")})
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; a stage that is entered again adds up."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - started
+            self._emit("stage", {"stage": name, "seconds": self.stages[name]})
+
+    def note(self, **facts: Any) -> None:
+        """Remember facts for the outcome."""
+        self.found |= facts
+
+    def outcome(self, state: str, error: SidecarError | None = None) -> Outcome:
+        """The run's end."""
+        return Outcome(
+            state=state,
+            trigger=self.request.trigger,
+            who=self.request.who,
+            started=self.started,
+            seconds=time.perf_counter() - self._clock,
+            stages=dict(self.stages),
+            warnings=tuple(self.warnings),
+            log=tuple(self.lines),
+            error=None if error is None else Problem(error.code, error.message, error.hint, error.status),
+            **self.found,
+        )

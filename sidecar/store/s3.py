@@ -1,0 +1,188 @@
+"""A bucket of an S3-compatible store as object store: Tigris, or any other.
+
+One session and one client for the life of the process. The library retries refused and failed requests;
+what it does not see, a body that breaks off or does not match its ETag, is tried again here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sidecar.errors import StoreError
+from sidecar.model import Fetched
+from sidecar.settings import S3, Fetch
+from sidecar.store.transfer import CHUNK, Incoming, parse_age, too_large
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.client import S3Client
+
+_MD5 = re.compile(r"[0-9a-f]{32}\Z")
+_RETRY_PAUSE = 0.2
+
+
+class S3Store:
+    """A bucket, with an optional prefix before every key."""
+
+    def __init__(
+        self, bucket: str, prefix: str, access: S3, limits: Fetch, observe: Callable[[str, str, float], None]
+    ) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._access = access
+        self._limits = limits
+        self._observe = observe
+        self._resources = AsyncExitStack()
+        self._opened: S3Client | None = None
+
+    async def startup(self) -> None:
+        """Make the client. Loading the library takes a third of a second, so only who needs it pays."""
+        import aioboto3
+        from aiobotocore.config import AioConfig
+
+        config = AioConfig(
+            # Tigris refuses the library's default of chunked uploads with trailing checksums.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"addressing_style": "path" if self._access.path_style else "auto"},
+            retries={"mode": "standard", "total_max_attempts": self._limits.attempts},
+            connect_timeout=min(5.0, self._limits.timeout),
+            read_timeout=min(10.0, self._limits.timeout),
+        )
+        session = aioboto3.Session(
+            aws_access_key_id=self._access.access_key_id or None,
+            aws_secret_access_key=str.__str__(self._access.secret_access_key) or None,
+            region_name=self._access.region,
+        )
+        client = session.client("s3", endpoint_url=self._access.endpoint or None, config=config)
+        self._opened = await self._resources.enter_async_context(client)
+
+    async def shutdown(self) -> None:
+        """Close the client and its connections."""
+        self._opened = None
+        await self._resources.aclose()
+
+    async def fetch(self, key: str, target: Path, etag: str | None) -> Fetched | None:
+        """Write the object to `target`, or give None when its ETag still is `etag`."""
+        started = time.perf_counter()
+        outcome = "error"
+        try:
+            async with self._explained(key):
+                fetched = await self._fetch_whole(self._prefix + key, target, etag)
+            outcome = "not_modified" if fetched is None else "ok"
+            return fetched
+        except StoreError as error:
+            outcome = error.code.removeprefix("store_")
+            raise
+        finally:
+            self._observe("get", outcome, time.perf_counter() - started)
+
+    async def _fetch_whole(self, key: str, target: Path, etag: str | None) -> Fetched | None:
+        for attempt in range(1, self._limits.attempts + 1):
+            try:
+                return await self._fetch_once(key, target, etag)
+            except _Torn as torn:
+                if attempt == self._limits.attempts:
+                    raise StoreError(
+                        f"the object {key} arrived damaged {attempt} times: {torn}",
+                        "look at the store's health; the current configuration stays",
+                        code="store_torn",
+                    ) from torn
+                await asyncio.sleep(_RETRY_PAUSE * attempt)
+        raise AssertionError("unreachable")
+
+    async def _fetch_once(self, key: str, target: Path, etag: str | None) -> Fetched | None:
+        import aiohttp
+        from botocore.exceptions import ClientError, IncompleteReadError, ResponseStreamingError
+
+        condition: dict[str, Any] = {"IfNoneMatch": f'"{etag}"'} if etag else {}
+        try:
+            answer = await self._client.get_object(Bucket=self._bucket, Key=key, **condition)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in ("304", "NotModified"):
+                return None
+            raise
+        promised = answer["ContentLength"]
+        if promised > self._limits.max_bytes:
+            answer["Body"].close()
+            raise too_large(promised, self._limits.max_bytes)
+        try:
+            async with answer["Body"] as body:
+                with Incoming(target, self._limits.max_bytes) as incoming:
+                    while chunk := await body.read(CHUNK):
+                        incoming.write(chunk)
+        except (aiohttp.ClientPayloadError, IncompleteReadError, ResponseStreamingError) as error:
+            raise _Torn(f"the transfer broke off: {error}") from error
+        found = answer["ETag"].strip('"')
+        if incoming.size != promised:
+            raise _Torn(f"{incoming.size} of {promised} bytes came")
+        # An ETag is the content's MD5, except for multipart uploads and keys held by the store.
+        if _MD5.match(found) and answer.get("ServerSideEncryption") != "aws:kms" and found != incoming.md5:
+            raise _Torn(f"its ETag is {found}, its content's MD5 {incoming.md5}")
+        modified = parse_age(answer["Metadata"].get("last-modified"))
+        return Fetched(
+            found,
+            answer["LastModified"].timestamp() if modified is None else modified,
+            incoming.sha256,
+            incoming.size,
+        )
+
+    @property
+    def _client(self) -> S3Client:
+        if self._opened is None:
+            raise StoreError("the store is not open")
+        return self._opened
+
+    @asynccontextmanager
+    async def _explained(self, key: str) -> AsyncIterator[None]:
+        """Bound a transfer, and turn the library's errors into sentences."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        where = f"s3://{self._bucket}/{self._prefix}{key}"
+        try:
+            async with asyncio.timeout(self._limits.timeout):
+                yield
+        except TimeoutError:
+            raise StoreError(
+                f"fetching {where} took longer than {self._limits.timeout:g} s",
+                "look at the store's health; fetch.timeout sets the limit",
+                code="store_timeout",
+            ) from None
+        except ClientError as error:
+            raise _explain(where, error.response) from error
+        except (BotoCoreError, OSError) as error:
+            raise StoreError(
+                f"{where} cannot be reached: {error}",
+                "check the endpoint, the credentials and the network",
+                code="store_unreachable",
+            ) from error
+
+
+class _Torn(Exception):
+    """A transfer that did not bring what was promised."""
+
+
+def _explain(where: str, response: Any) -> StoreError:
+    code = str(response.get("Error", {}).get("Code", "unknown"))
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if status == 404:
+        what = "the bucket" if code == "NoSuchBucket" else "the object"
+        return StoreError(
+            f"{where}: {what} is not there ({code})", "check `store` and `index_key`", code="store_missing"
+        )
+    if status in (401, 403):
+        return StoreError(
+            f"{where}: the store refuses access ({code})",
+            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
+            code="store_denied",
+        )
+    return StoreError(
+        f"{where}: the store answers {status} ({code})",
+        "look at the store's health; the current configuration stays",
+        code="store_failed",
+    )

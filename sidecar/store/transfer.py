@@ -1,0 +1,76 @@
+"""What both kinds of store share: an incoming file, and the age of an object."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from sidecar.errors import StoreError
+
+CHUNK = 64 << 10
+
+
+class Incoming:
+    """A file being received: counts, digests and bounds what is written to it."""
+
+    def __init__(self, target: Path, limit: int) -> None:
+        self._stream = target.open("wb")
+        self._limit = limit
+        self._sha256 = hashlib.sha256()
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self.size = 0
+
+    def __enter__(self) -> Incoming:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes; `StoreError` past the limit."""
+        self.size += len(chunk)
+        if self.size > self._limit:
+            raise too_large(self.size, self._limit)
+        self._stream.write(chunk)
+        self._sha256.update(chunk)
+        self._md5.update(chunk)
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    @property
+    def md5(self) -> str:
+        return self._md5.hexdigest()
+
+
+def too_large(size: int, limit: int) -> StoreError:
+    """The error for an object above the limit."""
+    return StoreError(
+        f"the object is larger than the {limit} bytes allowed ({size} so far)",
+        "is this the index? raise fetch.max_bytes if it is",
+        code="store_too_large",
+    )
+
+
+def parse_age(text: str | None) -> float | None:
+    """The metadata entry `last-modified` (`2026-05-01 12:00:00.25 UTC`) in seconds since 1970, or None."""
+    if not text:
+        return None
+    plain = text.strip().removesuffix("UTC").strip()
+    try:
+        moment = datetime.fromisoformat(plain)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def format_age(seconds: float) -> str:
+    """The same, written."""
+    return (
+        datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S.%f").rstrip("0").rstrip(".") + " UTC"
+    )

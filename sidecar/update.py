@@ -1,0 +1,316 @@
+"""The update: the main job, from the store to the files that the web server reads. Read this first.
+
+    fetch     the index from the object store (or take the one that came with the poke)
+    read      check the database and read it
+    generate  make every artifact in memory
+    check     look at the whole set, and ask the operator's own command
+    publish   put it in place as one numbered generation (see `generations`)
+
+Nothing before `publish` touches what the web server reads, and a failure anywhere leaves the set that is
+in place. A preview is the same run without the last step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sidecar.changes import changes, unified
+from sidecar.check import Limits, check, counts
+from sidecar.errors import PreconditionFailed, Rejected, SidecarError, StoreError
+from sidecar.generate import Generated, generate
+from sidecar.generate.programmes import owners
+from sidecar.generations import INDEX, Generations, IndexVersion, Manifest
+from sidecar.index import Deployed, read_index
+from sidecar.machine import Inputs
+from sidecar.memo import Memo
+from sidecar.model import Fetched, Index
+from sidecar.plan import Plan, plan
+from sidecar.rejections import Rejections
+from sidecar.run import Outcome, Request, Run
+from sidecar.settings import Settings
+
+logger = logging.getLogger("sidecar.update")
+
+# How long a store may go on serving the index that one sent with a poke has replaced.
+_OUTDATED_FOR = 600.0
+_POLL_PAUSE = 0.25
+
+
+class IndexStore(Protocol):
+    """What the update needs of an object store."""
+
+    async def fetch(self, key: str, target: Path, etag: str | None) -> Fetched | None:
+        """Write the object to `target`, or give None when its ETag still is `etag`."""
+
+
+class CheckCommand(Protocol):
+    """The operator's veto: raises `Rejected` when the set in the folder must not be published."""
+
+    def __call__(self, generated: Generated, folder: Path, index: Path) -> Awaitable[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A set that was generated and checked, and what publishing it would write."""
+
+    index: Index
+    version: IndexVersion
+    inputs: Inputs
+    generated: Generated
+    present: dict[str, bytes | None]
+    todo: Plan
+    tag: str
+
+
+class Updater:
+    """Runs updates, one at a time; the worker sees to that."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: IndexStore,
+        generations: Generations,
+        rejections: Rejections,
+        inputs: Callable[[], Inputs],
+        check_command: CheckCommand | None,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._generations = generations
+        self._rejections = rejections
+        self._inputs = inputs
+        self._check_command = check_command
+        self._memo = Memo()
+        self._known: tuple[str, Deployed, Index] | None = None
+        self.tenants = 0
+        self.skipped_rows = 0
+
+    async def run(self, run: Run) -> Outcome:
+        """One update, or preview. Every expected failure is an outcome, not an exception."""
+        try:
+            state = await self._update(run)
+        except SidecarError as error:
+            run.say(f"{error.message}. The configuration in place stays.")
+            self._note_generation(run)
+            return run.outcome("rejected" if isinstance(error, Rejected) else "failed", error)
+        finally:
+            self._memo.rotate()
+            await asyncio.to_thread(self._generations.discard_incoming)
+        self._note_generation(run)
+        return run.outcome(state)
+
+    async def _update(self, run: Run) -> str:
+        request = run.request
+        incoming = await asyncio.to_thread(self._generations.open_incoming)
+        with run.stage("fetch"):
+            version = await self._obtain(request, run, incoming / INDEX)
+        run.note(etag=version.etag, sha256=version.sha256)
+        candidate = await asyncio.to_thread(self._prepare, run, incoming / INDEX, version)
+        run.note(tag=candidate.tag)
+        if request.if_match is not None and request.if_match != candidate.tag:
+            raise PreconditionFailed(
+                "the index or the machine has changed since the preview",
+                "look at a new preview",
+                code="changed",
+            )
+        if self._check_command and candidate.todo:
+            with run.stage("check_command"):
+                await self._ask(self._check_command, candidate, incoming)
+        if request.preview:
+            await asyncio.to_thread(self._describe, run, candidate, True)
+            return "previewed"
+        if not candidate.todo:
+            run.say("nothing changed; no file was touched")
+            return "unchanged"
+        await asyncio.to_thread(self._publish, run, candidate)
+        return "published"
+
+    # fetch
+
+    async def _obtain(self, request: Request, run: Run, target: Path) -> IndexVersion:
+        """The index to work with: at `target`, or the one in place when that is still the newest."""
+        current = self._generations.current
+        if request.received is not None:
+            return await asyncio.to_thread(self._take_received, request, run, target)
+        deadline = time.monotonic() + self._settings.fetch.expect_timeout
+        while True:
+            fetched = await self._store.fetch(
+                self._settings.index_key, target, current.index.etag if current else None
+            )
+            version = self._version(fetched, current)
+            if request.expect is None or version.sha256 == request.expect:
+                break
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"the store still serves another index than the one expected ({request.expect[:12]}…)",
+                    "upload it, or wait until the store serves it in this region, and poke again",
+                    code="store_stale",
+                )
+            await asyncio.sleep(_POLL_PAUSE)
+        if fetched is None:
+            run.say(f"the index in the store is the one in place ({version.sha256[:12]})")
+        elif current is not None and version is current.index:
+            target.unlink()
+            run.say("the store still serves the index before the one that was sent; kept the latter")
+        else:
+            run.say(f"fetched the index: {fetched.size} bytes, SHA-256 {fetched.sha256[:12]}")
+        return version
+
+    def _version(self, fetched: Fetched | None, current: Manifest | None) -> IndexVersion:
+        if fetched is None:
+            if current is None:
+                raise StoreError("the store answers that nothing changed, but there is nothing here yet")
+            return current.index
+        if current is not None:
+            known = current.index
+            if fetched.etag == known.outdated_etag and time.time() < known.outdated_until:
+                return known
+        return IndexVersion(fetched.etag, fetched.sha256, fetched.modified, fetched.size)
+
+    def _take_received(self, request: Request, run: Run, target: Path) -> IndexVersion:
+        received = request.received
+        assert received is not None  # noqa: S101 - the caller looked
+        received.path.rename(target)
+        run.say(f"received the index: {received.size} bytes, SHA-256 {received.sha256[:12]}")
+        current = self._generations.current
+        # A store names a plainly uploaded object by its MD5: so the next fetch knows the same content again.
+        if current is not None and current.index.etag != received.md5:
+            return IndexVersion(
+                received.md5,
+                received.sha256,
+                None,
+                received.size,
+                current.index.etag,
+                time.time() + _OUTDATED_FOR,
+            )
+        return IndexVersion(received.md5, received.sha256, None, received.size)
+
+    # read, generate, check
+
+    def _prepare(self, run: Run, path: Path, version: IndexVersion) -> Candidate:
+        generations, settings = self._generations, self._settings.update
+        force = run.request.force
+        inputs = self._inputs()
+        if not force:
+            self._rejections.raise_if_known(version.sha256, inputs.digest)
+        try:
+            with run.stage("read"):
+                index = self._read(path, version, inputs.deployed)
+                present = generations.present()
+            with run.stage("generate"):
+                before = present["htpasswd"] or b""
+                generated = generate(index, inputs.deployment, self._memo, before)
+            with run.stage("check"):
+                current = generations.current
+                limits = Limits(settings.max_lost_tenants, settings.max_lost_users)
+                check(generated, current.counts if current else None, limits, self._memo, force=force)
+        except Rejected as error:
+            self._rejections.add(version.sha256, inputs.digest, error)
+            raise
+        for drifted in generations.drift(present):
+            run.warn(f"{drifted} was changed by someone else since it was published")
+        for warning in (*index.warnings, *generated.skipped):
+            run.warn(warning)
+        self.skipped_rows, self.tenants = len(generated.skipped), len(generated.databases)
+        if generated.skipped:
+            run.say(f"{len(generated.skipped)} rows are unfit for htpasswd and were left out")
+        current = generations.current
+        new_index = (
+            current is None or current.index.sha256 != version.sha256 or not generations.index_in_place()
+        )
+        return Candidate(
+            index,
+            version,
+            inputs,
+            generated,
+            present,
+            plan(generated.artifacts, present, index=new_index),
+            f"{version.sha256[:16]}-{generated.fingerprint[-16:]}",
+        )
+
+    def _read(self, path: Path, version: IndexVersion, deployed: Deployed) -> Index:
+        known = self._known
+        if known is not None and known[:2] == (version.sha256, deployed):
+            return known[2]
+        return read_index(self._index_file(path.parent), deployed)
+
+    def _index_file(self, incoming: Path) -> Path:
+        """The database file of the run: the one that came in, else the one in place."""
+        path = incoming / INDEX
+        current = self._generations.current
+        if path.exists() or current is None:
+            return path
+        return self._generations.folder(current.number) / INDEX
+
+    async def _ask(self, command: CheckCommand, candidate: Candidate, incoming: Path) -> None:
+        try:
+            await command(candidate.generated, incoming, self._index_file(incoming))
+        except Rejected as error:
+            self._rejections.add(candidate.version.sha256, candidate.inputs.digest, error)
+            raise
+
+    # publish
+
+    def _publish(self, run: Run, candidate: Candidate) -> None:
+        generated, tally = candidate.generated, counts(candidate.generated)
+
+        def manifest(number: int, digests: dict[str, str]) -> Manifest:
+            run.note(generation=number)
+            return Manifest(
+                number=number,
+                created=run.started,
+                trigger=run.request.trigger,
+                fingerprint=generated.fingerprint,
+                index=candidate.version,
+                digests=digests,
+                counts=tally,
+            )
+
+        self._describe(run, candidate, False)
+        with run.stage("publish"):
+            published = self._generations.publish(generated.artifacts, candidate.todo, manifest)
+        self._known = (candidate.version.sha256, candidate.inputs.deployed, candidate.index)
+        written = [artifact.name for artifact in candidate.todo.artifacts]
+        run.say(f"published generation {published.number}: {', '.join(written) or 'the index only'}")
+
+    def _describe(self, run: Run, candidate: Candidate, diffs: bool) -> None:
+        """Note down what changes, in numbers and names; with diffs for a preview."""
+        old = self._current_index(candidate)
+        if old is not None:
+            delta = changes(old, owners(old, self._memo), candidate.index, candidate.generated.owners)
+            run.note(changes=delta)
+            for sentence in delta.sentences():
+                run.say(sentence)
+        run.note(written=tuple(artifact.name for artifact in candidate.todo.artifacts))
+        if diffs:
+            run.note(
+                diffs={
+                    artifact.name: unified(
+                        artifact.name, candidate.present.get(artifact.name), artifact.content
+                    )
+                    for artifact in candidate.todo.artifacts
+                }
+            )
+
+    def _current_index(self, candidate: Candidate) -> Index | None:
+        """The index in place, to compare with; None when there is none, or it cannot be read any more."""
+        current = self._generations.current
+        if current is None:
+            return None
+        if self._known is not None and self._known[0] == current.index.sha256:
+            return self._known[2]
+        try:
+            return read_index(self._generations.folder(current.number) / INDEX, candidate.inputs.deployed)
+        except (OSError, SidecarError) as error:
+            logger.warning("the index of generation %s cannot be compared with: %s", current.number, error)
+            return None
+
+    def _note_generation(self, run: Run) -> None:
+        current = self._generations.current
+        run.note(generation=current.number if current else None)

@@ -1,0 +1,126 @@
+"""Answers in the form that was asked for: JSON or text, errors too, and never a traceback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from sidecar.errors import SidecarError
+from sidecar.run import Outcome, Problem
+
+logger = logging.getLogger("sidecar.web")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+JSON = "application/json"
+TEXT = "text/plain"
+EVENTS = "text/event-stream"
+
+
+def preferred(request: web.Request, *offered: str) -> str:
+    """Which of the offered content types the client wants most; the first one when it does not say."""
+    best, best_quality = offered[0], -1.0
+    for kind in offered:
+        quality = _quality(request.headers.get("Accept", "*/*"), kind)
+        if quality > best_quality:
+            best, best_quality = kind, quality
+    return best
+
+
+def _quality(accept: str, kind: str) -> float:
+    """The weight of a content type in an Accept header; the most specific range that fits counts."""
+    found, specific = 0.0, -1
+    for part in accept.split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        rank = (
+            2 if name == kind else 1 if name == kind.partition("/")[0] + "/*" else 0 if name == "*/*" else -1
+        )
+        if rank > specific:
+            weight = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
+            try:
+                found, specific = float(weight), rank
+            except ValueError:
+                continue
+    return found
+
+
+def json_answer(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Any record or plain data as JSON."""
+    return web.Response(
+        body=msgspec.json.encode(data) + b"\n", status=status, content_type=JSON, headers=headers
+    )
+
+
+def text_answer(text: str, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Plain text."""
+    return web.Response(text=text if text.endswith("\n") else f"{text}\n", status=status, headers=headers)
+
+
+def outcome_answer(
+    request: web.Request, outcome: Outcome, headers: dict[str, str] | None = None
+) -> web.Response:
+    """A run's outcome: its log as text, or all of it as JSON."""
+    status = outcome.error.status if outcome.error else 200
+    if preferred(request, TEXT, JSON) == JSON:
+        return json_answer(outcome, status, headers)
+    return text_answer(outcome_text(outcome), status, headers)
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """A run's outcome for people."""
+    lines = list(outcome.log)
+    if outcome.error is not None and outcome.error.hint:
+        lines.append(f"What to do: {outcome.error.hint}.")
+    place = f"generation {outcome.generation}" if outcome.generation else "nothing yet"
+    lines.append(f"{outcome.state.capitalize()} in {outcome.seconds * 1000:.0f} ms; in place: {place}.")
+    return "\n".join(lines)
+
+
+def error_answer(
+    request: web.Request, error: SidecarError, headers: dict[str, str] | None = None
+) -> web.Response:
+    """An error, with what to do about it."""
+    headers = dict(headers or {})
+    if error.status == 401:
+        headers.setdefault("WWW-Authenticate", 'Basic realm="sidecar", charset="UTF-8"')
+    if error.status in (429, 503):
+        headers.setdefault("Retry-After", "5")
+    if preferred(request, TEXT, JSON) == JSON:
+        problem = Problem(error.code, error.message, error.hint, error.status)
+        return json_answer({"error": problem}, error.status, headers)
+    hint = f"What to do: {error.hint}.\n" if error.hint else ""
+    return text_answer(f"{error.message[:1].upper()}{error.message[1:]}.\n{hint}", error.status, headers)
+
+
+class _HttpError(SidecarError):
+    """What the HTTP library itself refuses: an unknown path, a wrong method, too large a body."""
+
+    def __init__(self, error: web.HTTPException) -> None:
+        super().__init__(error.reason, code=error.reason.lower().replace(" ", "_"))
+        self.status = error.status
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every exception into an answer."""
+    try:
+        return await handler(request)
+    except SidecarError as error:
+        return error_answer(request, error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        allow = error.headers.get("Allow")
+        return error_answer(request, _HttpError(error), {"Allow": allow} if allow else None)
+    except ConnectionResetError:
+        raise
+    except Exception:
+        logger.exception("%s %s failed in a way that nobody foresaw", request.method, request.path)
+        failure = SidecarError(
+            "this failed in a way that nobody foresaw", "the log has the details", code="internal"
+        )
+        return error_answer(request, failure)

@@ -1,0 +1,217 @@
+"""The public trigger: what a stranger on the internet may ask for through Navigator's CGI.
+
+The forwarder brings every such request to `/public` on the Unix socket. Unsigned, it can do one thing: ask
+for a fetch of what the store holds already. With a valid signature it may bring the index along, or name
+the digest of the one that is expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from aiohttp import web
+
+from sidecar import signing
+from sidecar.errors import BadRequest, NotFound, SidecarError, TooLarge, Unauthorized
+from sidecar.run import Received, Request
+from sidecar.settings import Trigger
+from sidecar.signatures import UsedSignatures
+from sidecar.store.transfer import CHUNK
+from sidecar.web.access import on_unix_socket
+from sidecar.web.answers import error_answer, outcome_answer
+from sidecar.worker import Worker
+
+_GZIP = 16 + zlib.MAX_WBITS
+_DEPRECATED = "index_update"
+
+
+class PublicTrigger:
+    """Handles `/public`."""
+
+    def __init__(
+        self,
+        settings: Trigger,
+        machine: str,
+        worker: Worker,
+        used: UsedSignatures,
+        folder: Path,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._machine = machine
+        self._worker = worker
+        self._used = used
+        self._folder = folder
+        self._clock = clock
+        self._secrets = [secret for secret in (settings.secret, settings.previous_secret) if secret]
+        self._received = 0
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """One poke from outside."""
+        if not on_unix_socket(request):
+            raise NotFound("there is nothing here")
+        path = request.headers.get("Sidecar-Path", "")
+        headers = {"Sidecar-Machine": self._machine}
+        notice = ""
+        if path.partition("?")[0].endswith(f"/{_DEPRECATED}"):
+            headers["Deprecation"] = "true"
+            notice = f"This path is deprecated: use update_config instead of {_DEPRECATED}.\n"
+        try:
+            if request.headers.get("Sidecar-Method") != "POST":
+                raise _MethodNotAllowed
+            wanted = await self._decode(request, path)
+            try:
+                outcome = await self._worker.submit(wanted)
+            finally:
+                if wanted.received is not None:
+                    wanted.received.path.unlink(missing_ok=True)
+            answer = outcome_answer(request, outcome.without_names(), headers)
+        except SidecarError as error:
+            answer = error_answer(request, error, headers)
+        if notice and answer.content_type == "text/plain":
+            answer.text = notice + (answer.text or "")
+        # What the client still sends is not waited for.
+        answer.force_close()
+        return answer
+
+    async def _decode(self, request: web.Request, path: str) -> Request:
+        address = request.headers.get("Sidecar-Remote", "").rpartition(":")[0].strip("[]") or "unknown"
+        expect = parse_qs(path.partition("?")[2]).get("sha256", [None])[0]
+        if signing.SIGNATURE not in request.headers:
+            if expect is not None:
+                raise Unauthorized(
+                    "a poke with an expected digest must be signed", "see `sidecar sign --help`"
+                )
+            async for chunk in request.content.iter_chunked(CHUNK):
+                if chunk:
+                    raise Unauthorized("a poke with a body must be signed", "see `sidecar sign --help`")
+            return Request(trigger="cgi", who=address, public=True)
+        poke = signing.Poke(
+            "POST",
+            path,
+            request.headers.get(signing.TIMESTAMP, ""),
+            request.headers.get(signing.MACHINE, ""),
+            request.headers.get(signing.DIGEST, ""),
+        )
+        signature = request.headers[signing.SIGNATURE]
+        now = self._clock()
+        key = signing.verify(poke, signature, self._secrets, self._machine, now, self._settings.window)
+        self._used.use(signature, now)
+        received = await self._receive(request, poke.digest)
+        who = f"{address}, key {key}"
+        if received is None:
+            return Request(trigger="cgi", who=who, expect=expect)
+        if expect is not None and expect != received.sha256:
+            received.path.unlink(missing_ok=True)
+            raise BadRequest("the body is not the index whose digest the path names", "sign both together")
+        return Request(trigger="cgi", who=who, received=received)
+
+    async def _receive(self, request: web.Request, promised: str) -> Received | None:
+        """The body in a file, inflated; None when there is none. Bounded before and after inflation."""
+        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("gzip", "identity"):
+            raise _Encoding
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._received += 1
+        path = self._folder / f"index-{self._received}"
+        try:
+            with _Body(path, self._settings, gzipped=encoding == "gzip") as body:
+                async for chunk in request.content.iter_chunked(CHUNK):
+                    body.write(chunk)
+                received = body.finish(promised)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        if received is None:
+            path.unlink(missing_ok=True)
+        return received
+
+
+class _MethodNotAllowed(SidecarError):
+    code = "method_not_allowed"
+    status = 405
+
+    def __init__(self) -> None:
+        super().__init__("only POST is understood here", "send a POST request")
+
+
+class _Encoding(SidecarError):
+    code = "encoding"
+    status = 415
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the body's encoding is not understood", "send it as it is, or with Content-Encoding: gzip"
+        )
+
+
+class _Body:
+    """A body on its way into a file."""
+
+    def __init__(self, path: Path, limits: Trigger, *, gzipped: bool) -> None:
+        self._path = path
+        self._limits = limits
+        self._inflater = zlib.decompressobj(_GZIP) if gzipped else None
+        self._sent = hashlib.sha256()
+        self._sha256 = hashlib.sha256()
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._received = 0
+        self._size = 0
+        self._stream = path.open("wb")
+
+    def __enter__(self) -> _Body:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def write(self, chunk: bytes) -> None:
+        """Take what was sent next."""
+        self._received += len(chunk)
+        if self._received > self._limits.max_body:
+            raise TooLarge(
+                f"the body is larger than {int(self._limits.max_body)} bytes", "raise trigger.max_body"
+            )
+        self._sent.update(chunk)
+        if self._inflater is None:
+            self._keep(chunk)
+            return
+        while chunk:
+            if self._inflater.eof:
+                raise BadRequest(
+                    "there is something behind the gzipped body", "send one gzip stream", code="gzip"
+                )
+            try:
+                # A bounded piece at a time: a small chunk can inflate to a thousand times its size.
+                self._keep(self._inflater.decompress(chunk, CHUNK * 16))
+            except zlib.error as error:
+                raise BadRequest(f"the body is not gzip: {error}", "compress it again", code="gzip") from None
+            chunk = self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail
+
+    def _keep(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > self._limits.max_inflated:
+            raise TooLarge(
+                f"the body inflates to more than {int(self._limits.max_inflated)} bytes",
+                "raise trigger.max_inflated",
+            )
+        self._stream.write(data)
+        self._sha256.update(data)
+        self._md5.update(data)
+
+    def finish(self, promised: str) -> Received | None:
+        """The whole body, or None when there was none; `promised` is the signed SHA-256 of what was sent."""
+        if self._sent.hexdigest() != promised:
+            raise Unauthorized(
+                "the body is not the one that was signed", "send it whole and unchanged", code="body"
+            )
+        if not self._received:
+            return None
+        if self._inflater is not None and not self._inflater.eof:
+            raise BadRequest("the gzipped body breaks off", "send it whole", code="gzip")
+        return Received(self._path, self._sha256.hexdigest(), self._md5.hexdigest(), self._size)

@@ -1,0 +1,187 @@
+"""One update at a time, and none lost.
+
+Pokes that ask for nothing but what the store holds share a run: one that arrives while a run is under way
+joins the run after it, so what it gets always comes from a fetch that began later. However many arrive,
+they cost two runs at most. Requests with a condition or a content of their own get a run each, in order.
+
+Runs that only the public asked for wait for the throttle: they are put off, never dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from sidecar.errors import Busy, SidecarError
+from sidecar.run import Emit, Outcome, Request, Run
+
+logger = logging.getLogger("sidecar.worker")
+
+# The worker looks at its clock at least this often, busy or not.
+BEAT = 5.0
+
+
+class Throttle:
+    """A token bucket: `burst` runs at once, then one every `interval` seconds."""
+
+    def __init__(self, interval: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval = interval
+        self._burst = burst
+        self._clock = clock
+        self._full_at = clock()
+
+    def delay(self) -> float:
+        """Seconds until a run may start."""
+        return max(0.0, self._full_at - self._clock() - self._interval * (self._burst - 1))
+
+    def take(self) -> None:
+        """Count a run that starts now."""
+        self._full_at = max(self._full_at, self._clock()) + self._interval
+
+
+class _Batch:
+    """Requests that share a run."""
+
+    __slots__ = ("future", "joined", "request")
+
+    def __init__(self, request: Request, future: asyncio.Future[Outcome]) -> None:
+        self.request = request
+        self.future = future
+        self.joined = 1
+
+
+class Worker:
+    """The queue and the loop that works it off."""
+
+    def __init__(
+        self,
+        execute: Callable[[Run], Awaitable[Outcome]],
+        emit: Emit,
+        finished: Callable[[Outcome], None],
+        throttle: Throttle,
+        limit: int,
+        timeout: float,
+    ) -> None:
+        self._execute = execute
+        self._emit = emit
+        self._finished = finished
+        self._throttle = throttle
+        self._limit = limit
+        self._timeout = timeout
+        self._queue: deque[_Batch] = deque()
+        self._arrived = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+        self._beat = time.monotonic()
+        self.waiting = 0
+        self.running: Run | None = None
+
+    async def submit(self, request: Request) -> Outcome:
+        """The outcome of a run that begins after this call. `Busy` when too many wait or the daemon stops."""
+        if self._closed:
+            raise Busy("the sidecar is stopping", "poke again in a moment", code="stopping")
+        if self.waiting >= self._limit:
+            raise Busy(f"{self.waiting} requests are waiting already", "poke again in a moment")
+        batch = self._enqueue(request)
+        self._arrived.set()
+        self.waiting += 1
+        try:
+            # A caller that goes away must not take the run from the others.
+            return await asyncio.shield(batch.future)
+        finally:
+            self.waiting -= 1
+
+    def _enqueue(self, request: Request) -> _Batch:
+        last = self._queue[-1] if self._queue else None
+        if last is not None and request.plain and last.request.plain:
+            last.joined += 1
+            if last.request.public and not request.public:
+                last.request = request  # somebody who is trusted need not wait for the throttle
+            return last
+        batch = _Batch(request, asyncio.get_running_loop().create_future())
+        self._queue.append(batch)
+        return batch
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            while not self._closed:
+                self._beat = time.monotonic()
+                batch, pause = self._next()
+                if batch is None:
+                    self._arrived.clear()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._arrived.wait(), min(pause, BEAT))
+                    continue
+                await self._work(batch)
+        finally:
+            self._refuse_all()
+
+    def _next(self) -> tuple[_Batch | None, float]:
+        """The batch to run now, or how long there is none for."""
+        delay = self._throttle.delay()
+        for batch in self._queue:
+            if batch.request.public and batch.request.plain:
+                if delay > 0:
+                    continue
+                self._throttle.take()
+            self._queue.remove(batch)
+            return batch, 0.0
+        return None, delay if self._queue else BEAT
+
+    async def _work(self, batch: _Batch) -> None:
+        run = Run(batch.request, self._emit)
+        self.running = run
+        self._idle.clear()
+        self._emit("started", {"trigger": run.request.trigger, "who": run.request.who})
+        try:
+            async with asyncio.timeout(self._timeout):
+                outcome = await self._execute(run)
+        except TimeoutError:
+            error = SidecarError(
+                f"the update took longer than {self._timeout:g} s and was given up",
+                "look at the stages' timings; update.timeout sets the limit",
+                code="timeout",
+            )
+            outcome = run.outcome("failed", error)
+        except Exception:
+            logger.exception("the update failed in a way that nobody foresaw")
+            error = SidecarError(
+                "the update failed in a way that nobody foresaw", "the log has the details", code="internal"
+            )
+            outcome = run.outcome("failed", error)
+        except asyncio.CancelledError:
+            batch.future.set_exception(
+                Busy("the sidecar is stopping", "poke again in a moment", code="stopping")
+            )
+            batch.future.exception()  # whoever waited may be gone already
+            raise
+        finally:
+            self.running = None
+            self._idle.set()
+        self._finished(outcome)
+        batch.future.set_result(outcome)
+
+    def _refuse_all(self) -> None:
+        self._closed = True
+        while self._queue:
+            future = self._queue.popleft().future
+            future.set_exception(Busy("the sidecar is stopping", "poke again in a moment", code="stopping"))
+            future.exception()
+
+    async def close(self, grace: float) -> None:
+        """Take nothing more, and give the run under way `grace` seconds to end."""
+        self._closed = True
+        self._arrived.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), grace)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop turns: it is idle or within the limit of the run under way."""
+        return time.monotonic() - self._beat < BEAT * 2 + (self._timeout if self.running else 0.0)

@@ -1,0 +1,123 @@
+"""One machine in a temporary folder: its configuration, its files, and a daemon in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+
+from sidecar.daemon import Daemon
+from sidecar.sample import Size, write_index
+from sidecar.settings import Settings, parse
+
+SMALL = Size(events=40, studios=20, users=12)
+SECRET = "a-secret-for-tests-only"
+
+
+@dataclass
+class Machine:
+    """Folders and settings of one machine. The store is a folder unless `settings` say otherwise."""
+
+    folder: Path
+    extra: dict[str, Any] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for part in ("db", "config", "tmp"):
+            (self.application / part).mkdir(parents=True, exist_ok=True)
+        self.store_index.parent.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def application(self) -> Path:
+        return self.folder / "app"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "s.sock"
+
+    @property
+    def store_index(self) -> Path:
+        """The index in the store, when that is the folder."""
+        return self.folder / "store" / "db" / "index.sqlite3"
+
+    def target(self, name: str) -> Path:
+        """Where an artifact, or index.sqlite3, is published."""
+        folder = {"tenants.list": "tmp", "prerender.txt": "tmp"}.get(
+            name, "config" if name.startswith("navigator") else "db"
+        )
+        return self.application / folder / name
+
+    def targets(self) -> dict[str, bytes]:
+        """Every published artifact that is there, by name."""
+        return {
+            path.name: path.read_bytes()
+            for part in ("db", "config", "tmp")
+            for path in sorted((self.application / part).iterdir())
+            if path.is_file() and not path.name.startswith(("index.sqlite3", "."))
+        }
+
+    def document(self) -> dict[str, Any]:
+        """The content of sidecar.yml."""
+        document: dict[str, Any] = {
+            "store": f"file://{self.folder}/store",
+            "profile": "local",
+            "paths": {"application": str(self.application), "state": str(self.state)},
+            "listen": {"socket": str(self.socket), "port": 0},
+            "machine": {"id": "test-machine", "pool_size": 8},
+            "trigger": {"secret": SECRET},
+            "update": {"at_start": False},
+        }
+        for key, value in self.extra.items():
+            below = document.get(key)
+            document[key] = {**below, **value} if isinstance(below, dict) else value
+        return document
+
+    def settings(self) -> Settings:
+        return parse(self.document(), self.environ)
+
+    def write_settings(self) -> Path:
+        """sidecar.yml, for the installed command."""
+        path = self.folder / "sidecar.yml"
+        path.write_text(yaml.safe_dump(self.document()))
+        return path
+
+    def put_index(self, size: Size = SMALL, seed: int = 1) -> Path:
+        """A sample index in the folder store, in place of the one there."""
+        incoming = self.store_index.with_name("incoming")
+        incoming.unlink(missing_ok=True)
+        write_index(incoming, size, seed)
+        incoming.replace(self.store_index)
+        return self.store_index
+
+    @asynccontextmanager
+    async def daemon(self) -> AsyncIterator[Daemon]:
+        """A running daemon in this process: real sockets, real files."""
+        daemon = Daemon(self.settings())
+        async with AsyncExitStack() as stack:
+            await daemon.startup(stack)
+            yield daemon
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """An HTTP client on the Unix socket; URLs begin with http://sidecar/."""
+        connector = aiohttp.UnixConnector(str(self.socket))
+        timeout = aiohttp.ClientTimeout(total=30)
+        async with aiohttp.ClientSession("http://sidecar/", connector=connector, timeout=timeout) as session:
+            yield session
+
+
+async def until(condition: Any, seconds: float = 10.0) -> None:
+    """Wait until a condition holds; fail the test when it does not within the time."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
