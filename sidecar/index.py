@@ -16,9 +16,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import msgspec
 
 from sidecar.errors import PublishError, Rejected
 from sidecar.model import Event, Index, Region, Studio, User
@@ -34,11 +37,16 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 _HEADER = b"SQLite format 3\0"
 _READ_LIMIT = 30.0
 _BACKUP_LIMIT = 10.0
-# How many virtual machine steps may pass between two looks at the clock.
-_STEPS = 100_000
+# How many virtual machine steps may pass between two looks at the clock, and how many bytes a computed value
+# may have: a generated column can make each step as slow as its value is long.
+_STEPS = 1_000
+_LONGEST_VALUE = 1 << 20
+# What stands for bytes that are not UTF-8.
+_REPLACED = "\ufffd"
 # A part of a URL path, a file name, a line of a list: so no slash, no control character, nothing hidden.
 _KEY = re.compile(
-    r"[^\x00-\x20\x7f-\xa0\u2028\u2029/\\.%?\"'{}<>][^\x00-\x20\x7f-\xa0\u2028\u2029/\\%?\"'{}<>]{0,99}\Z"
+    r"[^\x00-\x20\x7f-\xa0\u2028\u2029\ufffd/\\.%?\"'{}<>]"
+    r"[^\x00-\x20\x7f-\xa0\u2028\u2029\ufffd/\\%?\"'{}<>]{0,99}\Z"
 )
 
 
@@ -64,8 +72,13 @@ def read_index(path: Path, deployed: Deployed = Deployed()) -> Index:
             _limit_time(connection, _READ_LIMIT)
             _check_sound(connection)
             _check_tables(connection)
-            return _read(connection, deployed)
-    except sqlite3.DatabaseError as error:
+            try:
+                return _read(connection, deployed)
+            except sqlite3.OperationalError as error:
+                if "decode" not in str(error):
+                    raise
+                return _read_replacing(connection, deployed)
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where a message quotes a damaged name
         slow = "interrupted" in str(error)
         raise Rejected(
             f"the index cannot be read: {'it takes too long' if slow else error}",
@@ -78,6 +91,7 @@ def _open_immutable(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
     connection.execute("pragma trusted_schema = off")
     connection.execute("pragma cell_size_check = on")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
     return connection
 
 
@@ -97,7 +111,8 @@ def _check_sound(connection: sqlite3.Connection) -> None:
 
 
 def _check_tables(connection: sqlite3.Connection) -> None:
-    real = {str(row[0]) for row in connection.execute("select name from sqlite_schema where type = 'table'")}
+    # Views and virtual tables have no root page: they are programs rather than data.
+    real = {row[0] for row in connection.execute("select name from sqlite_schema where rootpage > 0")}
     for table, columns in TABLES.items():
         if table not in real:
             raise Rejected(f"the index has no table {table!r}", "is this the index database?", code="schema")
@@ -111,68 +126,80 @@ def _check_tables(connection: sqlite3.Connection) -> None:
 
 
 def _read(connection: sqlite3.Connection, deployed: Deployed) -> Index:
-    studios, keys = _studios(connection)
-    events, warnings = _events(connection, keys)
+    if connection.execute("select 1 from locations group by id having count(*) > 1 limit 1").fetchone():
+        raise Rejected("locations: an id occurs twice", "keep one of them", code="duplicate")
+    events, warnings = _events(connection)
     return Index(
-        users=tuple(_users(connection)),
-        studios=studios,
+        users=tuple(starmap(User, connection.execute(_USERS))),
+        studios=tuple(_studios(connection)),
         events=events,
         regions=_regions(connection, deployed),
         warnings=tuple(warnings),
     )
 
 
-def _users(connection: sqlite3.Connection) -> Iterator[User]:
-    for userid, line in connection.execute(
-        "select userid, password from users where password is not null order by cast(password as text)"
-    ):
-        yield User(str(userid), line if isinstance(line, str) else _text(line))
+def _read_replacing(connection: sqlite3.Connection, deployed: Deployed) -> Index:
+    """Read an index in which some text is not UTF-8: a name is shown as far as it can be, a login is not."""
+    connection.text_factory = _text
+    index = _read(connection, deployed)
+    unfit = [user for user in index.users if _REPLACED in user.line]
+    return msgspec.structs.replace(
+        index,
+        users=tuple(user for user in index.users if _REPLACED not in user.line),
+        warnings=(
+            *index.warnings,
+            *(f"user {user.userid!r:.80}: the line is not UTF-8; the row is left out" for user in unfit),
+        ),
+    )
 
 
-def _studios(connection: sqlite3.Connection) -> tuple[tuple[Studio, ...], dict[Any, str]]:
-    keys: dict[Any, str] = {}
-    studios: list[Studio] = []
-    seen: set[str] = set()
-    for number, key, name, latitude, longitude, region, locale, logo in connection.execute(
-        "select id, key, name, latitude, longitude, region, locale, logo from locations order by key, id"
-    ):
-        key = _key(key, f"locations, id {number}")
-        if key in seen:
+# SQLite does the converting and sorting: at a hundred times the usual size that is most of the work.
+_USERS = """
+    select coalesce(cast(userid as text), ''), cast(password as text) from users
+    where password is not null order by 2 collate binary
+"""
+_STUDIOS = """
+    select key, coalesce(cast(name as text), ''), latitude, longitude, nullif(cast(region as text), ''),
+        nullif(cast(locale as text), ''), nullif(cast(logo as text), ''), id
+    from locations order by key collate binary, id
+"""
+# Of equal orders the later row comes first, as in the lists that the application itself makes.
+_EVENTS = """
+    select s.year, s.key, coalesce(cast(s.name as text), ''), l.key, nullif(cast(s.date as text), ''),
+        s.id, s.location_id
+    from showcases s left join locations l on l.id = s.location_id
+    order by s.year desc, l.key collate binary, s."order", s.id desc
+"""
+
+
+def _studios(connection: sqlite3.Connection) -> Iterator[Studio]:
+    before = None
+    for key, name, latitude, longitude, region, locale, logo, number in connection.execute(_STUDIOS):
+        if key == before:
             raise Rejected(f"locations: the key {key!r} occurs twice", "keep one of them", code="duplicate")
-        seen.add(key)
-        keys[number] = key
-        place = f"location {key!r}"
-        studios.append(
-            Studio(
-                key,
-                _text(name),
-                _degrees(latitude, 90, f"{place}: latitude"),
-                _degrees(longitude, 180, f"{place}: longitude"),
-                _optional(region),
-                _optional(locale),
-                _optional(logo),
-            )
-        )
-    return tuple(studios), keys
+        before = _key(key, f"locations, id {number}")
+        north = _degrees(latitude, 90, key, "latitude")
+        east = _degrees(longitude, 180, key, "longitude")
+        yield Studio(key, name, north, east, region, locale, logo)
 
 
-def _events(connection: sqlite3.Connection, keys: Mapping[Any, str]) -> tuple[tuple[Event, ...], list[str]]:
-    rows: list[tuple[int, str, Event]] = []
-    warnings: list[str] = []
-    # Of equal orders the later row comes first, as in the lists that the application itself makes.
-    for number, year, key, name, location, date in connection.execute(
-        'select id, year, key, name, location_id, date from showcases order by "order", id desc'
-    ):
-        studio = keys.get(location)
-        place = f"showcases, id {number}"
-        if studio is None:
-            warnings.append(f"{place}: there is no location {location!r}; the event is left out")
-            continue
+def _events(connection: sqlite3.Connection) -> tuple[tuple[Event, ...], list[str]]:
+    rows = connection.execute(_EVENTS).fetchall()
+    warnings = [
+        f"showcases, id {number}: there is no location {location!r:.80}; the event is left out"
+        for *_, studio, _, number, location in rows
+        if studio is None
+    ]
+    if warnings:
+        rows = [row for row in rows if row[3] is not None]
+    for year in {row[0] for row in rows}:
         if not isinstance(year, int) or not 1900 <= year <= 9999:
-            raise Rejected(f"{place}: {year!r} is not a year", "correct the row", code="value")
-        rows.append((-year, studio, Event(year, _key(key, place), _text(name), studio, _optional(date))))
-    rows.sort(key=lambda row: row[:2])
-    return tuple(event for _, _, event in rows), warnings
+            raise Rejected(f"showcases: {year!r:.80} is not a year", "correct the row", code="value")
+    for key in {row[1] for row in rows}:
+        _key(key, "showcases")
+    return tuple(
+        Event(year, key, name, studio, date) for year, key, name, studio, date, _, _ in rows
+    ), warnings
 
 
 def _regions(connection: sqlite3.Connection, deployed: Deployed) -> tuple[Region, ...]:
@@ -190,8 +217,8 @@ def _regions(connection: sqlite3.Connection, deployed: Deployed) -> tuple[Region
 
 
 def _region(code: str, name: object, latitude: object, longitude: object) -> Region:
-    north = _degrees(latitude, 90, f"region {code!r}: latitude")
-    east = _degrees(longitude, 180, f"region {code!r}: longitude")
+    north = _degrees(latitude, 90, code, "latitude")
+    east = _degrees(longitude, 180, code, "longitude")
     if north is None or east is None:
         raise Rejected(f"region {code!r} has no coordinates", "fill them in", code="value")
     return Region(code, _text(name), north, east)
@@ -201,13 +228,13 @@ def _key(value: object, place: str) -> str:
     if isinstance(value, str) and _KEY.match(value):
         return value
     raise Rejected(
-        f"{place}: {value!r} cannot be a key",
+        f"{place}: {value!r:.80} cannot be a key",
         "keys become parts of URLs and file names: letters, digits and dashes",
         code="value",
     )
 
 
-def _degrees(value: object, limit: int, place: str) -> float | None:
+def _degrees(value: object, limit: int, key: str, what: str) -> float | None:
     if value is None or value == "":
         return None
     try:
@@ -215,18 +242,17 @@ def _degrees(value: object, limit: int, place: str) -> float | None:
     except (TypeError, ValueError):
         number = math.nan
     if not abs(number) <= limit:
-        raise Rejected(f"{place}: {value!r} is not between -{limit} and {limit} degrees", code="value")
+        raise Rejected(
+            f"{key!r}: the {what} {value!r:.80} is not between -{limit} and {limit} degrees", code="value"
+        )
     return number
 
 
 def _text(value: object) -> str:
+    """Any value as text; what is not UTF-8 becomes the replacement character."""
     if value is None:
         return ""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _optional(value: object) -> str | None:
-    return _text(value) or None
 
 
 def read_deployed(deployed_json: Path, regions_json: Path) -> Deployed:
@@ -237,7 +263,7 @@ def read_deployed(deployed_json: Path, regions_json: Path) -> Deployed:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -255,51 +281,62 @@ def _deployed_codes(data: Any) -> tuple[str, ...] | None:
 def _known_regions(data: Any) -> tuple[Region, ...] | None:
     try:
         return tuple(
-            _region(str(entry["code"]), entry["name"], entry["latitude"], entry["longitude"])
+            _region(_key(entry["code"], "regions"), entry["name"], entry["latitude"], entry["longitude"])
             for entry in data
         )
     except (KeyError, TypeError, Rejected):
         return None
 
 
-def install_index(source: Path, target: Path, modified: float | None) -> None:
+def install_index(
+    source: Path, target: Path, modified: float | None, patience: float = _BACKUP_LIMIT
+) -> None:
     """Put the content of one database into another under its readers, by SQLite's backup API.
 
     Readers that have the target open see the old content or the new, never a mixture, and no
     write-ahead log of the old file is left beside the new one. A crash in between is undone by the next
     reader. `modified` becomes the file's mtime (seconds since 1970). A target that is no database is
-    replaced as a file. Raises `PublishError`; the old content stays then.
+    replaced as a file. Raises `PublishError`, after `patience` seconds when others keep the target locked;
+    the old content stays then.
     """
     try:
         if not _is_database(target):
             _replace_index(source, target)
         else:
-            with closing(_open_immutable(source)) as old, closing(_open_target(target)) as new:
-                _backup(old, new, target)
+            with closing(_open_immutable(source)) as old, closing(_open_target(target, patience)) as new:
+                _backup(old, new, patience)
         if modified is not None:
             os.utime(target, (modified, modified))
     except (OSError, sqlite3.Error) as error:
         raise PublishError(
             f"the index {target} could not be replaced: {error}",
-            "check the disk's free space, the folder's owner, and whether a process keeps the database locked",
+            "check the disk's free space, the folder's owner, and that no process keeps the database locked",
         ) from error
 
 
-def _open_target(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BACKUP_LIMIT, isolation_level=None)
+def _open_target(path: Path, patience: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
     connection.execute("pragma synchronous = full")
     return connection
 
 
-def _backup(source: sqlite3.Connection, target: sqlite3.Connection, path: Path) -> None:
-    deadline = time.monotonic() + _BACKUP_LIMIT
+def _backup(source: sqlite3.Connection, target: sqlite3.Connection, patience: float) -> None:
+    deadline = time.monotonic() + patience
 
     def tick(status: int, remaining: int, total: int) -> None:
-        if remaining and time.monotonic() > deadline:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
             raise sqlite3.OperationalError("the database stayed locked for too long")
 
+    if _page_size(source) != _page_size(target):
+        # With a write-ahead log the size of the pages is fixed.
+        target.execute("pragma journal_mode = delete")
     # All pages in one step: other connections wait for a moment instead of restarting the copy.
     source.backup(target, pages=-1, progress=tick, sleep=0.05)
+
+
+def _page_size(connection: sqlite3.Connection) -> int:
+    (size,) = connection.execute("pragma page_size").fetchone()
+    return int(size)
 
 
 def _is_database(path: Path) -> bool:
@@ -312,10 +349,14 @@ def _is_database(path: Path) -> bool:
 
 def _replace_index(source: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.sidecar-new")
-    with temporary.open("wb") as stream:
-        stream.write(source.read_bytes())
-        stream.flush()
-        os.fsync(stream.fileno())
-    for suffix in ("-wal", "-shm", "-journal"):
-        target.with_name(target.name + suffix).unlink(missing_ok=True)
-    temporary.replace(target)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(source.read_bytes())
+            stream.flush()
+            os.fsync(stream.fileno())
+        for suffix in ("-wal", "-shm", "-journal"):
+            target.with_name(target.name + suffix).unlink(missing_ok=True)
+        temporary.replace(target)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -17,8 +19,12 @@ from sidecar import __version__
 from sidecar.run import Outcome
 
 STAGES = ("fetch", "read", "generate", "check", "check_command", "publish")
-TRIGGERS = ("boot", "cgi", "command", "http", "once", "resume", "socket", "start")
+TRIGGERS = (
+    *("boot", "cgi", "command", "http", "local", "once"),
+    *("resume", "rollback", "socket", "start", "timer", "webhook"),
+)
 OUTCOMES = ("published", "unchanged", "rejected", "failed")
+ROLLBACKS = ("not_loaded", "probe", "requested")
 _REJECTIONS = (
     "duplicate",
     "expression",
@@ -50,7 +56,7 @@ class Metrics:
     """All metrics of one daemon, in a registry of their own."""
 
     def __init__(self, machine: str, region: str) -> None:
-        disable_created_metrics()  # a second series for each counter that nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that nobody asks for
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -111,6 +117,18 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._reload_seconds = Histogram(
+            "sidecar_reload_seconds",
+            "From a generation's publication to its load by the web server.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._rollbacks = Counter(
+            "sidecar_rollbacks", "Generations that were taken back, by reason.", ["reason"], registry=registry
+        )
+        self._navigator_up = Gauge(
+            "sidecar_navigator_up", "1 while the web server's process is there, else 0.", registry=registry
+        )
         self._skipped = Gauge(
             "sidecar_htpasswd_rows_skipped",
             "Rows of users left out of htpasswd in the last update.",
@@ -124,6 +142,10 @@ class Metrics:
                 self._updates.labels(trigger, outcome)
         for stage in STAGES:
             self._stage_seconds.labels(stage)
+        for state in ("current", "loaded"):
+            self._generation.labels(state)
+        for reason in ROLLBACKS:
+            self._rollbacks.labels(reason)
         for reason in _REJECTIONS:
             self._rejected.labels(reason)
         for outcome in _STORE_OUTCOMES:
@@ -148,6 +170,20 @@ class Metrics:
             self._skipped.set(skipped)
         self._in_sync.set(1 if outcome.good else 0)
         self.set_generation("current", outcome.generation)
+
+    def count_load(self, seconds: float | None) -> None:
+        """Take a load into account, so many seconds after the publication."""
+        if seconds is not None:
+            self._reload_seconds.observe(seconds)
+        self._success.labels("load").set(time.time())
+
+    def count_rollback(self, reason: str) -> None:
+        """Take a rollback into account."""
+        self._rollbacks.labels(reason).inc()
+
+    def set_navigator(self, up: bool) -> None:
+        """Note whether the web server is there."""
+        self._navigator_up.set(1 if up else 0)
 
     def set_generation(self, state: str, number: int | None) -> None:
         """Note which generation is in a state."""

@@ -29,7 +29,7 @@ class Region(Record, frozen=True, gc=False):
     longitude: float
 
 
-class Studio(Record, frozen=True, gc=False):
+class Studio(Record, frozen=True, gc=False, cache_hash=True):
     """A row of `locations`; `key` is its token in URLs, coordinates in degrees."""
 
     key: str
@@ -65,10 +65,10 @@ class Index(Record, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-class Programme(Record, frozen=True, gc=False):
+class Programme(Record, frozen=True, gc=False, cache_hash=True):
     """One studio's events of one year: a line of showcases.yml.
 
-    A single event (one, with the key `showcase`) lies at `/<year>/<studio>/`, the events of any
+    A `single` event (one, with the key `showcase`) lies at `/<year>/<studio>/`, the events of any
     other programme at `/<year>/<studio>/<event>/`.
     """
 
@@ -76,11 +76,7 @@ class Programme(Record, frozen=True, gc=False):
     studio: Studio
     region: str | None
     events: tuple[Event, ...]
-
-    @property
-    def single(self) -> bool:
-        """Whether the studio's page is the event itself."""
-        return len(self.events) == 1 and self.events[0].key == "showcase"
+    single: bool
 
 
 class Tenant(Record, frozen=True, gc=False):

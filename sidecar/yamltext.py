@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import yaml
 
 from sidecar.errors import Rejected
@@ -38,8 +39,8 @@ _Writer = Callable[["Entries", int, list[str]], None]
 class Entries:
     """A run of similar entries of a mapping or a list, each built from one item.
 
-    `build` must be a plain function that depends on nothing but its item, which must be hashable.
-    For a mapping it gives `{key: value}`, for a list the element.
+    `build` must be a plain function that depends on nothing but its item, which must be hashable. It gives
+    a part of the mapping or of the list.
     """
 
     __slots__ = ("build", "items", "mapping")
@@ -52,7 +53,9 @@ class Entries:
     def plain(self, limit: int | None = None) -> Any:
         """The plain data that the run, or its first `limit` entries, stands for."""
         built = [self.build(item) for item in self.items[:limit]]
-        return {key: value for entry in built for key, value in entry.items()} if self.mapping else built
+        if self.mapping:
+            return {key: value for entry in built for key, value in entry.items()}
+        return [element for entry in built for element in entry]
 
 
 def load(text: str | bytes) -> Any:
@@ -87,9 +90,10 @@ def dump(document: Mapping[Any, Any], memo: Memo) -> bytes:
     def first(run: Entries, depth: int, out: list[str]) -> None:
         out += (_entry(run, item, depth) for item in run.items[:1])
 
-    frame: list[str] = []
-    _mapping(document, 0, frame, first)
-    _prove("".join(frame), plain(document, 1))
+    lines: list[str] = []
+    _mapping(document, 0, lines, first)
+    frame, data = "".join(lines), plain(document, 1)
+    memo.get((frame, msgspec.json.encode(data)), lambda: _prove(frame, data))
     out = ["---\n"]
     _mapping(document, 0, out, proven)
     return "".join(out).encode()
@@ -175,7 +179,7 @@ def _entry(run: Entries, item: Any, depth: int) -> str:
     if run.mapping:
         _mapping(entry, depth, lines, _no_runs)
     else:
-        _list([entry], depth, lines, _no_runs)
+        _list(entry, depth, lines, _no_runs)
     return "".join(lines)
 
 
@@ -185,7 +189,7 @@ def _no_runs(run: Entries, depth: int, out: list[str]) -> None:
 
 def _prove_entry(run: Entries, item: Any, depth: int) -> str:
     text = _entry(run, item, depth)
-    _prove(text, run.build(item) if run.mapping else [run.build(item)])
+    _prove(text, run.build(item))
     return text
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,13 +81,13 @@ def generate(index: Index, deployment: Deployment, memo: Memo, previous_htpasswd
     index that cannot be represented and `SettingsError` for an unusable profile.
     """
     owned = owners(index, memo)
-    all_programmes = programmes(index, owned)
+    all_programmes = programmes(index, owned, memo)
     here = deployment.region
-    local = tuple(
+    local = [one for one in all_programmes if not (here and one.region and one.region != here)]
+    served = tuple(
         tenant
-        for one in all_programmes
-        if not (here and one.region and one.region != here)
-        for tenant in tenants(one)
+        for one in local
+        for tenant in memo.get((tenants, one), lambda one=one: tenants(one))  # type: ignore[misc]
     )
     pages = documents.prerender_pages(index, all_programmes)
     users, skipped = htpasswd(index.users, deployment.key, previous_htpasswd)
@@ -102,7 +102,7 @@ def generate(index: Index, deployment: Deployment, memo: Memo, previous_htpasswd
     }
     configuration = expand(deployment.profile["navigator"], values, "navigator")
     maintenance = expand(deployment.profile["maintenance"], values, "maintenance")
-    listed = _tenants(configuration, root)
+    listed = _tenants(configuration, root, served)
     databases = tuple(database for _, database in listed if database)
 
     contents = {
@@ -120,7 +120,7 @@ def generate(index: Index, deployment: Deployment, memo: Memo, previous_htpasswd
     return Generated(
         artifacts=tuple(Artifact(name, contents[name]) for name in NAMES),
         fingerprint=fingerprint,
-        tenants=local,
+        tenants=served,
         owners=owned,
         databases=databases,
         paths=tuple(path for path, _ in listed),
@@ -139,14 +139,14 @@ def _values(deployment: Deployment) -> dict[str, Any]:
     return values
 
 
-def _tenants(configuration: Any, root: str) -> list[tuple[str, str]]:
+def _tenants(configuration: Any, root: str, served: Sequence[Tenant]) -> list[tuple[str, str]]:
     """Path and database of every tenant in the configuration, those that the profile names included."""
     try:
         listed = configuration["applications"]["tenants"]
         found: list[tuple[str, str]] = []
         for tenant in listed:
             if isinstance(tenant, yamltext.Entries):
-                found += ((f"{root}/{item.scope}/", item.database) for _, item in tenant.items)
+                found += ((f"{root}/{one.scope}/", one.database) for one in served)
             else:
                 found.append((str(tenant["path"]), str(tenant.get("var", {}).get("database", ""))))
     except (KeyError, TypeError, AttributeError) as error:

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-from sidecar.generate.programmes import regions_in
+from sidecar.generate.programmes import regions_in, tenants
 from sidecar.model import Programme, Tenant
 from sidecar.yamltext import Entries
 
 REPLAY_STATUS = 307
 
-_META = re.compile(r"[\[\]{}()|\-*.\\?+^$# ]")
-_META_NO_DASH = re.compile(r"[\[\]{}()|*.\\?+^$# ]")
+# The application's own generator escapes a dash in expressions, and leaves it as it is in routes.
+_ESCAPE = str.maketrans({character: f"\\{character}" for character in "[]{}()|-*.\\?+^$# "})
+_ESCAPE_ROUTE = {number: text for number, text in _ESCAPE.items() if number != ord("-")}
 
 
-def _escape(text: str) -> str:
-    """Text as part of an expression, escaped as the application's own generator does."""
-    return _META.sub(r"\\\g<0>", text)
-
-
-def _escape_route(text: str) -> str:
-    """The same for routes, where that generator leaves a dash as it is."""
-    return _META_NO_DASH.sub(r"\\\g<0>", text)
-
-
-def tenant_entries(tenants: Sequence[Tenant], root: str) -> Entries:
+def tenant_entries(programmes: Sequence[Programme], root: str) -> Entries:
     """The tenants of events, as they stand in `applications.tenants`."""
-    return Entries(_tenant, [(root, tenant) for tenant in tenants], mapping=False)
+    return Entries(_tenants, [(root, programme) for programme in programmes], mapping=False)
 
 
-def _tenant(item: tuple[str, Tenant]) -> dict[str, Any]:
-    root, tenant = item
+def _tenants(item: tuple[str, Programme]) -> list[dict[str, Any]]:
+    root, programme = item
+    return [_tenant(root, tenant) for tenant in tenants(programme)]
+
+
+def _tenant(root: str, tenant: Tenant) -> dict[str, Any]:
     env = {
         "RAILS_APP_OWNER": tenant.owner,
         "RAILS_APP_SCOPE": tenant.scope,
@@ -45,24 +41,25 @@ def _tenant(item: tuple[str, Tenant]) -> dict[str, Any]:
 
 def auth_patterns(programmes: Sequence[Programme], root: str, *, regional: bool) -> list[dict[str, str]]:
     """What needs no login: the root, other regions' cable and demo (on Fly), index pages, public pages."""
-    base = _escape(root)
+    base = root.translate(_ESCAPE)
     patterns = ["^/$"]
-    if regional and (codes := "|".join(map(_escape, regions_in(programmes)))):
+    if regional and (codes := "|".join(code.translate(_ESCAPE) for code in regions_in(programmes))):
         patterns += [f"^{base}/regions/(?:{codes})/cable$", f"^{base}/regions/(?:{codes})/demo/"]
-    indexes = _by_year(programmes, lambda one: [one.studio.key])
-    public = _by_year(programmes, lambda one: [f"{one.studio.key}/{event.key}" for event in one.events])
+    several = [one for one in programmes if not one.single]
+    indexes = _by_year((one.year, one.studio.key) for one in several)
+    public = _by_year((one.year, f"{one.studio.key}/{event.key}") for one in several for event in one.events)
     patterns += (f"^{base}/{year}/(?:{keys})/?$" for year, keys in indexes)
     patterns += (f"^{base}/{year}/(?:{keys})/public/" for year, keys in public)
     return [{"pattern": pattern, "action": "off"} for pattern in patterns]
 
 
-def _by_year(programmes: Iterable[Programme], keys_of: Any) -> list[tuple[int, str]]:
-    """Alternatives over a year's multi-event programmes, in the order of the years."""
-    found: dict[int, list[str]] = {}
-    for one in programmes:
-        if not one.single:
-            found.setdefault(one.year, []).extend(map(_escape, keys_of(one)))
-    return [(year, "|".join(keys)) for year, keys in found.items()]
+def _by_year(keys: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+    """For each year, in order, its keys as the alternatives of an expression."""
+    return [
+        # No key holds a line break, so all of a year's can be escaped at once.
+        (year, "\n".join(key for _, key in group).translate(_ESCAPE).replace("\n", "|"))
+        for year, group in groupby(keys, key=itemgetter(0))
+    ]
 
 
 def replay_routes(programmes: Sequence[Programme], root: str, region: str) -> list[dict[str, Any]]:
@@ -76,7 +73,7 @@ def replay_routes(programmes: Sequence[Programme], root: str, region: str) -> li
     others = [one for one in programmes if one.region and one.region != region]
     for one in others:
         groups = (single if one.single else multiple).setdefault(str(one.region), {})
-        groups.setdefault(one.year, []).append(_escape_route(one.studio.key))
+        groups.setdefault(one.year, []).append(one.studio.key.translate(_ESCAPE_ROUTE))
     codes = regions_in(others)
     routes = [_route(f"^{root}/regions/{code}/.+$", code) for code in codes]
     for code in codes:

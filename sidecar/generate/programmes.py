@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import groupby
+from operator import attrgetter
 
 from sidecar.memo import Memo
-from sidecar.model import Event, Index, Programme, Region, Studio, Tenant
+from sidecar.model import Index, Programme, Region, Studio, Tenant
 
 EARTH_RADIUS = 6371.0
 """Mean radius in kilometres, as the application uses it."""
+
+SINGLE = "showcase"
+"""The key of an event that is a studio's only one of the year."""
 
 DEFAULT_LOGO = "arthur-murray-logo.gif"
 DEFAULT_LOCALE = "en-US"
@@ -42,31 +47,25 @@ def owners(index: Index, memo: Memo) -> dict[str, str | None]:
     regions = index.regions
     scope = memo.get((owners, regions), object)  # stands for these regions in every studio's key
     return {
-        studio.key: memo.get((owner, scope, studio), lambda studio=studio: owner(studio, regions))  # type: ignore[misc]
+        studio.key: memo.get((scope, studio), lambda studio=studio: owner(studio, regions))  # type: ignore[misc]
         for studio in index.studios
     }
 
 
-def programmes(index: Index, owned: dict[str, str | None]) -> list[Programme]:
+def programmes(index: Index, owned: dict[str, str | None], memo: Memo) -> list[Programme]:
     """All programmes: years descending, studios ascending, events in their order.
 
-    Relies on the order of `Index.events`: year, then studio, then the event's own order.
+    Relies on the order of `Index.events`: year, then studio, then the event's own order. A programme
+    that was there before is given as the same object, which makes whatever is remembered for it quick
+    to find.
     """
-    studios = {studio.key: studio for studio in index.studios}
+    studios = {studio.key: memo.get(studio, lambda studio=studio: studio) for studio in index.studios}  # type: ignore[misc]
     found: list[Programme] = []
-    run: list[Event] = []
-
-    def close() -> None:
-        if run:
-            studio = studios[run[0].studio]
-            found.append(Programme(run[0].year, studio, owned[studio.key], tuple(run)))
-
-    for event in index.events:
-        if run and (event.year != run[0].year or event.studio != run[0].studio):
-            close()
-            run = []
-        run.append(event)
-    close()
+    for (year, key), group in groupby(index.events, key=attrgetter("year", "studio")):
+        events = tuple(group)
+        single = len(events) == 1 and events[0].key == SINGLE
+        one = Programme(year, studios[key], owned[key], events, single)
+        found.append(memo.get(one, lambda one=one: one))  # type: ignore[misc]
     return found
 
 

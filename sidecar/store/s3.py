@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar.errors import StoreError
+from sidecar.errors import SettingsError, StoreError
 from sidecar.model import Fetched
 from sidecar.settings import S3, Fetch
 from sidecar.store.transfer import CHUNK, Incoming, parse_age, too_large
@@ -44,6 +44,7 @@ class S3Store:
         """Make the client. Loading the library takes a third of a second, so only who needs it pays."""
         import aioboto3
         from aiobotocore.config import AioConfig
+        from botocore.exceptions import BotoCoreError
 
         config = AioConfig(
             # Tigris refuses the library's default of chunked uploads with trailing checksums.
@@ -54,18 +55,28 @@ class S3Store:
             connect_timeout=min(5.0, self._limits.timeout),
             read_timeout=min(10.0, self._limits.timeout),
         )
-        session = aioboto3.Session(
-            aws_access_key_id=self._access.access_key_id or None,
-            aws_secret_access_key=str.__str__(self._access.secret_access_key) or None,
-            region_name=self._access.region,
-        )
-        client = session.client("s3", endpoint_url=self._access.endpoint or None, config=config)
-        self._opened = await self._resources.enter_async_context(client)
+        try:
+            session = aioboto3.Session(
+                aws_access_key_id=self._access.access_key_id or None,
+                aws_secret_access_key=str.__str__(self._access.secret_access_key) or None,
+                region_name=self._access.region,
+            )
+            client = session.client("s3", endpoint_url=self._access.endpoint or None, config=config)
+            self._opened = await self._resources.enter_async_context(client)
+        except (BotoCoreError, ValueError) as error:
+            raise SettingsError(
+                f"s3: {error}", "s3.endpoint is a URL with its scheme, s3.region a name such as auto"
+            ) from error
 
     async def shutdown(self) -> None:
         """Close the client and its connections."""
         self._opened = None
         await self._resources.aclose()
+
+    async def reset(self) -> None:
+        """A new client, whose connections are all new."""
+        await self.shutdown()
+        await self.startup()
 
     async def fetch(self, key: str, target: Path, etag: str | None) -> Fetched | None:
         """Write the object to `target`, or give None when its ETag still is `etag`."""
@@ -104,33 +115,36 @@ class S3Store:
         try:
             answer = await self._client.get_object(Bucket=self._bucket, Key=key, **condition)
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") in ("304", "NotModified"):
+            if etag and error.response.get("Error", {}).get("Code") in ("304", "NotModified"):
                 return None
             raise
-        promised = answer["ContentLength"]
-        if promised > self._limits.max_bytes:
-            answer["Body"].close()
-            raise too_large(promised, self._limits.max_bytes)
+        body = answer["Body"]
+        promised = answer.get("ContentLength")
+        found = answer.get("ETag", "").strip('"')
         try:
-            async with answer["Body"] as body:
-                with Incoming(target, self._limits.max_bytes) as incoming:
-                    while chunk := await body.read(CHUNK):
-                        incoming.write(chunk)
+            if not found:
+                raise StoreError(
+                    f"what answers for {key} is not an object: it has no ETag",
+                    "check the endpoint: is this an S3 store?",
+                )
+            if promised is not None and promised > self._limits.max_bytes:
+                raise too_large(promised, self._limits.max_bytes)
+            with Incoming(target, self._limits.max_bytes) as incoming:
+                while chunk := await body.read(CHUNK):
+                    incoming.write(chunk)
         except (aiohttp.ClientPayloadError, IncompleteReadError, ResponseStreamingError) as error:
             raise _Torn(f"the transfer broke off: {error}") from error
-        found = answer["ETag"].strip('"')
-        if incoming.size != promised:
+        finally:
+            body.close()
+        if promised is not None and incoming.size != promised:
             raise _Torn(f"{incoming.size} of {promised} bytes came")
         # An ETag is the content's MD5, except for multipart uploads and keys held by the store.
         if _MD5.match(found) and answer.get("ServerSideEncryption") != "aws:kms" and found != incoming.md5:
             raise _Torn(f"its ETag is {found}, its content's MD5 {incoming.md5}")
         modified = parse_age(answer["Metadata"].get("last-modified"))
-        return Fetched(
-            found,
-            answer["LastModified"].timestamp() if modified is None else modified,
-            incoming.sha256,
-            incoming.size,
-        )
+        if modified is None and "LastModified" in answer:
+            modified = answer["LastModified"].timestamp()
+        return Fetched(found, modified, incoming.sha256, incoming.size)
 
     @property
     def _client(self) -> S3Client:
@@ -142,6 +156,7 @@ class S3Store:
     async def _explained(self, key: str) -> AsyncIterator[None]:
         """Bound a transfer, and turn the library's errors into sentences."""
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         where = f"s3://{self._bucket}/{self._prefix}{key}"
         try:
@@ -155,9 +170,14 @@ class S3Store:
             ) from None
         except ClientError as error:
             raise _explain(where, error.response) from error
+        except (ResponseParserError, ValueError) as error:
+            raise StoreError(
+                f"{where}: the store's answer cannot be understood: {error}",
+                "check the endpoint: is this an S3 store?",
+            ) from error
         except (BotoCoreError, OSError) as error:
             raise StoreError(
-                f"{where} cannot be reached: {error}",
+                f"{where} cannot be reached: {' '.join(str(error).split())}",
                 "check the endpoint, the credentials and the network",
                 code="store_unreachable",
             ) from error

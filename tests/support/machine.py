@@ -74,6 +74,7 @@ class Machine:
             "paths": {"application": str(self.application), "state": str(self.state)},
             "listen": {"socket": str(self.socket), "port": 0},
             "machine": {"id": "test-machine", "pool_size": 8},
+            "navigator": {"pid_file": str(self.folder / "navigator.pid")},
             "trigger": {"secret": SECRET},
             "update": {"at_start": False},
         }
