@@ -87,18 +87,67 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
     client = Client(settings.listen.socket)
     client.wait_for_daemon(options.patience)
     trigger = options.trigger or "command"
+    return _follow(options, client, f"/update?trigger={trigger}&wait={options.wait}{force}")
+
+
+def _follow(options: argparse.Namespace, client: Client, path: str, body: bytes = b"") -> int:
+    """Make something happen, show it live, and give the exit status."""
     if options.json:
-        status, body = client.request("POST", f"/update?trigger={trigger}{force}")
-        _print_json(body)
+        status, answer = client.request("POST", path, body=body)
+        _print_json(answer)
         return 0 if status == 200 else 1
-    for kind, data in client.events("POST", f"/update?trigger={trigger}{force}"):
+    for kind, data in client.events("POST", path, body):
         if kind == "log":
             print(data["line"], flush=True)
         elif kind == "error":
             return _refused(data)
         elif kind == "outcome":
             return _finish(options, msgspec.convert(data, Outcome), log=False)
-    raise SidecarError("the sidecar broke off before the update ended", "look at `sidecar status`")
+    raise SidecarError("the sidecar broke off before the end", "look at `sidecar status`")
+
+
+def _rollback(options: argparse.Namespace, settings: Settings) -> int:
+    client = Client(settings.listen.socket)
+    number = options.generation
+    if number is None:
+        _, status = client.request("GET", "/status")
+        current = status["generation"]["current"] or 0
+        _, entries = client.request("GET", "/generations?limit=500")
+        loaded = (entry["outcome"]["generation"] for entry in entries if entry["state"] == "loaded")
+        number = next((older for older in loaded if older < current), None)
+        if number is None:
+            raise SidecarError(
+                "no older generation was ever loaded", "name one: `sidecar history` lists them"
+            )
+    body = msgspec.json.encode({"generation": number, "index": not options.keep_index})
+    return _follow(options, client, f"/rollback?wait={options.wait}", body)
+
+
+def _history(options: argparse.Namespace, settings: Settings) -> int:
+    client = Client(settings.listen.socket)
+    path = (
+        f"/generations/{options.generation}" if options.generation else f"/generations?limit={options.limit}"
+    )
+    status, body = client.request("GET", path)
+    if status != 200:
+        return _refused(body)
+    if options.json:
+        _print_json(body)
+    elif options.generation:
+        _print_tree(body)
+    else:
+        for entry in body:
+            _print_entry(entry)
+    return 0
+
+
+def _print_entry(entry: dict[str, Any]) -> None:
+    outcome = entry["outcome"]
+    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(outcome["started"]))
+    number = outcome.get("generation", "-") if outcome["state"] == "published" else "-"
+    problem = (outcome.get("error") or {}).get("message") or entry["note"] or ""
+    by = f"{outcome['trigger']} ({outcome['who']})" if outcome["who"] else outcome["trigger"]
+    print(f"{moment} UTC  {number!s:>6}  {entry['state']:11}  {by}{f': {problem}' if problem else ''}")
 
 
 def _once(settings: Settings, request: Request) -> Outcome:
@@ -252,9 +301,8 @@ def _finish(options: argparse.Namespace, outcome: Outcome, *, log: bool = True) 
     if log:
         for line in outcome.log:
             print(line)
-    print(
-        f"{outcome.state.capitalize()} in {outcome.seconds * 1000:.0f} ms; generation in place: {outcome.generation}"
-    )
+    milliseconds = outcome.seconds * 1000
+    print(f"{outcome.state.capitalize()} in {milliseconds:.0f} ms; generation in place: {outcome.generation}")
     if outcome.error is not None:
         hint = f" ({outcome.error.hint})" if outcome.error.hint else ""
         print(f"sidecar: {outcome.error.message}{hint}", file=sys.stderr)
@@ -278,6 +326,15 @@ def _print_tree(tree: dict[str, Any], indent: str = "") -> None:
             _print_tree(value, f"{indent}  ")
         else:
             print(f"{indent}{key}: {'-' if value is None else value}")
+
+
+def _add_wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wait",
+        choices=["published", "loaded"],
+        default="published",
+        help="return when the files are in place, or when Navigator has loaded them (default %(default)s)",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -311,7 +368,7 @@ def _parser() -> argparse.ArgumentParser:
         "sidecar update --wait published",
     )
     update.add_argument("--once", action="store_true", help="run here, without a daemon (refused beside one)")
-    update.add_argument("--wait", choices=["published"], default="published", help="how far to wait")
+    _add_wait(update)
     update.add_argument(
         "--force",
         action="store_true",
@@ -333,6 +390,21 @@ def _parser() -> argparse.ArgumentParser:
     preview.add_argument("--once", action="store_true", help="run here, without a daemon")
 
     command("status", _status, "show the state of the running daemon", "sidecar status --json")
+
+    history = command("history", _history, "list what ran and how it ended", "sidecar history --limit 10")
+    history.add_argument(
+        "generation", type=int, nargs="?", metavar="N", help="everything about one generation"
+    )
+    history.add_argument("--limit", type=int, default=20, metavar="COUNT", help="how many runs (default 20)")
+
+    rollback = command(
+        "rollback", _rollback, "restore an older generation and keep it", "sidecar rollback 12"
+    )
+    rollback.add_argument(
+        "generation", type=int, nargs="?", metavar="N", help="which one (default: the one loaded before)"
+    )
+    rollback.add_argument("--keep-index", action="store_true", help="restore the files but not the index")
+    _add_wait(rollback)
 
     config = command(
         "config", _config, "show the configuration in force, secrets masked", "sidecar config --check"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -51,9 +51,9 @@ class Client:
             else:
                 return
 
-    def request(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
+    def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, Any]:
         """Status and decoded JSON of an answer."""
-        connection, response = self._send(method, path, {"Accept": "application/json", **(headers or {})})
+        connection, response = self._send(method, path, "application/json", body)
         try:
             return response.status, _decode(response.read())
         except (OSError, http.client.HTTPException) as error:
@@ -61,11 +61,10 @@ class Client:
         finally:
             connection.close()
 
-    def events(self, method: str, path: str) -> Iterator[tuple[str, Any]]:
+    def events(self, method: str, path: str, body: bytes = b"") -> Iterator[tuple[str, Any]]:
         """Kind and data of server-sent events as they come. An error comes as one event `error`."""
-        connection, response = self._send(
-            method, path, {"Accept": "text/event-stream, application/json;q=0.5"}
-        )
+        accept = "text/event-stream, application/json;q=0.5"
+        connection, response = self._send(method, path, accept, body)
         try:
             if response.status != 200:
                 yield "error", _decode(response.read())
@@ -83,11 +82,11 @@ class Client:
             connection.close()
 
     def _send(
-        self, method: str, path: str, headers: Mapping[str, str]
+        self, method: str, path: str, accept: str, body: bytes
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = _Connection(self._path, self._timeout)
         try:
-            connection.request(method, path, headers=dict(headers))
+            connection.request(method, path, body or None, {"Accept": accept})
             return connection, connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()

@@ -6,34 +6,45 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from sidecar import __version__
-from sidecar.errors import PublishError, Rejected, SidecarError
+from sidecar import systemd
+from sidecar.errors import NotFound, PublishError, Rejected, SidecarError
 from sidecar.events import Broker
 from sidecar.generate import Generated
-from sidecar.generations import Generations, targets
+from sidecar.generations import Generations, Manifest, targets
+from sidecar.history import History
 from sidecar.index import install_index
 from sidecar.machine import Machine, machine_id
 from sidecar.metrics import Metrics
+from sidecar.navigator import Markers, NavigatorProcess, Probes
 from sidecar.process import run_command
 from sidecar.rejections import Rejections
+from sidecar.reload import ReloadTracker
 from sidecar.run import Outcome, Request
 from sidecar.settings import Settings
 from sidecar.signatures import UsedSignatures
+from sidecar.status import Drift, Status
 from sidecar.store import open_store
+from sidecar.store.local import LocalIndex
+from sidecar.ticker import LocalWatch, Ticker
 from sidecar.update import Updater
 from sidecar.web.access import Administrators
-from sidecar.web.api import Api
+from sidecar.web.app import application
+from sidecar.web.operations import Operations
 from sidecar.web.public import PublicTrigger
 from sidecar.web.server import Server
+from sidecar.web.views import Views
 from sidecar.worker import Throttle, Worker
 
 logger = logging.getLogger("sidecar.daemon")
 
 _GRACE = 2.0
+# Navigator looks by itself after these: its CGI or hook names the configuration to look at.
+_LOOKS_BY_ITSELF = frozenset({"boot", "cgi", "resume"})
 
 
 class Daemon:
@@ -41,44 +52,74 @@ class Daemon:
 
     def __init__(self, settings: Settings) -> None:
         state = Path(settings.paths.state)
-        trigger = settings.trigger
+        trigger, navigator = settings.trigger, settings.navigator
         self._settings = settings
         self._id = machine_id(settings)
-        self._last: Outcome | None = None
-        self._started = time.time()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
+        self._background: set[asyncio.Task[Any]] = set()
 
         self.broker = Broker()
         self.metrics = Metrics(self._id, settings.machine.region)
-        self.generations = Generations(state, targets(settings), install_index, settings.update.keep)
+        self.history = History(state / "history.db", settings.history.keep, settings.history.max_age)
+        markers = Markers(state / "loaded")
+        self.generations = Generations(
+            state,
+            targets(settings),
+            _leave_index if settings.update.own_index else install_index,
+            settings.update.keep,
+            markers.clear,
+        )
         self.store = open_store(settings, self.metrics.observe_store)
         self.updater = Updater(
             settings,
             self.store,
             self.generations,
             Rejections(state / "rejected.json"),
-            Machine(settings, self.generations.markers).inputs,
+            Machine(settings, state / "loaded").inputs,
             self._ask_check_command if settings.update.check_command else None,
+            self._published,
+        )
+        self.tracker = ReloadTracker(
+            NavigatorProcess(Path(navigator.pid_file), navigator.process_names),
+            markers,
+            Probes(navigator.port, navigator.probes).run,
+            navigator.reload_timeout,
+            self,
+            self._roll_back,
+            self.broker.emit,
         )
         self.worker = Worker(
             self.updater.run,
             self.broker.emit,
             self._finished,
             Throttle(trigger.interval, trigger.burst),
+            lambda: self.tracker.settled,
             settings.update.waiting,
             settings.update.timeout,
+            lambda: systemd.notify("WATCHDOG=1"),
         )
+        self.drift = Drift(self.generations)
+        self.status = Status(settings, self._id, self.generations, self.worker, self.tracker, self.drift)
         self._signatures = UsedSignatures(state / "signatures", trigger.window)
-        self.api = Api(
-            self.worker,
-            self.status,
-            self.metrics,
-            self.broker,
-            Administrators(settings.administrators),
-            PublicTrigger(trigger, self._id, self.worker, self._signatures, state / "received"),
+        administrators = Administrators(settings.administrators)
+        self.server = Server(
+            application(
+                Operations(
+                    self.worker,
+                    self.tracker,
+                    self.broker,
+                    administrators,
+                    trigger.webhook_token,
+                    navigator.reload_timeout,
+                ),
+                Views(self.worker, self.status, self.history, self.metrics, self.broker, administrators),
+                PublicTrigger(trigger, self._id, self.worker, self._signatures, state / "received"),
+            ),
+            settings.listen,
         )
-        self.server = Server(self.api.application(), settings.listen)
+
+    # Life
 
     async def run(self) -> None:
         """Serve until a signal says to stop."""
@@ -87,11 +128,13 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:
             await self.startup(stack)
+            systemd.notify(f"READY=1\nSTATUS={self.status.sentence()}")
             await self._stop.wait()
             logger.info("stopping")
+            systemd.notify("STOPPING=1")
         if self._failure is not None:
             # Better to be started anew than to answer without doing the work.
-            raise SidecarError("the loop that runs the updates ended") from self._failure
+            raise SidecarError("a loop that must not end has ended") from self._failure
 
     async def once(self, request: Request) -> Outcome:
         """One run without a server, for a machine without a daemon; `Busy` beside one."""
@@ -102,6 +145,12 @@ class Daemon:
     async def startup(self, stack: AsyncExitStack) -> None:
         """Start every part; what was started is stopped in reverse when the stack closes."""
         await self._start_work(stack)
+        self._follow_last_publication()
+        self._keep_running(stack, self.tracker.run())
+        self._keep_running(stack, self.drift.run())
+        self._keep_running(stack, Ticker(self._settings.update.poll, self._poll, self._resumed).run())
+        if isinstance(self.store, LocalIndex):
+            self._keep_running(stack, LocalWatch(self.store.signature, self._local_changed).run())
         await self.server.startup()
         stack.push_async_callback(self.server.shutdown)
         stack.callback(self.broker.close)
@@ -110,10 +159,7 @@ class Daemon:
             "listening on %s and %s", self._settings.listen.socket, self.server.url or "no TCP address"
         )
         if self._settings.update.at_start:
-            first = asyncio.create_task(
-                self.worker.submit(Request(trigger="start", who="the daemon's start"))
-            )
-            stack.push_async_callback(_cancel, first)
+            self._soon(self._ask(Request(trigger="start", who="the daemon's start")))
 
     async def _start_work(self, stack: AsyncExitStack) -> None:
         self.broker.startup()
@@ -124,71 +170,137 @@ class Daemon:
         except PublishError as error:
             # The daemon is worth more running: it can say what is wrong, and try again.
             logger.error("%s", error)  # noqa: TRY400 - the sentence is enough
+        await asyncio.to_thread(self.history.startup)
         self._signatures.startup(time.time())
         current = self.generations.current
         self.metrics.set_generation("current", current.number if current else None)
+        self.metrics.set_generation("loaded", self.generations.loaded())
         await self.store.startup()
         stack.push_async_callback(self.store.shutdown)
-        working = asyncio.create_task(self.worker.run())
-        working.add_done_callback(self._working_ended)
-        stack.push_async_callback(_cancel, working)
+        stack.push_async_callback(self._end_background)
+        self._keep_running(stack, self.worker.run())
 
-    def status(self) -> dict[str, Any]:
-        """This machine as `GET /status` tells it: nothing secret, no names of users."""
-        current = self.generations.current
-        last, running = self._last, self.worker.running
-        return {
-            "version": __version__,
-            "machine": self._id,
-            "app": self._settings.machine.app or None,
-            "region": self._settings.machine.region or None,
-            "state": self._state(),
-            "generation": {"current": current.number if current else None},
-            "fingerprint": current.fingerprint if current else None,
-            "index": {
-                "etag": current.index.etag if current else None,
-                "sha256": current.index.sha256 if current else None,
-                "modified": current.index.modified if current else None,
-            },
-            "published": current.created if current else None,
-            "tenants": current.counts.tenants if current else None,
-            "users": current.counts.users if current else None,
-            "pending": self.worker.waiting,
-            "running": {"trigger": running.request.trigger, "since": running.started} if running else None,
-            "last": None
-            if last is None
-            else {
-                "state": last.state,
-                "trigger": last.trigger,
-                "started": last.started,
-                "seconds": last.seconds,
-                "stages": last.stages,
-            },
-            "error": last.error if last else None,
-            "started": self._started,
-        }
+    def _keep_running(self, stack: AsyncExitStack, loop: Coroutine[Any, Any, None]) -> None:
+        """Run a loop for as long as the daemon lives; should it end by itself, the daemon ends too."""
+        task = asyncio.create_task(loop)
 
-    def _working_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            self._failure = task.exception()
-            self._stop.set()
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and task.exception() is not None:
+                self._failure = task.exception()
+                logger.critical("a loop that must not end has ended", exc_info=self._failure)
+                self._stop.set()
 
-    def _state(self) -> str:
-        if self.worker.running is not None:
-            return "updating"
-        if self._last is None:
-            return "starting"
-        if self._last.error is not None:
-            return "out_of_sync"
-        return "in_sync"
+        task.add_done_callback(ended)
+        stack.push_async_callback(_cancel, task)
+
+    def _soon(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do something in the background; nothing waits for it but the daemon's end."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _end_background(self) -> None:
+        for task in list(self._background):
+            await _cancel(task)
+
+    # Triggers without a client
+
+    async def _ask(self, request: Request) -> None:
+        try:
+            await self.worker.submit(request)
+        except SidecarError as error:
+            logger.warning("the update for %s was not run: %s", request.trigger, error)
+
+    async def _poll(self) -> None:
+        await self._ask(Request(trigger="timer", who="the poll"))
+
+    async def _local_changed(self) -> None:
+        await self._ask(Request(trigger="local", who="a change of the local index"))
+
+    async def _resumed(self, gap: float) -> None:
+        # The other ends of the connections have long forgotten them.
+        await self.store.reset()
+        await self._ask(Request(trigger="resume", who=f"waking after {gap:.0f} s"))
+
+    # From run to publication to load
 
     def _finished(self, outcome: Outcome) -> None:
         self.metrics.count_update(outcome, self.updater.tenants, self.updater.skipped_rows)
         if outcome.state != "previewed":
-            self._last = outcome
+            self.status.last = outcome
+            if not (outcome.state == "unchanged" and outcome.trigger == "timer"):
+                self._soon(asyncio.to_thread(self.history.add, outcome))
         self.broker.emit(
             "finished", {"state": outcome.state, "generation": outcome.generation, "seconds": outcome.seconds}
         )
+        systemd.notify(f"STATUS={self.status.sentence()}")
+
+    def _published(self, manifest: Manifest, request: Request, has_files: bool) -> None:
+        """Follow a publication until Navigator has loaded it; one of the index only needs no load."""
+        pending = self.tracker.pending
+        if not has_files and pending is None:
+            self.loaded(manifest.number, None)
+            return
+        self.tracker.expect(
+            manifest.number,
+            manifest.fingerprint,
+            self.generations.published,
+            at_once=request.trigger not in _LOOKS_BY_ITSELF,
+            is_rollback=request.automatic,
+        )
+        if request.rollback is not None and not request.automatic:
+            self.metrics.count_rollback("requested")
+
+    def _follow_last_publication(self) -> None:
+        """After a start: was what is in place loaded? If that is not known, look for evidence."""
+        current = self.generations.current
+        if current is None:
+            return
+        if self.generations.loaded() == current.number:
+            self.tracker.remember(current.fingerprint)
+        else:
+            self.tracker.expect(
+                current.number, current.fingerprint, self.generations.published, at_once=False
+            )
+
+    def loaded(self, generation: int, seconds: float | None) -> None:
+        """A generation is loaded: it is the one to go back to."""
+        try:
+            self.generations.mark_loaded(generation)
+        except PublishError as error:
+            logger.warning("%s", error)
+        after = "" if seconds is None else f" {seconds * 1000:.0f} ms after its publication"
+        logger.info(
+            "Navigator has loaded generation %d%s", generation, after, extra={"generation": generation}
+        )
+        self.metrics.count_load(seconds)
+        self.metrics.set_generation("loaded", generation)
+        self._soon(asyncio.to_thread(self.history.settle, generation, "loaded", seconds))
+        self.broker.emit("loaded", {"generation": generation, "seconds": seconds})
+        self.status.unloaded = None
+        self.worker.wake()
+
+    def failed(self, generation: int, reason: str, sentence: str) -> None:
+        """A generation was not loaded."""
+        self.status.unloaded = sentence
+        self._soon(asyncio.to_thread(self.history.settle, generation, "rolled_back", None, sentence))
+        self.broker.emit("not_loaded", {"generation": generation, "reason": reason, "message": sentence})
+        self.worker.wake()
+
+    def _roll_back(self, generation: int, reason: str) -> bool:
+        """Go back to the last generation that was loaded; False when there is none."""
+        target = self.generations.loaded()
+        if target is None or target == generation:
+            return False
+        try:
+            self.generations.artifacts(target)
+        except NotFound as error:
+            logger.error("cannot go back to generation %d: %s", target, error)  # noqa: TRY400 - said as it is
+            return False
+        self.metrics.count_rollback(reason)
+        who = f"no load of generation {generation}" if reason == "not_loaded" else f"{reason} of {generation}"
+        self._soon(self._ask(Request(trigger="rollback", who=who, rollback=target, automatic=True)))
+        return True
 
     async def _ask_check_command(self, generated: Generated, folder: Path, index: Path) -> None:
         """Let the operator's own command look at the set, in a folder that holds it."""
@@ -199,11 +311,16 @@ class Daemon:
             update.check_command, folder, update.check_timeout, {"CHECK_INDEX": str(index)}
         )
         if finished.status != 0:
+            output = finished.output.strip()[-500:]
             raise Rejected(
-                f"the check command refused the set, status {finished.status}: {finished.output.strip()[-500:]}",
+                f"the check command refused the set, status {finished.status}: {output}",
                 "its output says why; correct the index, or the command",
                 code="veto",
             )
+
+
+def _leave_index(source: Path, target: Path, modified: float | None) -> None:
+    """The machine that owns the index has it in place already."""
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

@@ -26,6 +26,7 @@ def prepare(folder: Path, port: int) -> Path:
         "store": f"file://{folder}/store",
         "profile": "local",
         "paths": {"application": str(application), "state": str(folder / "state")},
+        "navigator": {"pid_file": str(folder / "navigator.pid")},
         "listen": {"socket": str(folder / "sidecar.sock"), "port": port},
     }
     file.write_text(yaml.safe_dump(settings, sort_keys=False))

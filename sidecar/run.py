@@ -35,8 +35,9 @@ class Request(Record, frozen=True):
     """What somebody asks for.
 
     `trigger` says what asked (cgi, socket, http, start, once, ...), `who` on whose behalf. `expect` is the
-    SHA-256 that the index must have, `if_match` the tag of the preview that is to be applied. Requests that
-    are not plain pokes get a run of their own.
+    SHA-256 that the index must have, `if_match` the tag of the preview that is to be applied, `rollback` the
+    generation to restore (`with_index` or only its artifacts; `automatic` when Navigator would not load the
+    newer one). Requests that are not plain pokes get a run of their own.
     """
 
     trigger: str
@@ -47,11 +48,15 @@ class Request(Record, frozen=True):
     received: Received | None = None
     preview: bool = False
     public: bool = False
+    rollback: int | None = None
+    with_index: bool = True
+    automatic: bool = False
 
     @property
     def plain(self) -> bool:
         """Whether it asks for nothing but what the store holds, so that it can share a run."""
-        return not (self.force or self.expect or self.if_match or self.received or self.preview)
+        special = self.force or self.expect or self.if_match or self.received or self.preview
+        return not special and self.rollback is None
 
 
 class Problem(Record, frozen=True):

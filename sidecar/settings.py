@@ -124,6 +124,16 @@ class Files(Section, frozen=True):
     group: Annotated[str, _doc("group that shall own them; default: the daemon's")] = ""
 
 
+class Probe(Section, frozen=True):
+    """A request through Navigator after each load; a wrong answer rolls back."""
+
+    url: Annotated[str, _doc("URL, or a path on Navigator's own port")]
+    status: Annotated[int, Meta(ge=100, le=599, description="the status that it must answer")] = 200
+    user: Annotated[str, _doc("user to sign in as: a login probe proves that htpasswd is in force")] = ""
+    password: Annotated[Secret, _doc("that user's password")] = Secret("")
+    timeout: Annotated[Duration, _doc("how long the answer may take")] = Duration(5)
+
+
 class Navigator(Section, frozen=True):
     """The web server beside the sidecar."""
 
@@ -133,6 +143,14 @@ class Navigator(Section, frozen=True):
     )
     cgi_user: Annotated[str, _doc("user that runs the forwarder; default: Navigator's own")] = ""
     cgi_group: Annotated[str, _doc("group that runs the forwarder; default: the user's")] = ""
+    pid_file: Annotated[str, _doc("where it writes its process id")] = "/tmp/navigator.pid"  # noqa: S108 - its own choice
+    process_names: Annotated[tuple[str, ...], _doc("program names that count as Navigator's")] = (
+        "navigator",
+    )
+    reload_timeout: Annotated[
+        Duration, _doc("how long to wait for a load, before the signal and again before rolling back")
+    ] = Duration(10)
+    probes: Annotated[tuple[Probe, ...], _doc("requests that must succeed after each load")] = ()
 
 
 class S3(Section, frozen=True):
@@ -167,6 +185,13 @@ class Update(Section, frozen=True):
     ] = []
     check_timeout: Annotated[Duration, _doc("for the check command")] = Duration(20)
     keep: Annotated[Count, _doc("how many generations are kept")] = 10
+    poll: Annotated[Duration, _doc("how often to look for changes that no poke announced; 0: never")] = (
+        Duration(600)
+    )
+    own_index: Annotated[
+        bool,
+        _doc("this machine owns the index: it is read in its place and watched, never fetched or replaced"),
+    ] = False
     waiting: Annotated[Count, _doc("how many pokes may wait at once")] = 2000
     at_start: Annotated[bool, _doc("fetch and update when the daemon starts")] = True
 
@@ -180,6 +205,9 @@ class Trigger(Section, frozen=True):
     previous_secret: Annotated[Secret, _doc("the secret before, accepted too while it is being replaced")] = (
         Secret("")
     )
+    webhook_token: Annotated[
+        Secret, _doc("token for POST /webhook, as Bearer or as Basic password; without one it is off")
+    ] = Secret("")
     interval: Annotated[
         Duration, _doc("unsigned pokes start at most one update in this time, after the burst")
     ] = Duration(2)
@@ -187,6 +215,13 @@ class Trigger(Section, frozen=True):
     max_body: Annotated[Bytes, _doc("the largest body that is read")] = Bytes(64 << 20)
     max_inflated: Annotated[Bytes, _doc("the largest index that a body may inflate to")] = Bytes(256 << 20)
     window: Annotated[Duration, _doc("how far a signature's time may be from this machine's")] = Duration(300)
+
+
+class History(Section, frozen=True):
+    """How much of the past is remembered."""
+
+    keep: Annotated[Count, _doc("how many runs")] = 1000
+    max_age: Annotated[Duration, _doc("for how long")] = Duration(90 * 86400)
 
 
 class Logging(Section, frozen=True):
@@ -224,6 +259,7 @@ class Settings(Section, frozen=True):
     fetch: Annotated[Fetch, _doc("bounds of a transfer from the store")] = Fetch()
     update: Annotated[Update, _doc("what an update may do")] = Update()
     trigger: Annotated[Trigger, _doc("the public trigger")] = Trigger()
+    history: Annotated[History, _doc("how much of the past is remembered")] = History()
     logging: Annotated[Logging, _doc("what is logged, and how")] = Logging()
 
 

@@ -7,18 +7,22 @@
     publish   put it in place as one numbered generation (see `generations`)
 
 Nothing before `publish` touches what the web server reads, and a failure anywhere leaves the set that is
-in place. A preview is the same run without the last step.
+in place. A preview is the same run without the last step, a rollback is the last step with an older set.
+Whether Navigator loads what was published is followed up in `reload`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from sidecar.changes import changes, unified
 from sidecar.check import Limits, check, counts
@@ -41,6 +45,11 @@ logger = logging.getLogger("sidecar.update")
 _OUTDATED_FOR = 600.0
 _POLL_PAUSE = 0.25
 
+AUTOMATIC = frozenset({"boot", "local", "resume", "start", "timer"})
+"""Triggers that no person is behind; a generation restored by hand outlasts them."""
+
+Result = TypeVar("Result")
+
 
 class IndexStore(Protocol):
     """What the update needs of an object store."""
@@ -53,6 +62,10 @@ class CheckCommand(Protocol):
     """The operator's veto: raises `Rejected` when the set in the folder must not be published."""
 
     def __call__(self, generated: Generated, folder: Path, index: Path) -> Awaitable[None]: ...
+
+
+Published = Callable[[Manifest, Request, bool], None]
+"""Told of each publication: what, for whom, and whether the web server has something to load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,7 @@ class Updater:
         rejections: Rejections,
         inputs: Callable[[], Inputs],
         check_command: CheckCommand | None,
+        published: Published,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -86,6 +100,7 @@ class Updater:
         self._rejections = rejections
         self._inputs = inputs
         self._check_command = check_command
+        self._published = published
         self._memo = Memo()
         self._known: tuple[str, Deployed, Index] | None = None
         self.tenants = 0
@@ -101,17 +116,24 @@ class Updater:
             return run.outcome("rejected" if isinstance(error, Rejected) else "failed", error)
         finally:
             self._memo.rotate()
-            await asyncio.to_thread(self._generations.discard_incoming)
+            await self._in_thread(self._generations.discard_incoming)
         self._note_generation(run)
         return run.outcome(state)
 
     async def _update(self, run: Run) -> str:
-        request = run.request
-        incoming = await asyncio.to_thread(self._generations.open_incoming)
+        request, current = run.request, self._generations.current
+        if request.rollback is not None:
+            return await self._roll_back(run, request.rollback)
+        if current is not None and current.pinned and request.trigger in AUTOMATIC:
+            run.say(
+                f"generation {current.source} was restored by hand; it stays until an update is asked for"
+            )
+            return "unchanged"
+        incoming = await self._in_thread(self._generations.open_incoming)
         with run.stage("fetch"):
             version = await self._obtain(request, run, incoming / INDEX)
         run.note(etag=version.etag, sha256=version.sha256)
-        candidate = await asyncio.to_thread(self._prepare, run, incoming / INDEX, version)
+        candidate = await self._in_thread(self._prepare, run, incoming / INDEX, version)
         run.note(tag=candidate.tag)
         if request.if_match is not None and request.if_match != candidate.tag:
             raise PreconditionFailed(
@@ -123,13 +145,23 @@ class Updater:
             with run.stage("check_command"):
                 await self._ask(self._check_command, candidate, incoming)
         if request.preview:
-            await asyncio.to_thread(self._describe, run, candidate, True)
+            await self._in_thread(self._describe, run, candidate, True)
             return "previewed"
         if not candidate.todo:
             run.say("nothing changed; no file was touched")
             return "unchanged"
-        await asyncio.to_thread(self._publish, run, candidate)
+        published = await self._in_thread(self._publish, run, candidate)
+        self._published(published, request, bool(candidate.todo.artifacts))
         return "published"
+
+    async def _in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run what blocks in a thread. A thread cannot be stopped, so a cancelled run still waits for it."""
+        future = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait({future})
+            raise
 
     # fetch
 
@@ -137,7 +169,7 @@ class Updater:
         """The index to work with: at `target`, or the one in place when that is still the newest."""
         current = self._generations.current
         if request.received is not None:
-            return await asyncio.to_thread(self._take_received, request, run, target)
+            return await self._in_thread(self._take_received, request, run, target)
         deadline = time.monotonic() + self._settings.fetch.expect_timeout
         while True:
             fetched = await self._store.fetch(
@@ -257,7 +289,7 @@ class Updater:
 
     # publish
 
-    def _publish(self, run: Run, candidate: Candidate) -> None:
+    def _publish(self, run: Run, candidate: Candidate) -> Manifest:
         generated, tally = candidate.generated, counts(candidate.generated)
 
         def manifest(number: int, digests: dict[str, str]) -> Manifest:
@@ -270,6 +302,7 @@ class Updater:
                 index=candidate.version,
                 digests=digests,
                 counts=tally,
+                inputs=candidate.inputs.digest,
             )
 
         self._describe(run, candidate, False)
@@ -278,6 +311,55 @@ class Updater:
         self._known = (candidate.version.sha256, candidate.inputs.deployed, candidate.index)
         written = [artifact.name for artifact in candidate.todo.artifacts]
         run.say(f"published generation {published.number}: {', '.join(written) or 'the index only'}")
+        return published
+
+    # roll back
+
+    async def _roll_back(self, run: Run, number: int) -> str:
+        incoming = await self._in_thread(self._generations.open_incoming)
+        manifest, todo = await self._in_thread(self._restore, run, number, incoming)
+        if manifest is None:
+            run.say(f"generation {number} is what is in place; no file was touched")
+            return "unchanged"
+        self._published(manifest, run.request, bool(todo.artifacts))
+        return "published"
+
+    def _restore(self, run: Run, number: int, incoming: Path) -> tuple[Manifest | None, Plan]:
+        """Publish the artifacts, and if so asked the index, of an older generation as a new one."""
+        generations, request, current = self._generations, run.request, self._generations.current
+        older = generations.manifest(number)
+        artifacts = generations.artifacts(number)
+        if request.automatic and current is not None:
+            # What Navigator would not load is bad until it changes.
+            error = Rejected(
+                f"Navigator did not load generation {current.number}, made of this index", code="not_loaded"
+            )
+            self._rejections.add(current.index.sha256, current.inputs, error)
+        with_index = request.with_index and (current is None or current.index.sha256 != older.index.sha256)
+        if with_index:
+            os.link(generations.folder(number) / INDEX, incoming / INDEX)
+        todo = plan(artifacts, generations.present(), index=with_index)
+        if not todo:
+            return None, todo
+
+        def manifest(new: int, digests: dict[str, str]) -> Manifest:
+            run.note(generation=new)
+            return msgspec.structs.replace(
+                older,
+                number=new,
+                created=run.started,
+                trigger=request.trigger,
+                index=older.index if with_index or current is None else current.index,
+                digests=digests,
+                source=number,
+                pinned=not request.automatic,
+            )
+
+        with run.stage("publish"):
+            restored = generations.publish(artifacts, todo, manifest)
+        run.note(written=tuple(artifact.name for artifact in todo.artifacts), sha256=restored.index.sha256)
+        run.say(f"restored generation {number} as generation {restored.number}")
+        return restored, todo
 
     def _describe(self, run: Run, candidate: Candidate, diffs: bool) -> None:
         """Note down what changes, in numbers and names; with diffs for a preview."""

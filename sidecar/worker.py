@@ -4,7 +4,8 @@ Pokes that ask for nothing but what the store holds share a run: one that arrive
 joins the run after it, so what it gets always comes from a fetch that began later. However many arrive,
 they cost two runs at most. Requests with a condition or a content of their own get a run each, in order.
 
-Runs that only the public asked for wait for the throttle: they are put off, never dropped.
+Runs that only the public asked for wait for the throttle, and all that might publish wait while the web
+server has not loaded the generation before: they are put off, never dropped.
 """
 
 from __future__ import annotations
@@ -63,13 +64,17 @@ class Worker:
         emit: Emit,
         finished: Callable[[Outcome], None],
         throttle: Throttle,
+        may_publish: Callable[[], bool],
         limit: int,
         timeout: float,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._execute = execute
         self._emit = emit
         self._finished = finished
         self._throttle = throttle
+        self._may_publish = may_publish
+        self._beat = beat
         self._limit = limit
         self._timeout = timeout
         self._queue: deque[_Batch] = deque()
@@ -77,7 +82,7 @@ class Worker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
-        self._beat = time.monotonic()
+        self._last_beat = time.monotonic()
         self.waiting = 0
         self.running: Run | None = None
 
@@ -111,7 +116,7 @@ class Worker:
         """Work until cancelled."""
         try:
             while not self._closed:
-                self._beat = time.monotonic()
+                self._turn()
                 batch, pause = self._next()
                 if batch is None:
                     self._arrived.clear()
@@ -125,23 +130,38 @@ class Worker:
     def _next(self) -> tuple[_Batch | None, float]:
         """The batch to run now, or how long there is none for."""
         delay = self._throttle.delay()
+        open_to_all = self._may_publish()
         for batch in self._queue:
+            if not open_to_all and not batch.request.preview and not batch.request.automatic:
+                continue
             if batch.request.public and batch.request.plain:
                 if delay > 0:
                     continue
                 self._throttle.take()
             self._queue.remove(batch)
             return batch, 0.0
-        return None, delay if self._queue else BEAT
+        return None, delay if self._queue and delay else BEAT
+
+    def wake(self) -> None:
+        """Look at the queue again: publishing may be possible now."""
+        self._arrived.set()
+
+    def _turn(self) -> None:
+        self._last_beat = time.monotonic()
+        self._beat()
 
     async def _work(self, batch: _Batch) -> None:
         run = Run(batch.request, self._emit)
         self.running = run
         self._idle.clear()
         self._emit("started", {"trigger": run.request.trigger, "who": run.request.who})
+        task = asyncio.ensure_future(self._execute(run))
         try:
             async with asyncio.timeout(self._timeout):
-                outcome = await self._execute(run)
+                while not task.done():
+                    await asyncio.wait({task}, timeout=BEAT)
+                    self._turn()
+            outcome = task.result()
         except TimeoutError:
             error = SidecarError(
                 f"the update took longer than {self._timeout:g} s and was given up",
@@ -162,6 +182,8 @@ class Worker:
             batch.future.exception()  # whoever waited may be gone already
             raise
         finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
             self.running = None
             self._idle.set()
         self._finished(outcome)
@@ -183,5 +205,5 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the loop turns: it is idle or within the limit of the run under way."""
-        return time.monotonic() - self._beat < BEAT * 2 + (self._timeout if self.running else 0.0)
+        """Whether the loop turns."""
+        return time.monotonic() - self._last_beat < BEAT * 3

@@ -13,6 +13,7 @@ from typing import Protocol
 from sidecar.model import Fetched
 from sidecar.settings import Settings
 from sidecar.store.folder import FolderStore
+from sidecar.store.local import LocalIndex
 from sidecar.store.s3 import S3Store
 
 Observe = Callable[[str, str, float], None]
@@ -28,12 +29,17 @@ class Store(Protocol):
     async def shutdown(self) -> None:
         """Close every connection."""
 
+    async def reset(self) -> None:
+        """Drop connections whose other end may be gone, after a suspension."""
+
     async def fetch(self, key: str, target: Path, etag: str | None) -> Fetched | None:
         """Write the object to `target`, or give None when its ETag still is `etag`."""
 
 
 def open_store(settings: Settings, observe: Observe) -> Store:
-    """The store that the settings name."""
+    """The store that the settings name, or the machine's own index where it owns that."""
+    if settings.update.own_index:
+        return LocalIndex(Path(settings.paths.databases) / "index.sqlite3", settings.fetch, observe)
     scheme, _, rest = settings.store.partition("://")
     if scheme == "file":
         return FolderStore(Path(rest), settings.fetch, observe)

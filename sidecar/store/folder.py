@@ -28,6 +28,9 @@ class FolderStore:
     async def shutdown(self) -> None:
         """Nothing to close."""
 
+    async def reset(self) -> None:
+        """Nothing to drop."""
+
     async def fetch(self, key: str, target: Path, etag: str | None) -> Fetched | None:
         """Copy the object to `target`, or give None when its ETag still is `etag`."""
         started = time.perf_counter()
@@ -37,7 +40,11 @@ class FolderStore:
                 fetched = await asyncio.to_thread(self._copy, self._folder / key, target, etag)
             outcome = "not_modified" if fetched is None else "ok"
             return fetched
+        except StoreError as error:
+            outcome = error.code.removeprefix("store_")
+            raise
         except TimeoutError:
+            outcome = "timeout"
             raise StoreError(
                 f"reading {self._folder / key} took longer than {self._limits.timeout:g} s",
                 "is the folder on a network file system that hangs?",

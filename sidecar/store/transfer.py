@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,11 +18,13 @@ class Incoming:
     """A file being received: counts, digests and bounds what is written to it."""
 
     def __init__(self, target: Path, limit: int) -> None:
-        self._stream = target.open("wb")
+        self._target = target
         self._limit = limit
         self._sha256 = hashlib.sha256()
         self._md5 = hashlib.md5(usedforsecurity=False)
         self.size = 0
+        with self._on_disk():
+            self._stream = target.open("wb")
 
     def __enter__(self) -> Incoming:
         return self
@@ -28,16 +32,30 @@ class Incoming:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        self._stream.close()
+        with self._on_disk():
+            self._stream.close()
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes; `StoreError` past the limit."""
         self.size += len(chunk)
         if self.size > self._limit:
             raise too_large(self.size, self._limit)
-        self._stream.write(chunk)
+        with self._on_disk():
+            self._stream.write(chunk)
         self._sha256.update(chunk)
         self._md5.update(chunk)
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """A failure of this machine's own disk is not the store's."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"what was fetched cannot be written to {self._target}: {error.strerror}",
+                "make room on the disk, or check the folder's owner and mode",
+                code="store_disk",
+            ) from error
 
     @property
     def sha256(self) -> str:

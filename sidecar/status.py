@@ -1,0 +1,163 @@
+"""What is: the state of this machine as data and as a sentence, and whether its files drifted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from sidecar import __version__
+from sidecar.changes import unified
+from sidecar.errors import SidecarError
+from sidecar.generations import Generations
+from sidecar.reload import ReloadTracker
+from sidecar.run import Outcome
+from sidecar.settings import Settings
+from sidecar.worker import Worker
+
+logger = logging.getLogger("sidecar.status")
+
+_LOOK_EVERY = 5.0
+_LONGEST_DIFF = 20_000
+
+
+class Drift:
+    """Notices published files that somebody else has changed; the next update repairs them, and says so."""
+
+    def __init__(self, generations: Generations) -> None:
+        self._generations = generations
+        self._stamps: object = None
+        self.diffs: dict[str, str] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The files that are not as they were published."""
+        return sorted(self.diffs)
+
+    async def run(self) -> None:
+        """Look now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """Compare with what was published, if any file's time or size has changed since the last look."""
+        current = self._generations.current
+        stamps = (current, self._generations.stamps())
+        if current is None or stamps == self._stamps:
+            return
+        try:
+            present = self._generations.present()
+            changed = self._generations.drift(present)
+            published = (
+                {one.name: one.content for one in self._generations.artifacts(current.number)}
+                if changed
+                else {}
+            )
+        except SidecarError as error:
+            logger.warning("the published files cannot be compared: %s", error)
+            return
+        if self._generations.current is not current:
+            return  # a publication went on meanwhile: look again next time
+        self._stamps = stamps
+        diffs = {
+            name: unified(name, published[name], present[name] or b"")[:_LONGEST_DIFF]
+            or "mode or encoding differs"
+            for name in changed
+        }
+        for name in diffs.keys() - self.diffs.keys():
+            logger.warning("%s was changed by someone else; the next update will replace it", name)
+        self.diffs = diffs
+
+
+class Status:
+    """Puts together what the parts know."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        machine: str,
+        generations: Generations,
+        worker: Worker,
+        tracker: ReloadTracker,
+        drift: Drift,
+    ) -> None:
+        self._settings = settings
+        self._machine = machine
+        self._generations = generations
+        self._worker = worker
+        self._tracker = tracker
+        self._drift = drift
+        self._started = time.time()
+        self.last: Outcome | None = None
+        self.unloaded: str | None = None
+
+    def state(self) -> str:
+        """One word: starting, updating, loading, in_sync, pinned, not_loaded or out_of_sync."""
+        current = self._generations.current
+        if self._worker.running is not None:
+            return "updating"
+        if self.last is not None and self.last.error is not None:
+            return "out_of_sync"
+        if self._tracker.pending is not None and not self._tracker.settled:
+            return "loading"
+        if self.unloaded is not None:
+            return "not_loaded"
+        if current is None or self.last is None:
+            return "starting" if current is None else "in_sync"
+        return "pinned" if current.pinned else "in_sync"
+
+    def sentence(self) -> str:
+        """The state in a line."""
+        current = self._generations.current
+        return f"{self.state().replace('_', ' ')}, generation {current.number if current else 'none'}"
+
+    def ready(self) -> bool:
+        """Whether a generation is in force."""
+        return self._generations.loaded() is not None
+
+    def data(self) -> dict[str, Any]:
+        """Everything for `GET /status`: nothing secret, no names of users."""
+        current, pending = self._generations.current, self._tracker.pending
+        last, running = self.last, self._worker.running
+        process = self._tracker.process
+        return {
+            "version": __version__,
+            "machine": self._machine,
+            "app": self._settings.machine.app or None,
+            "region": self._settings.machine.region or None,
+            "state": self.state(),
+            "generation": {
+                "current": current.number if current else None,
+                "loaded": self._generations.loaded(),
+                "pending": pending.generation if pending else None,
+                "source": current.source if current else None,
+                "pinned": current.pinned if current else False,
+            },
+            "fingerprint": current.fingerprint if current else None,
+            "index": {
+                "etag": current.index.etag if current else None,
+                "sha256": current.index.sha256 if current else None,
+                "modified": current.index.modified if current else None,
+            },
+            "published": self._generations.published or None,
+            "tenants": current.counts.tenants if current else None,
+            "users": current.counts.users if current else None,
+            "navigator": {"state": "up" if process else "down", "process": str(process) if process else None},
+            "drift": self._drift.names,
+            "waiting": self._worker.waiting,
+            "running": {"trigger": running.request.trigger, "since": running.started} if running else None,
+            "last": None
+            if last is None
+            else {
+                "state": last.state,
+                "trigger": last.trigger,
+                "started": last.started,
+                "seconds": last.seconds,
+                "stages": last.stages,
+            },
+            "error": last.error if last else None,
+            "not_loaded": self.unloaded,
+            "started": self._started,
+        }

@@ -1,0 +1,144 @@
+"""The endpoints that make something happen: update, preview, rollback, webhook."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+
+import msgspec
+from aiohttp import BasicAuth, web
+
+from sidecar.errors import BadRequest, NotFound, SidecarError, Unauthorized
+from sidecar.events import Broker
+from sidecar.metrics import TRIGGERS
+from sidecar.model import Record
+from sidecar.reload import ReloadTracker
+from sidecar.run import Outcome, Problem, Request
+from sidecar.web.access import Administrators, on_unix_socket
+from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, outcome_answer, preferred
+from sidecar.web.streams import stream
+from sidecar.worker import Worker
+
+logger = logging.getLogger("sidecar.web")
+
+_WAITS = ("published", "loaded")
+
+
+class _Rollback(Record, frozen=True, forbid_unknown_fields=True):
+    generation: int
+    index: bool = True
+
+
+class Operations:
+    """Needs an administrator, or the Unix socket, for everything but the webhook, which has a token."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        tracker: ReloadTracker,
+        broker: Broker,
+        administrators: Administrators,
+        webhook_token: str,
+        reload_timeout: float,
+    ) -> None:
+        self._worker = worker
+        self._tracker = tracker
+        self._broker = broker
+        self._administrators = administrators
+        self._webhook_token = webhook_token
+        # Up to the signal, from there to the rollback, and time for the probes.
+        self._longest_load = 3 * reload_timeout + 10
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def update(self, request: web.Request) -> web.StreamResponse:
+        """Run an update; the answer comes when it is published, or loaded where that is waited for."""
+        who = await self._administrators.require(request)
+        trigger = request.query.get("trigger", "socket" if on_unix_socket(request) else "http")
+        if trigger not in TRIGGERS:
+            raise BadRequest(f"there is no trigger {trigger!r}", f"known are {', '.join(TRIGGERS)}")
+        match = request.headers.get("If-Match")
+        wanted = Request(
+            trigger=trigger,
+            who=who,
+            force=request.query.get("force") in ("1", "true", "yes"),
+            if_match=None if match is None else match.strip().removeprefix("W/").strip('"'),
+        )
+        return await self._answer(request, wanted)
+
+    async def rollback(self, request: web.Request) -> web.StreamResponse:
+        """Restore an older generation, which then stays until somebody asks for an update."""
+        who = await self._administrators.require(request)
+        try:
+            asked = msgspec.json.decode(await request.read(), type=_Rollback)
+        except msgspec.MsgspecError as error:
+            raise BadRequest(
+                f"the body does not say what to restore: {error}", 'send {"generation": 12}'
+            ) from None
+        wanted = Request(trigger="rollback", who=who, rollback=asked.generation, with_index=asked.index)
+        return await self._answer(request, wanted)
+
+    async def preview(self, request: web.Request) -> web.StreamResponse:
+        """What an update would change now. Its ETag in If-Match applies exactly that."""
+        who = await self._administrators.require(request)
+        outcome = await self._worker.submit(Request(trigger="preview", who=who, preview=True))
+        return outcome_answer(request, outcome, {"ETag": f'"{outcome.tag}"'} if outcome.tag else None)
+
+    async def webhook(self, request: web.Request) -> web.StreamResponse:
+        """A notification that the store has something new: always a poke, whatever the body says."""
+        self._check_token(request)
+        # The sender waits for some seconds only and sends again what was not answered.
+        task = asyncio.create_task(self._poke(request.remote or "unknown"))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return json_answer({"accepted": True}, 202)
+
+    async def _poke(self, address: str) -> None:
+        try:
+            await self._worker.submit(Request(trigger="webhook", who=address))
+        except SidecarError as error:
+            logger.warning("the update for the webhook was not run: %s", error)
+
+    def _check_token(self, request: web.Request) -> None:
+        if not self._webhook_token:
+            raise NotFound("the webhook is off", "set trigger.webhook_token")
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "basic":
+            try:
+                given = BasicAuth.decode(request.headers["Authorization"], encoding="utf-8").password
+            except ValueError:
+                given = ""
+        if not hmac.compare_digest(given.strip().encode(), self._webhook_token.encode()):
+            raise Unauthorized("the webhook's token is wrong", "send it as Bearer token or as Basic password")
+
+    async def _answer(self, request: web.Request, wanted: Request) -> web.StreamResponse:
+        wait = request.query.get("wait", "published")
+        if wait not in _WAITS:
+            raise BadRequest(f"there is nothing to wait for named {wait!r}", f"known are {', '.join(_WAITS)}")
+        ending = self._run(wanted, wait)
+        if preferred(request, TEXT, JSON, EVENTS) == EVENTS:
+            return await stream(request, self._broker, ending)
+        return outcome_answer(request, await ending)
+
+    async def _run(self, wanted: Request, wait: str) -> Outcome:
+        outcome = await self._worker.submit(wanted)
+        if wait == "published" or outcome.error is not None or outcome.generation is None:
+            return outcome
+        verdict = await self._tracker.wait(outcome.generation, self._longest_load)
+        if verdict == "loaded":
+            return (
+                msgspec.structs.replace(outcome, state="loaded") if outcome.state == "published" else outcome
+            )
+        message, hint, status = _VERDICTS[verdict]
+        return msgspec.structs.replace(
+            outcome,
+            error=Problem(f"load_{verdict}", f"generation {outcome.generation} {message}", hint, status),
+        )
+
+
+_VERDICTS = {
+    "failed": ("was published, but Navigator did not load it", "look at Navigator's log and at /status", 502),
+    "superseded": ("was replaced before it was loaded", "look at /status", 409),
+    "down": ("is in place, but Navigator is down", "start Navigator: it will load it", 503),
+    "pending": ("is in place, but there is no sign yet that it was loaded", "look at /status", 504),
+}

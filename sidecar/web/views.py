@@ -1,0 +1,111 @@
+"""The endpoints that tell: status, history, events, metrics, health."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from aiohttp import web
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from sidecar.errors import BadRequest, Busy, NotFound
+from sidecar.events import Broker
+from sidecar.history import Entry, History
+from sidecar.metrics import Metrics
+from sidecar.status import Status
+from sidecar.web.access import Administrators
+from sidecar.web.answers import JSON, TEXT, json_answer, outcome_text, preferred, text_answer
+from sidecar.web.streams import stream
+from sidecar.worker import Worker
+
+_MOST_ENTRIES = 500
+
+
+class Views:
+    """Status, metrics and health are open; what may name users needs an administrator."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        status: Status,
+        history: History,
+        metrics: Metrics,
+        broker: Broker,
+        administrators: Administrators,
+    ) -> None:
+        self._worker = worker
+        self._status = status
+        self._history = history
+        self._broker = broker
+        self._administrators = administrators
+        self.metrics = make_aiohttp_handler(metrics.registry)
+        """In Prometheus's text format, or OpenMetrics when that is asked for."""
+
+    async def status(self, request: web.Request) -> web.StreamResponse:
+        """The state of this machine, without names of users."""
+        data = self._status.data()
+        if preferred(request, JSON, TEXT) == JSON:
+            return json_answer(data)
+        return text_answer(
+            "\n".join(f"{key}: {msgspec.json.encode(value).decode()}" for key, value in data.items())
+        )
+
+    async def generations(self, request: web.Request) -> web.StreamResponse:
+        """The history, newest first: `limit` entries, below the run `before`."""
+        await self._administrators.require(request)
+        limit = _number(request, "limit", 50)
+        before = _number(request, "before", 0) or None
+        entries = await asyncio.to_thread(self._history.entries, min(limit, _MOST_ENTRIES), before)
+        if preferred(request, JSON, TEXT) == JSON:
+            return json_answer([_brief(entry) for entry in entries])
+        return text_answer("\n".join(map(_line, entries)) or "nothing has happened yet")
+
+    async def generation(self, request: web.Request) -> web.StreamResponse:
+        """One generation: everything that is remembered of it."""
+        await self._administrators.require(request)
+        number = request.match_info["number"]
+        entry = None
+        if number.isdecimal() and len(number) < 12:
+            entry = await asyncio.to_thread(self._history.generation, int(number))
+        if entry is None:
+            raise NotFound(f"the history knows no generation {number}", "look at /generations")
+        if preferred(request, JSON, TEXT) == JSON:
+            return json_answer(entry)
+        return text_answer(f"{_line(entry)}\n{outcome_text(entry.outcome)}")
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """What happens, as it happens."""
+        await self._administrators.require(request)
+        return await stream(request, self._broker)
+
+    async def healthz(self, request: web.Request) -> web.StreamResponse:
+        """Alive: the loop that does the work turns."""
+        if not self._worker.alive:
+            raise Busy("the loop that runs the updates is stuck", "restart the sidecar", code="stuck")
+        return text_answer("ok")
+
+    async def readyz(self, request: web.Request) -> web.StreamResponse:
+        """Ready: a generation is loaded."""
+        if not self._status.ready():
+            raise Busy("no generation was loaded yet", "look at /status", code="not_ready")
+        return text_answer("ok")
+
+
+def _number(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name, str(default))
+    if not text.isdecimal() or len(text) > 12:
+        raise BadRequest(f"{name} must be a whole number, not {text!r}")
+    return int(text)
+
+
+def _brief(entry: Entry) -> Entry:
+    """Without the log and the diffs, which a list would drown in."""
+    return msgspec.structs.replace(entry, outcome=msgspec.structs.replace(entry.outcome, log=(), diffs={}))
+
+
+def _line(entry: Entry) -> str:
+    outcome = entry.outcome
+    error = f": {outcome.error.message}" if outcome.error else f": {entry.note}" if entry.note else ""
+    number = f"generation {outcome.generation}" if outcome.state == "published" else "-"
+    by = f"{outcome.trigger} ({outcome.who})"
+    return f"{entry.run} {outcome.started:.0f} {entry.state} {number} by {by}{error}"
