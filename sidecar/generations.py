@@ -33,7 +33,6 @@ import logging
 import os
 import pwd
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -152,11 +151,7 @@ def targets(settings: Settings) -> Targets:
 
 
 class Generations:
-    """The generations of one machine. All methods block.
-
-    One thread at a time works on the next generation. A publication whose update was given up goes on to its
-    end, and whoever comes after it waits for that.
-    """
+    """The generations of one machine. All methods block; one thread at a time may publish."""
 
     def __init__(
         self,
@@ -176,7 +171,6 @@ class Generations:
         self._clear_marker = clear_marker
         self._checkpoint = checkpoint
         self._lock = -1
-        self._publishing = threading.Lock()
         self.current: Manifest | None = None
         self.published = 0.0
         """When navigator.yml was put in place, in seconds since 1970."""
@@ -207,7 +201,7 @@ class Generations:
                 # Private: the generations hold password hashes.
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._take_lock()
-                self.markers.mkdir(exist_ok=True)
+            self.markers.mkdir(exist_ok=True)
             self._incoming.mkdir(exist_ok=True)
             self._empty_incoming()
 
@@ -369,13 +363,12 @@ class Generations:
 
     def open_incoming(self) -> Path:
         """An empty folder for the next generation; the fetched index goes there as `INDEX`."""
-        with self._publishing:
-            self._open_state()
+        self._open_state()
         return self._incoming
 
     def discard_incoming(self) -> None:
         """Forget the generation that was being put together."""
-        with self._publishing, suppress(OSError):
+        with suppress(OSError):
             self._empty_incoming()
 
     def _empty_incoming(self) -> None:
@@ -393,14 +386,9 @@ class Generations:
 
         `describe` gets the new number and the artifacts' digests and gives the manifest.
         """
-        with self._publishing:
-            return self._publish(tuple(wanted), todo, describe)
-
-    def _publish(
-        self, artifacts: tuple[Artifact, ...], todo: Plan, describe: Callable[[int, dict[str, str]], Manifest]
-    ) -> Manifest:
         before = self.current
         number = max(self.numbers(), default=0) + 1
+        artifacts = tuple(wanted)
         names = [artifact.name for artifact in todo.artifacts]
         manifest = describe(number, {artifact.name: _sha256(artifact.content) for artifact in artifacts})
         with _explained("the new generation"):
@@ -412,6 +400,8 @@ class Generations:
             except BaseException:
                 self._clean(names)
                 self._remove(number)
+                with suppress(OSError):
+                    self._empty_incoming()
                 raise
         installed: list[str] = []
         try:
@@ -493,8 +483,8 @@ class Generations:
             where.index.parent.mkdir(parents=True, exist_ok=True)
             fresh = not where.index.exists()
             self._install_index(self.folder(manifest.number) / INDEX, where.index, manifest.index.modified)
-            if fresh:
-                # One that is there already keeps its owner and mode: the application writes to it.
+            if fresh and where.index.exists():
+                # One that was there before keeps its owner and mode: the application may write to it.
                 os.chown(where.index, where.owner, where.group)
                 where.index.chmod(where.mode)
 

@@ -45,7 +45,7 @@ _LONGEST_VALUE = 1 << 20
 _REPLACED = "\ufffd"
 # A part of a URL path, a file name, a line of a list: so no slash, no control character, nothing hidden.
 _KEY = re.compile(
-    r"[^\x00-\x20\x7f-\xa0\u2028\u2029\ufffd/\\.%?\"'{}<>]"
+    r"[^\x00-\x20\x7f-\xa0\u2028\u2029\ufffd/\\.:%?\"'{}<>]"
     r"[^\x00-\x20\x7f-\xa0\u2028\u2029\ufffd/\\%?\"'{}<>]{0,99}\Z"
 )
 

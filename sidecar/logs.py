@@ -50,5 +50,5 @@ def set_up(settings: Logging) -> None:
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
-    for noisy in ("aiobotocore", "aioboto3", "boto3", "botocore", "aiohttp.access", "asyncio"):
+    for noisy in ("aiobotocore", "aioboto3", "boto3", "botocore", "aiohttp.access", "asyncio", "watchfiles"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

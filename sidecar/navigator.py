@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
@@ -144,10 +145,11 @@ class Probes:
 
     async def _one(self, session: aiohttp.ClientSession, probe: Probe) -> None:
         url = probe.url if probe.url.startswith("http") else self._base + probe.url
-        login = aiohttp.BasicAuth(probe.user, probe.password) if probe.user else None
+        login = base64.b64encode(f"{probe.user}:{probe.password}".encode()).decode()
+        headers = {"Authorization": f"Basic {login}"} if probe.user else None
         try:
             async with asyncio.timeout(probe.timeout):
-                async with session.get(url, auth=login, allow_redirects=False) as answer:
+                async with session.get(url, headers=headers, allow_redirects=False) as answer:
                     status = answer.status
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NavigatorError(

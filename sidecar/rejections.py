@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import msgspec
 
 from sidecar.errors import Rejected
 from sidecar.model import Record
+
+logger = logging.getLogger("sidecar.rejections")
 
 _KEPT = 50
 
@@ -41,5 +44,9 @@ class Rejections:
         self._known = [one for one in self._known if one.content != content][-_KEPT + 1 :]
         self._known.append(_Rejection(content, error.code, error.message, error.hint))
         temporary = self._path.with_name(f".{self._path.name}.sidecar-new")
-        temporary.write_bytes(msgspec.json.encode(self._known))
-        temporary.replace(self._path)
+        try:
+            temporary.write_bytes(msgspec.json.encode(self._known))
+            temporary.replace(self._path)
+        except OSError as failure:
+            # The refusal itself matters more; after a restart the content would be tried once more.
+            logger.warning("%s cannot be written: %s", self._path, failure)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,7 @@ from msgspec import Meta
 from sidecar.errors import SettingsError
 
 PREFIX = "SIDECAR_"
+_SHORTEST_SECRET = 16
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\Z")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
@@ -42,7 +43,7 @@ class Secret(str):
 
 
 class Mode(int):
-    """A file mode; written in octal, as `0640` or `"0640"`."""
+    """A file mode; written in octal and in quotes, as `"0640"`."""
 
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -269,27 +270,34 @@ def parse(document: Any, environ: Mapping[str, str], source: str = "sidecar.yml"
         document = {}
     if not isinstance(document, dict):
         raise SettingsError(f"{source}: a mapping of settings is expected, not {type(document).__name__}")
-    tree = _merge(_from_deployment(environ), document)
+    deployment = _from_deployment(environ)
+    _convert(deployment, "the environment", _DEPLOYMENT)
+    tree = _merge(deployment, document)
     settings = _convert(tree, source)
     overrides = _overrides(environ)
     if overrides:
-        settings = _convert(_merge(tree, overrides), "the environment", named=environ)
+        settings = _convert(
+            _merge(tree, overrides), "the environment", {variable(key): key for key, _ in keys()}
+        )
     return _completed(settings, environ)
 
 
-def _convert(tree: dict[str, Any], source: str, named: Mapping[str, str] | None = None) -> Settings:
+def _convert(tree: dict[str, Any], source: str, variables: Mapping[str, str] | None = None) -> Settings:
     try:
         return msgspec.convert(tree, Settings, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
         sentence, _, path = str(error).partition(" - at `$")
         place = path.strip("`.") or "the top"
-        if named is not None:
-            place = variable(place)
+        if variables is not None:
+            place = next((name for name, key in variables.items() if place.startswith(key)), place)
         hint = ""
         if unknown := re.search(r"unknown field `(.+?)`", sentence):
             known = dict(keys())
-            candidates = sorted(key for key in known if key.rpartition(".")[0] == path.strip("`."))
-            hint = f"known here: {', '.join(key.rpartition('.')[2] for key in candidates)}"
+            section = path.strip("`.")
+            names = {
+                key[len(section) :].strip(".").partition(".")[0] for key in known if key.startswith(section)
+            }
+            hint = f"known here: {', '.join(sorted(names))}"
             sentence = f"there is no setting {unknown[1]!r}"
         raise SettingsError(f"{source}: {place}: {sentence}", hint) from None
 
@@ -311,11 +319,10 @@ def _decode(kind: type, value: Any) -> Any:
             raise ValueError("text is expected (put it in quotes)")
         return Secret(value)
     if kind is Mode:
-        # YAML 1.1 has read 0640 as octal already; text is read as octal here.
-        number = value if isinstance(value, int) else int(str(value), 8)
-        if not 0 <= number <= 0o777:
-            raise ValueError(f"{value!r} is not a file mode such as 0640")
-        return Mode(number)
+        # Without quotes 0640 is the number 416 already, and 640 another one: nobody could tell.
+        if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
+            raise ValueError(f'{value!r} is not a file mode; write it in octal and in quotes, as "0640"')
+        return Mode(int(value, 8))
     raise TypeError(f"no way to read a {kind.__name__}")
 
 
@@ -336,6 +343,7 @@ def variable(key: str) -> str:
 
 def _overrides(environ: Mapping[str, str]) -> dict[str, Any]:
     known = {variable(key): key for key, _ in keys()}
+    structured = {key for key, field in keys() if _is_structured(field.type)}
     tree: dict[str, Any] = {}
     for name, value in environ.items():
         # SIDECAR_CONFIG names the file itself; SIDECAR_CGI_… belong to the forwarder.
@@ -347,7 +355,7 @@ def _overrides(environ: Mapping[str, str]) -> dict[str, Any]:
                 "`sidecar config` lists the settings and their variables",
             )
         parsed: Any = value
-        if known[name] in ("values", "administrators", "update.check_command"):
+        if known[name] in structured:
             parsed = _json_value(name, value)
         section, _, key = known[name].rpartition(".")
         if section:
@@ -355,6 +363,12 @@ def _overrides(environ: Mapping[str, str]) -> dict[str, Any]:
         else:
             tree[key] = parsed
     return tree
+
+
+def _is_structured(kind: Any) -> bool:
+    """Whether a setting is a list or a mapping, which a variable holds as JSON."""
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return get_origin(kind) in (dict, list, tuple)
 
 
 _OTHER_VARIABLES = frozenset({"SIDECAR_CONFIG", "SIDECAR_SOCKET", "SIDECAR_CGI_TIMEOUT"})
@@ -367,23 +381,26 @@ def _json_value(name: str, value: str) -> Any:
         raise SettingsError(f"the environment: {name} is not JSON: {error}") from None
 
 
+_DEPLOYMENT = {
+    "FLY_MACHINE_ID": "machine.id",
+    "FLY_APP_NAME": "machine.app",
+    "FLY_REGION": "machine.region",
+    "RAILS_DB_VOLUME": "paths.databases",
+    "RAILS_STORAGE": "paths.storage",
+    "NAVIGATOR_PORT": "navigator.port",
+    "AWS_ENDPOINT_URL": "s3.endpoint",
+    "AWS_ENDPOINT_URL_S3": "s3.endpoint",
+    "AWS_REGION": "s3.region",
+    "AWS_ACCESS_KEY_ID": "s3.access_key_id",
+    "AWS_SECRET_ACCESS_KEY": "s3.secret_access_key",
+}
+
+
 def _from_deployment(environ: Mapping[str, str]) -> dict[str, Any]:
     """What the variables that deployments set anyway say."""
-    names = {
-        "FLY_MACHINE_ID": ("machine", "id"),
-        "FLY_APP_NAME": ("machine", "app"),
-        "FLY_REGION": ("machine", "region"),
-        "RAILS_DB_VOLUME": ("paths", "databases"),
-        "RAILS_STORAGE": ("paths", "storage"),
-        "NAVIGATOR_PORT": ("navigator", "port"),
-        "AWS_ENDPOINT_URL": ("s3", "endpoint"),
-        "AWS_ENDPOINT_URL_S3": ("s3", "endpoint"),
-        "AWS_REGION": ("s3", "region"),
-        "AWS_ACCESS_KEY_ID": ("s3", "access_key_id"),
-        "AWS_SECRET_ACCESS_KEY": ("s3", "secret_access_key"),
-    }
     tree: dict[str, Any] = {}
-    for name, (section, key) in names.items():
+    for name, place in _DEPLOYMENT.items():
+        section, _, key = place.partition(".")
         if value := environ.get(name):
             tree.setdefault(section, {})[key] = value
     if state := environ.get("STATE_DIRECTORY"):
@@ -403,7 +420,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _completed(settings: Settings, environ: Mapping[str, str]) -> Settings:
     """The defaults that follow from other settings or from the environment."""
     paths = settings.paths
-    application = paths.application.rstrip("/") or "/"
+    application = paths.application.rstrip("/")
     below = {
         "databases": "db",
         "storage": "storage",
@@ -427,7 +444,7 @@ def _completed(settings: Settings, environ: Mapping[str, str]) -> Settings:
         settings,
         store=store or f"file://{paths.state}/store",
         profile=profile,
-        paths=msgspec.structs.replace(paths, application=application, **filled),
+        paths=msgspec.structs.replace(paths, application=application or "/", **filled),
     )
     _check(settings)
     return settings
@@ -452,10 +469,12 @@ def _check(settings: Settings) -> None:
             raise SettingsError(
                 f"administrators.{name}: that is not a bcrypt hash", "make one with `sidecar hash-password`"
             )
-    if settings.trigger.secret and len(settings.trigger.secret) < 16:
-        raise SettingsError(
-            "trigger.secret: shorter than 16 characters", "make one with `openssl rand -hex 32`"
-        )
+    for name in ("secret", "previous_secret", "webhook_token"):
+        if 0 < len(getattr(settings.trigger, name)) < _SHORTEST_SECRET:
+            raise SettingsError(
+                f"trigger.{name}: shorter than {_SHORTEST_SECRET} characters",
+                "make one with `openssl rand -hex 32`",
+            )
 
 
 def masked(settings: Settings) -> dict[str, Any]:

@@ -28,15 +28,18 @@ class UsedSignatures:
             lines = []
         for line in lines:
             moment, _, signature = line.partition(" ")
-            if moment.isdecimal() and signature and int(moment) > now - self._remember:
+            if moment.isdecimal() and signature and int(moment) >= now - self._remember:
                 self._used[signature] = int(moment)
         temporary = self._path.with_name(f".{self._path.name}.sidecar-new")
-        temporary.write_text("".join(f"{int(at)} {signature}\n" for signature, at in self._used.items()))
+        with temporary.open("w") as stream:
+            stream.writelines(f"{int(at)} {signature}\n" for signature, at in self._used.items())
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.replace(self._path)
 
     def use(self, signature: str, now: float) -> None:
         """Count a signature as used; `Unauthorized` when it was."""
-        for old in [known for known, at in self._used.items() if at <= now - self._remember]:
+        for old in [known for known, at in self._used.items() if at < now - self._remember]:
             del self._used[old]
         if signature in self._used:
             raise Unauthorized("the signature was used before", "sign every request anew", code="replayed")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ SIGNATURE = "Sidecar-Signature"
 HEADERS = (TIMESTAMP, MACHINE, DIGEST, SIGNATURE)
 
 _SCHEME = "v1="
+_TIMESTAMP = re.compile(r"[0-9]{1,12}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,12 @@ class Poke:
     def signature(self, secret: str) -> str:
         """The signature's header value."""
         text = "\n".join(("sidecar-v1", self.method, self.path, self.timestamp, self.machine, self.digest))
-        return _SCHEME + hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
+        return _SCHEME + hmac.new(_bytes(secret), _bytes(text), hashlib.sha256).hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    """What was sent, to the byte: a header may hold what is no text."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def headers(poke: Poke, secret: str) -> dict[str, str]:
@@ -58,9 +65,7 @@ def verify(
             "this machine takes no signed pokes: it has no secret", "set trigger.secret", code="no_secret"
         )
     matching = [
-        secret
-        for secret in secrets
-        if hmac.compare_digest(poke.signature(secret).encode(), signature.encode())
+        secret for secret in secrets if hmac.compare_digest(_bytes(poke.signature(secret)), _bytes(signature))
     ]
     if not matching:
         raise Unauthorized(
@@ -68,13 +73,13 @@ def verify(
             "sign method, path, time, machine and body with the fleet's secret",
             code="signature",
         )
-    if not poke.timestamp.isdecimal() or abs(now - int(poke.timestamp)) > window:
+    if not _TIMESTAMP.match(poke.timestamp) or abs(now - int(poke.timestamp)) > window:
         raise Unauthorized(
             f"the signature's time is more than {window:g} s away from this machine's",
             "sign anew, and check both clocks",
             code="timestamp",
         )
-    if not hmac.compare_digest(poke.machine.encode(), machine.encode()):
+    if not hmac.compare_digest(_bytes(poke.machine), _bytes(machine)):
         raise Unauthorized(
             "the signature is for another machine", "sign for the machine that is meant", code="machine"
         )

@@ -157,24 +157,7 @@ class Worker:
         self._emit("started", {"trigger": run.request.trigger, "who": run.request.who})
         task = asyncio.ensure_future(self._execute(run))
         try:
-            async with asyncio.timeout(self._timeout):
-                while not task.done():
-                    await asyncio.wait({task}, timeout=BEAT)
-                    self._turn()
-            outcome = task.result()
-        except TimeoutError:
-            error = SidecarError(
-                f"the update took longer than {self._timeout:g} s and was given up",
-                "look at the stages' timings; update.timeout sets the limit",
-                code="timeout",
-            )
-            outcome = run.outcome("failed", error)
-        except Exception:
-            logger.exception("the update failed in a way that nobody foresaw")
-            error = SidecarError(
-                "the update failed in a way that nobody foresaw", "the log has the details", code="internal"
-            )
-            outcome = run.outcome("failed", error)
+            outcome = await self._watch(run, task)
         except asyncio.CancelledError:
             batch.future.set_exception(
                 Busy("the sidecar is stopping", "poke again in a moment", code="stopping")
@@ -182,12 +165,40 @@ class Worker:
             batch.future.exception()  # whoever waited may be gone already
             raise
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
             self.running = None
             self._idle.set()
-        self._finished(outcome)
+        try:
+            self._finished(outcome)
+        except Exception:
+            logger.exception("the outcome of a run could not be recorded")
         batch.future.set_result(outcome)
+
+    async def _watch(self, run: Run, task: asyncio.Future[Outcome]) -> Outcome:
+        """The outcome of a run, whatever happens to it; a run that takes too long is ended first."""
+        deadline = time.monotonic() + self._timeout
+        try:
+            while not task.done() and time.monotonic() < deadline:
+                await asyncio.wait({task}, timeout=min(BEAT, max(0.0, deadline - time.monotonic())))
+                self._turn()
+            late = not task.done()
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+        if not task.cancelled() and task.exception() is None:
+            return task.result()
+        if late:
+            error = SidecarError(
+                f"the update took longer than {self._timeout:g} s and was given up",
+                "look at the stages' timings; update.timeout sets the limit",
+                code="timeout",
+            )
+        else:
+            cause = None if task.cancelled() else task.exception()
+            logger.error("the update failed in a way that nobody foresaw", exc_info=cause)
+            error = SidecarError(
+                "the update failed in a way that nobody foresaw", "the log has the details", code="internal"
+            )
+        return run.outcome("failed", error)
 
     def _refuse_all(self) -> None:
         self._closed = True

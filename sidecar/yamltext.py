@@ -19,7 +19,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import yaml
 
 from sidecar.errors import Rejected
@@ -90,13 +89,18 @@ def dump(document: Mapping[Any, Any], memo: Memo) -> bytes:
     def first(run: Entries, depth: int, out: list[str]) -> None:
         out += (_entry(run, item, depth) for item in run.items[:1])
 
+    if not document:
+        return b"--- {}\n"
     lines: list[str] = []
     _mapping(document, 0, lines, first)
     frame, data = "".join(lines), plain(document, 1)
-    memo.get((frame, msgspec.json.encode(data)), lambda: _prove(frame, data))
+    memo.get((frame, repr(data)), lambda: _prove(frame, data))
     out = ["---\n"]
     _mapping(document, 0, out, proven)
-    return "".join(out).encode()
+    try:
+        return "".join(out).encode()
+    except UnicodeEncodeError as error:
+        raise Rejected(f"the index holds text that is no Unicode: {error}") from error
 
 
 def scalar(value: object) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidecar import yamltext
-from sidecar.errors import SettingsError
+from sidecar.errors import Rejected, SettingsError
 from sidecar.generate import documents, navigator
 from sidecar.generate.htpasswd import htpasswd
 from sidecar.generate.profile import expand
@@ -100,8 +100,8 @@ def generate(index: Index, deployment: Deployment, memo: Memo, previous_htpasswd
         "replay": navigator.replay_routes(all_programmes, root, here) if here else [],
         "fingerprint": _UNKNOWN,
     }
-    configuration = expand(deployment.profile["navigator"], values, "navigator")
-    maintenance = expand(deployment.profile["maintenance"], values, "maintenance")
+    configuration = expand(_part(deployment.profile, "navigator"), values, "navigator")
+    maintenance = expand(_part(deployment.profile, "maintenance"), values, "maintenance")
     listed = _tenants(configuration, root, served)
     databases = tuple(database for _, database in listed if database)
 
@@ -114,6 +114,10 @@ def generate(index: Index, deployment: Deployment, memo: Memo, previous_htpasswd
         MAINTENANCE: yamltext.dump(maintenance, memo),
         NAVIGATOR: yamltext.dump(configuration, memo),
     }
+    if _UNKNOWN.encode() in contents[MAP] + contents[SHOWCASES]:
+        raise Rejected(
+            f"the index holds the text {_UNKNOWN!r}, which stands for something else here", code="value"
+        )
     fingerprint = _fingerprint(contents)
     for name in (MAINTENANCE, NAVIGATOR):
         contents[name] = contents[name].replace(_UNKNOWN.encode(), fingerprint.encode())
@@ -130,10 +134,18 @@ def generate(index: Index, deployment: Deployment, memo: Memo, previous_htpasswd
     )
 
 
+def _part(profile: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """One of a profile's parts, which must be a mapping."""
+    part = profile.get(name, {})
+    if not isinstance(part, dict):
+        raise SettingsError(f"the profile's {name} is not a mapping", "compare it with a shipped profile")
+    return part
+
+
 def _values(deployment: Deployment) -> dict[str, Any]:
     """The machine's values and then the profile's own, which may build on them; the machine's win."""
     values = dict(deployment.values)
-    for name, value in deployment.profile.get("values", {}).items():
+    for name, value in _part(deployment.profile, "values").items():
         if name not in deployment.values:
             values[name] = expand(value, values, f"values.{name}")
     return values
@@ -170,9 +182,16 @@ _EXPRESSIONS = (
 def _expressions(configuration: Any) -> Iterator[str]:
     for path, key in _EXPRESSIONS:
         node = configuration
-        for step in path:
-            node = node.get(step) or {}
-        yield from (str(entry[key]) for entry in node if entry.get(key))
+        try:
+            for step in path:
+                node = node.get(step) or {}
+            found = [str(entry[key]) for entry in node if entry.get(key)]
+        except (AttributeError, TypeError):
+            raise SettingsError(
+                f"the profile's {'.'.join(path)} is not a list of mappings",
+                "compare it with a shipped profile",
+            ) from None
+        yield from found
 
 
 def _fingerprint(contents: Mapping[str, bytes]) -> str:

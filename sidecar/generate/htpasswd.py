@@ -40,7 +40,7 @@ _HASH = re.compile(
 )
 # What claims to be a hash and is not a sound one that Navigator knows.
 _CLAIMS = re.compile(r"\$(?:apr1|1|2[abxy]|5|6|7|y|argon2\w*|scrypt|pbkdf2[\w-]*)\$|\{S?SHA\}")
-_UNFIT = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def htpasswd(users: Iterable[User], key: bytes, previous: bytes = b"") -> tuple[bytes, list[str]]:
@@ -97,7 +97,7 @@ def _hashed(name: str, password: str, key: bytes, before: str) -> str:
     slow hash need not be made again. Without the key, the salt tells nothing about the password.
     """
     digest = hmac.digest(key, f"{name}:{password}".encode(), hashlib.sha256)[:16]
-    # 16 bytes are 22 characters, the last of which carries four bits only: as bcrypt itself writes it.
+    # 16 bytes are 22 characters, the last of which carries two bits only: as bcrypt itself writes it.
     salt = base64.b64encode(digest).rstrip(b"=").translate(_BCRYPT64)
     start = f"{name}:$2b${_COST}${salt.decode()}"
     if before.startswith(start) and _HASH.fullmatch(before[len(name) + 1 :]):

@@ -15,7 +15,7 @@ from typing import Any
 from sidecar.errors import SettingsError
 from sidecar.yamltext import Entries
 
-_PLACEHOLDER = re.compile(r"\{\{\s*([a-z_]+)\s*\}\}")
+_PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 
 
 def expand(node: Any, values: Mapping[str, Any], place: str = "") -> Any:
@@ -25,17 +25,18 @@ def expand(node: Any, values: Mapping[str, Any], place: str = "") -> Any:
             return _value(whole[1], values, place)
         return _PLACEHOLDER.sub(lambda match: _text(match[1], values, place), node)
     if isinstance(node, dict):
-        expanded = {
-            expand(key, values, place): expand(value, values, f"{place}.{key}" if place else str(key))
-            for key, value in node.items()
-        }
-        dropped = [
-            key
-            for (key, value), raw in zip(expanded.items(), node.values(), strict=True)
-            if value is None and raw is not None
-        ]
-        for key in dropped:
-            del expanded[key]
+        expanded: dict[Any, Any] = {}
+        for raw, below in node.items():
+            key = (
+                _PLACEHOLDER.sub(lambda match: _text(match[1], values, place), raw)
+                if isinstance(raw, str)
+                else raw
+            )
+            value = expand(below, values, f"{place}.{raw}" if place else str(raw))
+            if key in expanded:
+                raise SettingsError(f"profile, at {place or 'the top'}: the key {key!r} occurs twice")
+            if value is not None or below is None:
+                expanded[key] = value
         return expanded
     if isinstance(node, list):
         items: list[Any] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import pwd
@@ -12,7 +13,7 @@ import struct
 from collections.abc import Mapping
 
 import bcrypt
-from aiohttp import BasicAuth, web
+from aiohttp import web
 
 from sidecar.errors import Forbidden, Unauthorized
 
@@ -47,6 +48,18 @@ def _socket(request: web.Request) -> socket.socket:
     return found
 
 
+def basic_credentials(request: web.Request) -> tuple[str, str] | None:
+    """Name and password of HTTP Basic; None when there are none or they are malformed."""
+    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        name, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except ValueError:
+        return None
+    return (name, password) if colon else None
+
+
 class Administrators:
     """Checks HTTP Basic credentials against bcrypt hashes, off the event loop."""
 
@@ -70,13 +83,12 @@ class Administrators:
                 "add one under administrators, with a hash from `sidecar hash-password`",
                 code="no_administrators",
             )
-        try:
-            given = BasicAuth.decode(request.headers.get("Authorization", ""), encoding="utf-8")
-        except ValueError:
-            raise Unauthorized("this needs an administrator", "sign in with name and password") from None
-        if not await self._verify(given.login, given.password):
+        given = basic_credentials(request)
+        if given is None:
+            raise Unauthorized("this needs an administrator", "sign in with name and password")
+        if not await self._verify(*given):
             raise Unauthorized("name or password is wrong", "sign in with name and password")
-        return str(given.login)
+        return given[0]
 
     async def _verify(self, name: str, password: str) -> bool:
         proof = hmac.digest(self._salt, f"{name}:{password}".encode(), hashlib.sha256)

@@ -7,7 +7,7 @@ import hmac
 import logging
 
 import msgspec
-from aiohttp import BasicAuth, web
+from aiohttp import web
 
 from sidecar.errors import BadRequest, NotFound, SidecarError, Unauthorized
 from sidecar.events import Broker
@@ -15,7 +15,7 @@ from sidecar.metrics import TRIGGERS
 from sidecar.model import Record
 from sidecar.reload import ReloadTracker
 from sidecar.run import Outcome, Problem, Request
-from sidecar.web.access import Administrators, on_unix_socket
+from sidecar.web.access import Administrators, basic_credentials, on_unix_socket
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, outcome_answer, preferred
 from sidecar.web.streams import stream
 from sidecar.worker import Worker
@@ -104,10 +104,7 @@ class Operations:
             raise NotFound("the webhook is off", "set trigger.webhook_token")
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "basic":
-            try:
-                given = BasicAuth.decode(request.headers["Authorization"], encoding="utf-8").password
-            except ValueError:
-                given = ""
+            given = (basic_credentials(request) or ("", ""))[1]
         if not hmac.compare_digest(given.strip().encode(), self._webhook_token.encode()):
             raise Unauthorized("the webhook's token is wrong", "send it as Bearer token or as Basic password")
 

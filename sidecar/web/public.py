@@ -8,6 +8,7 @@ the digest of the one that is expected.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 import zlib
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from sidecar.web.access import on_unix_socket
 from sidecar.web.answers import error_answer, outcome_answer
 from sidecar.worker import Worker
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _GZIP = 16 + zlib.MAX_WBITS
 _DEPRECATED = "index_update"
 
@@ -102,6 +104,10 @@ class PublicTrigger:
         now = self._clock()
         key = signing.verify(poke, signature, self._secrets, self._machine, now, self._settings.window)
         self._used.use(signature, now)
+        if expect is not None and not _SHA256.fullmatch(expect := expect.lower()):
+            raise BadRequest(
+                "the expected digest is not a SHA-256: 64 hexadecimal digits", "see `sidecar sign --help`"
+            )
         received = await self._receive(request, poke.digest)
         who = f"{address}, key {key}"
         if received is None:

@@ -34,14 +34,15 @@ class Server:
     async def startup(self) -> None:
         """Listen; `Busy` when a live process owns the socket or the port."""
         settings = self._settings
-        await self._runner.setup()
         unix = unix_socket(Path(settings.socket), settings.socket_mode)
+        await self._runner.setup()
         await web.SockSite(self._runner, unix, backlog=_BACKLOG).start()
         if settings.tcp:
             site = web.TCPSite(self._runner, settings.host, settings.port, backlog=_BACKLOG)
             try:
                 await site.start()
             except OSError as error:
+                await self.shutdown()
                 raise Busy(
                     f"cannot listen on {settings.host}:{settings.port}: {error.strerror}",
                     "set listen.port to another one, or listen.tcp to false",
@@ -74,11 +75,16 @@ def unix_socket(path: Path, mode: int) -> socket.socket:
         before = os.umask(0o777 & ~mode)
         try:
             bound.bind(str(path))
+        except OSError:
+            bound.close()
+            raise
         finally:
             os.umask(before)
     except OSError as error:
+        # A path that is too long has no errno: the library refuses it.
         raise SettingsError(
-            f"listen.socket: {path}: {error.strerror}", "name a path in a folder that the daemon may write to"
+            f"listen.socket: {path}: {error.strerror or error}",
+            "name a path in a folder that the daemon may write to",
         ) from None
     bound.setblocking(False)
     return bound
