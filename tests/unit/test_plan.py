@@ -1,0 +1,52 @@
+"""The plan: nothing for nothing, and navigator.yml last whenever there is anything."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.generate import NAMES
+from sidecar.model import Artifact
+from sidecar.plan import plan
+
+contents = st.binary(max_size=3)
+wanted = st.tuples(*(st.builds(Artifact, st.just(name), contents) for name in NAMES))
+present = st.fixed_dictionaries({name: st.none() | contents for name in NAMES})
+
+
+@given(wanted, st.booleans())
+def test_the_same_needs_nothing(wanted: tuple[Artifact, ...], index: bool) -> None:
+    """plan(x, x) is empty: it says no when asked whether there is anything to do, but for a new index."""
+    todo = plan(wanted, {artifact.name: artifact.content for artifact in wanted}, index=index)
+    assert todo.artifacts == ()
+    assert todo.index is index
+    assert bool(todo) is index
+
+
+@given(wanted, present)
+def test_any_change_brings_navigator_yml_last(
+    wanted: tuple[Artifact, ...], present: dict[str, bytes | None]
+) -> None:
+    """What differs or is missing is written, in order; navigator.yml comes along, after all others."""
+    todo = plan(wanted, present, index=False)
+    differ = [artifact.name for artifact in wanted if present[artifact.name] != artifact.content]
+    names = [artifact.name for artifact in todo.artifacts]
+    assert bool(todo) is bool(differ)
+    assert names == [name for name in differ if name != "navigator.yml"] + ["navigator.yml"] * bool(differ)
+
+
+@given(wanted, present)
+def test_carrying_it_out_leaves_nothing_to_do(
+    wanted: tuple[Artifact, ...], present: dict[str, bytes | None]
+) -> None:
+    """After the plan is carried out the next one is empty."""
+    done = present | {
+        artifact.name: artifact.content for artifact in plan(wanted, present, index=False).artifacts
+    }
+    assert not plan(wanted, done, index=False)
+
+
+def test_what_is_not_there_at_all_is_written() -> None:
+    """On a new machine everything is written."""
+    wanted = tuple(Artifact(name, b"") for name in NAMES)
+    assert plan(wanted, {}, index=True).artifacts == wanted

@@ -1,0 +1,122 @@
+"""Used signatures: none counts twice, whatever happens in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sidecar.errors import Unauthorized
+from sidecar.signatures import UsedSignatures
+
+NOW = 1_780_000_000
+WINDOW = 300
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "signatures"
+
+
+def started(path: Path, now: float = NOW) -> UsedSignatures:
+    used = UsedSignatures(path, WINDOW)
+    used.startup(now)
+    return used
+
+
+def use(used: UsedSignatures, signature: str, now: float = NOW) -> bool:
+    """Whether the signature was taken."""
+    try:
+        used.use(signature, now)
+    except Unauthorized:
+        return False
+    return True
+
+
+def test_no_signature_twice(path: Path) -> None:
+    """The first use passes, every later one is refused, and others are not concerned."""
+    used = started(path)
+    assert use(used, "v1=a")
+    with pytest.raises(Unauthorized) as caught:
+        used.use("v1=a", NOW)
+    assert caught.value.code == "replayed"
+    assert not use(used, "v1=a", NOW + 299)
+    assert use(used, "v1=b")
+
+
+def test_not_after_a_restart_either(path: Path) -> None:
+    """A new object on the same file knows what the old one took, also after several restarts."""
+    assert use(started(path), "v1=a")
+    for later in (0, 1, 299):
+        again = started(path, NOW + later)
+        assert not use(again, "v1=a", NOW + later)
+    assert use(started(path), "v1=b")
+    assert not use(started(path), "v1=a")
+
+
+def test_a_use_is_on_disk_before_it_counts(path: Path) -> None:
+    """The file has it at once: a process that is killed right after does not forget."""
+    use(started(path), "v1=a")
+    assert path.read_text() == f"{NOW} v1=a\n"
+
+
+@pytest.mark.parametrize(
+    "torn", ["17800", f"{NOW}", f"{NOW} ", f"{NOW} v1=", "\0\0\0", " ", "x y", "-5 v1=z"]
+)
+def test_a_torn_last_line_does_no_harm(path: Path, torn: str) -> None:
+    """After a crash in the middle of a line the whole lines count, and new ones are read back."""
+    path.write_text(f"{NOW} v1=a\n{torn}")
+    used = started(path)
+    assert not use(used, "v1=a")
+    assert use(used, "v1=b")
+    assert not use(started(path), "v1=a")
+    assert not use(started(path), "v1=b")
+
+
+def test_bytes_that_are_no_text_do_no_harm(path: Path) -> None:
+    """Nor does a file that something else wrote into."""
+    path.write_bytes(b"\xff\xfe\x00garbage\n" + f"{NOW} v1=a\n".encode())
+    assert not use(started(path), "v1=a")
+
+
+def test_what_is_too_old_to_matter_is_forgotten(path: Path) -> None:
+    """The file and the memory hold what a valid time could still bring back, not more."""
+    used = started(path)
+    for number in range(50):
+        use(used, f"v1={number}", NOW)
+    later = NOW + 2 * WINDOW + 1
+    assert use(used, "v1=0", later)
+    started(path, later)
+    assert path.read_text() == f"{later} v1=0\n"
+
+
+moments = st.integers(-WINDOW, WINDOW)
+
+
+@settings(deadline=None, max_examples=100)
+@given(moments, moments, st.booleans())
+@example(-WINDOW, WINDOW, False)
+@example(-WINDOW, WINDOW, True)
+def test_no_signature_twice_within_its_time(
+    tmp_path_factory: pytest.TempPathFactory, first: int, second: int, restart: bool
+) -> None:
+    """At any two moments at which a signature's time is within the window, it is taken once."""
+    path = tmp_path_factory.getbasetemp() / "signatures"
+    path.unlink(missing_ok=True)
+    earlier, later = NOW + min(first, second), NOW + max(first, second)
+    used = started(path, earlier)
+    assert use(used, "v1=a", earlier)
+    assert not use(started(path, later) if restart else used, "v1=a", later)
+
+
+def test_a_use_that_cannot_be_kept_does_not_count(path: Path) -> None:
+    """When the file cannot be written the request fails, and can be sent again."""
+    used = started(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        used.use("v1=a", NOW)
+    path.rmdir()
+    assert use(used, "v1=a")
