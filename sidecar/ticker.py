@@ -26,9 +26,17 @@ _LONGEST = 10.0
 class LocalWatch:
     """Calls `changed` when a file has changed and then been quiet, or has not been quiet for long."""
 
-    def __init__(self, signature: Callable[[], str], changed: Callable[[], Awaitable[object]]) -> None:
+    def __init__(
+        self,
+        signature: Callable[[], str],
+        changed: Callable[[], Awaitable[object]],
+        quiet: float = _QUIET,
+        longest: float = _LONGEST,
+    ) -> None:
         self._signature = signature
         self._changed = changed
+        self._quiet = quiet
+        self._longest = longest
 
     async def run(self, tick: float = _QUIET / 4) -> None:
         """Watch until cancelled."""
@@ -40,7 +48,7 @@ class LocalWatch:
             if found != last:
                 last, moved = found, now
                 since = since or now
-            if found != told and found and (now - moved >= _QUIET or now - since >= _LONGEST):
+            if found != told and found and (now - moved >= self._quiet or now - since >= self._longest):
                 told, since = found, 0.0
                 await self._changed()
 

@@ -67,7 +67,7 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The URL of an S3 server on loopback that lives as long as the tests."""
-    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - takes a second to load
+    from moto.server import ThreadedMotoServer
 
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -80,7 +80,7 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> Iterator[Bucket]:
     """An empty bucket of its own for each test."""
-    import boto3  # noqa: PLC0415 - takes a while to load
+    import boto3
 
     client = boto3.client(
         "s3",

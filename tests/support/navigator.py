@@ -1,0 +1,691 @@
+"""A stand-in for Navigator, the web server beside the sidecar, and a helper that starts it or the real one.
+
+    python tests/support/navigator.py CONFIG --pid-file FILE [--reload-delay SECONDS] [--ignore-reloads FILE]
+
+It does what Navigator does wherever the sidecar depends on it: logins, CGI, static files, hooks, reloads and
+idling. A tenant is one line of text that names its database. Left out: routes, reverse proxies, WebSockets,
+managed processes, a script's user and allowed_users, logins with crypt-SHA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import binascii
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import itertools
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+
+import bcrypt
+import re2
+import yaml
+from aiohttp import web
+
+HOOKS = [{"command": "", "args": [""], "timeout": "", "reload_config": ""}]
+# What is read of navigator.yml: "" a text, False a truth value, [x] a list of x, {} any mapping.
+SHAPE: dict[str, Any] = {
+    "server": {
+        "listen": "", "root_path": "",
+        "cgi_scripts": [
+            {"path": "", "script": "", "method": "", "env": {}, "timeout": "", "reload_config": ""},
+        ],
+        "static": {"public_dir": "", "allowed_extensions": [""], "try_files": [""]},
+        "health_check": {"path": "", "response": {"status": "", "body": "", "headers": {}}},
+        "idle": {"action": "", "timeout": ""},
+    },
+    "auth": {
+        "enabled": False, "realm": "", "htpasswd": "", "public_paths": [""],
+        "auth_patterns": [{"pattern": "", "action": ""}],
+    },
+    "applications": {"tenants": [{"path": "", "var": {}, "env": {}}]},
+    "hooks": {"server": {"start": HOOKS, "ready": HOOKS, "resume": HOOKS, "idle": HOOKS}},
+    "maintenance": {"enabled": False, "page": ""},
+}  # fmt: skip
+
+
+class TextLoader(yaml.SafeLoader):
+    """Leaves scalars as text, for SHAPE to decide, and refuses a key given twice as the real parser does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+        if len(keys) != len(set(keys)):
+            raise yaml.MarkedYAMLError(problem="mapping key already defined", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+TextLoader.yaml_implicit_resolvers = {
+    first: [rule for rule in rules if rule[0].endswith((":null", ":merge"))]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def shaped(data: Any, shape: Any) -> Any:
+    """The data as the shape wants it, with what is missing filled in; YAMLError when it does not fit."""
+    kind = type(shape)
+    if data is None:
+        data = kind()
+    if kind is bool and str(data).lower() in {"true", "false"}:
+        return str(data).lower() == "true"
+    if not isinstance(data, kind):
+        raise yaml.YAMLError(f"cannot unmarshal {data!r} into {kind.__name__}")
+    if isinstance(data, list):
+        return [shaped(item, shape[0]) for item in data]
+    return (
+        SimpleNamespace(**{k: shaped(data.get(k), shape[k]) for k in shape})
+        if shape and kind is dict
+        else data
+    )
+
+
+def load_config(path: str | Path) -> Any:
+    """The configuration in the file's first document; no document at all is an empty configuration."""
+    with open(path, "rb") as file:
+        return shaped(next(yaml.load_all(file, TextLoader), None), SHAPE)
+
+
+def seconds(text: str) -> float:
+    """A duration in Go's manner, and in days, weeks and years; what cannot be read means no limit."""
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
+    parts = re.findall(r"([\d.]+)(ms|s|m|h|d|w|y)", text)
+    return sum(float(n) * units[u] for n, u in parts) if "".join(n + u for n, u in parts) == text else 0.0
+
+
+def log(level: str, message: str, **facts: object) -> None:
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
+    print(f'time={stamp} level={level} msg="{message}"', *(f"{k}={v}" for k, v in facts.items()), flush=True)
+
+
+# --- logins
+
+
+def md5_crypt(password: bytes, salt: bytes, magic: bytes) -> str:
+    """The digest of Apache's apr1 and of crypt's $1$: they differ in the magic alone."""
+    inner = hashlib.md5(password + salt + password).digest()
+    text = password + magic + salt + (inner * (len(password) // 16 + 1))[: len(password)]
+    for bit in range(len(password).bit_length()):
+        text += b"\0" if len(password) >> bit & 1 else password[:1]
+    digest = hashlib.md5(text).digest()
+    for i in range(1000):
+        first, last = (password, digest) if i & 1 else (digest, password)
+        digest = hashlib.md5(first + (salt if i % 3 else b"") + (password if i % 7 else b"") + last).digest()
+    letters = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    groups = [digest[a] << 16 | digest[a + 6] << 8 | digest[a + 12 if a < 4 else 5] for a in range(5)]
+    return "".join(letters[value >> 6 * i & 63] for value in [*groups, digest[11]] for i in range(4))[:22]
+
+
+def password_check(stored: str) -> Callable[[bytes], bool] | None:
+    """How to check against a stored password; None to drop the line. An unknown form is plain text."""
+    if stored.startswith(("$apr1$", "$1$")):
+        _, kind, salt, *digest = stored.split("$", 3)
+        magic = f"${kind}$".encode()
+        return (lambda p: md5_crypt(p, salt.encode(), magic) == digest[0]) if digest else None
+    if stored.startswith(("{SHA}", "{SSHA}")):
+        with contextlib.suppress(binascii.Error):
+            raw = base64.b64decode(stored.partition("}")[2], validate=True)
+            if len(raw) == 20 or (len(raw) > 20 and stored.startswith("{SSHA}")):
+                return lambda p: hashlib.sha1(p + raw[20:]).digest() == raw[:20]
+        return None
+    if stored.startswith(("$2y$", "$2a$", "$2b$", "$2x$")):
+        return lambda p: bcrypt_matches(p, stored.encode())
+    if stored.startswith(("$5$", "$6$")):
+        return (lambda _: False) if stored.count("$") > 2 else None
+    return lambda p: stored.encode() in {p, b"{PLAIN}" + p}
+
+
+def bcrypt_matches(password: bytes, stored: bytes) -> bool:
+    with contextlib.suppress(ValueError):
+        return bcrypt.checkpw(password[:72], stored)
+    return False
+
+
+class Users:
+    """An htpasswd file as it was read last. It is read again when a login fails and the file is newer."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.read()
+
+    def read(self) -> None:
+        lines = [line.strip() for line in self.path.read_text(errors="replace").split("\n")]
+        entries = (line.partition(":") for line in lines if ":" in line)
+        self.checks = {user: check for user, _, stored in entries if (check := password_check(stored))}
+        self.mtime = self.path.stat().st_mtime_ns
+
+    def allow(self, authorization: str) -> bool:
+        scheme, _, encoded = authorization.partition(" ")
+        try:
+            name, colon, password = base64.b64decode(encoded, validate=True).partition(b":")
+        except binascii.Error:
+            return False
+        if scheme.lower() != "basic" or not colon:
+            return False
+        user = name.decode(errors="replace").strip()
+        matched = user in self.checks and self.checks[user](password)
+        with contextlib.suppress(OSError):
+            if not matched and self.path.stat().st_mtime_ns > self.mtime:
+                log("INFO", "htpasswd file modified, reloading", file=self.path)
+                self.read()
+                return user in self.checks and self.checks[user](password)
+        return matched
+
+
+# --- requests
+
+
+class Handler:
+    """Answers requests by one configuration; a reload makes another one."""
+
+    def __init__(self, navigator: Navigator, config: Any, users: Users | None) -> None:
+        self.navigator, self.config, self.users = navigator, config, users
+        self.public_dir = config.server.static.public_dir or "public"
+        self.scripts = {s.path: s for s in config.server.cgi_scripts if Path(s.script).is_file()}
+        self.public_patterns, options = [], re2.Options()
+        options.log_errors = False
+        for rule in config.auth.auth_patterns:
+            with contextlib.suppress(re2.error):  # skipped by the real one, too
+                self.public_patterns += [re2.compile(rule.pattern, options)] if rule.action == "off" else []
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        path, health, auth = request.path, self.config.server.health_check, self.config.auth
+        if health.path == path and not health.response.status:
+            return self.tenant(path)
+        if health.path == path:
+            status = int(health.response.status)
+            return web.Response(status=status, text=health.response.body, headers=health.response.headers)
+        public = auth.enabled and self.is_public(path)
+        login = request.headers.get("Authorization", "")
+        if self.users and not public and not await asyncio.to_thread(self.users.allow, login):
+            challenge = {"WWW-Authenticate": f'Basic realm="{auth.realm or "Restricted"}"'}
+            return web.Response(status=401, text="Unauthorized\n", headers=challenge)
+        script = self.scripts.get(path)
+        if script and script.method.upper() in {"", request.method}:
+            return await self.cgi(script, request)
+        if file := self.static_file(path, public):
+            # the real one sends .../index.html to the folder
+            return redirect("./") if path.endswith("/index.html") else web.FileResponse(file)
+        return self.maintenance_page() if self.config.maintenance.enabled else self.tenant(path)
+
+    def is_public(self, path: str) -> bool:
+        def fits(rule: str) -> bool:
+            if "*" in rule[1:] and rule[0] != "*":
+                return bool(
+                    re.fullmatch(re.escape(rule).replace(r"\*", "[^/]*").replace(r"\?", "[^/]"), path)
+                )
+            if rule.startswith("*"):
+                return path.endswith(rule[1:])
+            return path.startswith(rule) if rule.endswith("/") else path == rule
+
+        return any(map(fits, self.config.auth.public_paths)) or any(
+            e.search(path) for e in self.public_patterns
+        )
+
+    def static_file(self, path: str, public: bool) -> Path | None:
+        """A file with an extension for anyone; a prerendered page (try_files) on public paths alone."""
+        static, root = self.config.server.static, with_slash(self.config.server.root_path)
+        inside = path.removeprefix(root) if path != root else "/"
+        _, dot, suffix = inside.rpartition("/")[2].rpartition(".")
+        ends = static.try_files if public and not dot else []
+        if suffix and suffix in (static.allowed_extensions or [suffix]):
+            ends = [""]
+        names = [Path(os.path.normpath(f"{self.public_dir}/{inside}{end}")) for end in ends]
+        return next((name for name in names if name.is_file()), None)
+
+    def maintenance_page(self) -> web.Response:
+        page = self.config.maintenance.page or "/503.html"
+        file = Path(f"{self.public_dir}{page}" if page.startswith("/") else page)
+        text = file.read_text() if file.is_file() else "Service Temporarily Unavailable"
+        return web.Response(status=503, text=text, content_type="text/html")
+
+    def tenant(self, path: str) -> web.Response:
+        """The tenant's page. An application that runs goes on with the database it was started with."""
+        prefixes = [with_slash(t.path) for t in self.config.applications.tenants]
+        prefix = max((p for p in prefixes if path.startswith(p)), key=len, default=None)
+        if prefix is None:
+            return web.Response(status=404, text="404 page not found\n")
+        if prefix not in self.navigator.running:
+            if prefix not in self.navigator.databases:
+                return web.Response(status=500, text="Failed to start application\n")
+            self.navigator.running[prefix] = self.navigator.databases[prefix]
+        return web.Response(text=f"tenant {self.navigator.running[prefix]}\n")
+
+    async def cgi(self, script: Any, request: web.BaseRequest) -> web.StreamResponse:
+        """Run a script. It is killed at its time limit and when the client leaves."""
+        log("INFO", "Executing CGI script", script=script.script, method=request.method)
+        errors = None if os.environ.get("LOG_LEVEL") == "debug" else DEVNULL
+        folder, environment = Path(script.script).parent, cgi_environment(script, request)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                script.script, cwd=folder, env=environment, stdin=PIPE, stdout=PIPE, stderr=errors
+            )
+            async with on_the_side(process, request, seconds(script.timeout)):
+                return await self.relay(script, process, request)
+        except OSError as error:
+            log("ERROR", "Failed to start CGI script", script=script.script, error=error)
+            return web.Response(status=500, text="Internal Server Error\n")
+        except asyncio.CancelledError:
+            log("ERROR", "CGI script execution failed", script=script.script, error="the client left")
+            raise
+
+    async def relay(self, script: Any, process: Process, request: web.BaseRequest) -> web.StreamResponse:
+        """Pass the script's output on, and before the answer ends ask for the reload that is due."""
+        assert process.stdout
+        response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
+        while line := (await process.stdout.readline()).strip().decode("latin-1"):
+            name, colon, value = (part.strip() for part in line.partition(":"))
+            if name.lower() == "status":
+                code = value.split(" ")[0]
+                response.set_status(int(code) if code.isdecimal() else response.status)
+            elif colon:
+                response.headers[name] = value
+        body = b""
+        with contextlib.suppress(ConnectionError):
+            while chunk := await process.stdout.read(4096):
+                body += chunk
+                if len(body) > 4096:  # a buffer is full: the answer starts on its way
+                    await response.prepare(request)
+                    await response.write(body)
+                    body = b""
+        if status := await process.wait():
+            log("ERROR", "CGI script execution failed", script=script.script, status=status)
+        elif self.navigator.reload_due(script.reload_config):
+            log("INFO", "CGI script triggered config reload", script=script.script)
+            asking = self.navigator.in_background(self.navigator.ask_for_reload(script.reload_config))
+            await asyncio.shield(asking)
+        with contextlib.suppress(ConnectionError):
+            if not response.prepared:
+                response.content_length = len(body)
+            await response.prepare(request)
+            await response.write_eof(body)
+        return response
+
+
+def redirect(to: str) -> web.Response:
+    return web.Response(status=301, headers={"Location": to})
+
+
+def with_slash(path: str) -> str:
+    return path if not path or path.endswith("/") else path + "/"
+
+
+def cgi_environment(script: Any, request: web.BaseRequest) -> dict[str, str]:
+    """Navigator's own environment, then the script's env, CGI/1.1 and the headers; what comes later wins."""
+    peer = request.transport.get_extra_info("peername") if request.transport else ("", 0)
+    headers = {name.lower(): ",".join(request.headers.getall(name)) for name in request.headers}
+    standard = {
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "SERVER_PROTOCOL": f"HTTP/{request.version.major}.{request.version.minor}",
+        "SERVER_SOFTWARE": "Navigator",
+        "SERVER_NAME": headers.pop("host", "") or "localhost",
+        "REQUEST_METHOD": request.method,
+        "QUERY_STRING": request.raw_path.partition("?")[2],
+        "SCRIPT_NAME": request.path,
+        "PATH_INFO": "",
+        "REMOTE_ADDR": f"{peer[0]}:{peer[1]}",
+        "CONTENT_TYPE": headers.pop("content-type", ""),
+        "CONTENT_LENGTH": headers.pop("content-length", ""),
+        "HTTP_X_REQUEST_ID": uuid.uuid4().hex,
+    }
+    passed = {n: v for n, v in headers.items() if n not in {"transfer-encoding", "trailer"}}
+    http = {"HTTP_" + name.upper().replace("-", "_"): value for name, value in passed.items()}
+    return {**os.environ, **script.env, **standard, **http}
+
+
+async def feed(process: Process, request: web.BaseRequest) -> None:
+    """Give the script the body as it came."""
+    assert process.stdin
+    with contextlib.suppress(ConnectionError, web.RequestPayloadError):
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        async for chunk in request.content.iter_any():
+            process.stdin.write(chunk)
+            await process.stdin.drain()
+    process.stdin.close()
+
+
+@contextlib.asynccontextmanager
+async def on_the_side(process: Process, request: web.BaseRequest, limit: float) -> AsyncIterator[None]:
+    """Feed the process and watch its time; at the end it is gone, one way or the other."""
+    feeding = asyncio.create_task(feed(process, request))
+    timer = asyncio.get_running_loop().call_later(limit or 1e6, kill, process)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        feeding.cancel()
+        kill(process)
+        await process.wait()
+
+
+def kill(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
+# --- the server
+
+
+def run_hooks(hooks: list[Any], kind: str) -> bool:
+    """Run hooks one after the other; the first failure ends the list."""
+    for hook in (h for h in hooks if h.command):
+        log("INFO", "Executing hook", type=f"server.{kind}", command=hook.command, args=hook.args)
+        command, limit = [hook.command, *hook.args], seconds(hook.timeout) or None
+        try:
+            subprocess.run(command, stdin=DEVNULL, stderr=subprocess.STDOUT, timeout=limit, check=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            log("ERROR", "Hook execution failed", type=f"server.{kind}", error=error)
+            return False
+    return True
+
+
+class Navigator:
+    """The process: what is loaded now, and the one loop that signals and reloads go through."""
+
+    handler: Handler
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.config_path = options, options.config
+        self.running: dict[str, str] = {}  # tenant path -> database its application was started with
+        self.events: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
+        self.signal_waits = False  # a signal is lost while another one waits
+        self.reload_slot = asyncio.Semaphore(1)  # one reload may wait; who asks for another one waits, too
+        self.tasks: set[asyncio.Future[Any]] = set()
+        self.active, self.asleep, self.awake = 0, False, asyncio.Event()
+        self.idle_timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> int:
+        self.take(load_config(self.config_path))
+        self.options.pid_file.write_text(str(os.getpid()))
+        users = self.load_users()
+        if not await asyncio.to_thread(run_hooks, self.config.hooks.server.start, "start"):
+            return 1
+        self.handler = Handler(self, self.config, users)
+        for each in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(each, self.on_signal, each)
+        server = web.Server(self.serve, handler_cancellation=True, auto_decompress=False, access_log=None)
+        runner = web.ServerRunner(server, shutdown_timeout=30)
+        await runner.setup()
+        self.awake.set()
+        self.count(0)
+        await web.TCPSite(runner, "127.0.0.1", int(self.config.server.listen or 3000)).start()
+        log("INFO", "Navigator starting", port=self.config.server.listen)
+        self.in_background(self.first_ready())
+        while True:
+            number, path = await self.events.get()
+            if number:
+                self.signal_waits = False
+            else:
+                self.reload_slot.release()
+            if number in {signal.SIGTERM, signal.SIGINT}:
+                break
+            await self.reload(path or self.config_path)
+        log("INFO", "Received shutdown signal")
+        await runner.cleanup()
+        self.options.pid_file.unlink(missing_ok=True)
+        return 0
+
+    def on_signal(self, number: int) -> None:
+        if not self.signal_waits:
+            self.signal_waits = True
+            self.events.put_nowait((number, ""))
+
+    async def ask_for_reload(self, path: str) -> None:
+        await self.reload_slot.acquire()
+        self.events.put_nowait((0, path))
+
+    def reload_due(self, path: str, loaded_at: int | None = None) -> bool:
+        """Whether a script or hook that names this path causes a reload: another text, or a newer file."""
+        try:
+            newer = bool(path) and Path(path).stat().st_mtime_ns > (loaded_at or self.loaded_at)
+        except OSError as error:
+            log("WARN", "Cannot stat reload_config file", error=error)
+            return False
+        return newer or path not in {"", self.config_path}
+
+    def in_background(self, work: Any) -> asyncio.Future[Any]:
+        task: asyncio.Future[Any] = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def take(self, config: Any) -> None:
+        self.config, self.loaded_at = config, time.time_ns()
+        self.databases = {with_slash(t.path): t.var.get("database", "") for t in config.applications.tenants}
+        idle = config.server.idle
+        self.idle_after = seconds(idle.timeout or "10m") if idle.action in {"suspend", "stop"} else 0.0
+
+    def load_users(self) -> Users | None:
+        auth = self.config.auth
+        return Users(auth.htpasswd) if auth.enabled and auth.htpasswd and auth.realm != "off" else None
+
+    async def reload(self, path: str) -> None:
+        if self.options.ignore_reloads and self.options.ignore_reloads.exists():
+            log("WARN", "Reload ignored")
+            return
+        log("INFO", "Received SIGHUP, reloading configuration")  # whoever asked: the real one's words
+        self.config_path = path
+        try:
+            config = load_config(path)
+        except (OSError, yaml.YAMLError) as error:
+            log("ERROR", "Failed to reload configuration", error=repr(error))
+            return
+        await asyncio.sleep(self.options.reload_delay)
+        self.take(config)
+        await asyncio.to_thread(run_hooks, config.hooks.server.start, "start")
+        users = self.handler.users
+        try:
+            users = self.load_users()
+        except OSError as error:
+            log("WARN", "Failed to reload auth file", error=error)
+        self.handler = Handler(self, config, users)
+        log("INFO", "Configuration reloaded successfully")
+        self.in_background(asyncio.to_thread(run_hooks, config.hooks.server.ready, "ready"))
+
+    async def first_ready(self) -> None:
+        await asyncio.sleep(0.1)
+        await self.hooks_with_reload("ready")
+
+    async def hooks_with_reload(self, kind: str) -> None:
+        hooks, loaded_at = getattr(self.config.hooks.server, kind), self.loaded_at
+        if await asyncio.to_thread(run_hooks, hooks, kind):
+            path = next((h.reload_config for h in hooks if h.reload_config), "")
+            if self.reload_due(path, loaded_at):
+                await self.ask_for_reload(path)
+
+    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        await self.awake.wait()
+        if self.asleep:  # this request wakes the machine and goes on; those after it wait for the hooks
+            self.asleep = False
+            self.awake.clear()
+            self.in_background(self.hooks_with_reload("resume")).add_done_callback(lambda _: self.awake.set())
+        self.count(1)
+        try:
+            return await self.handler.answer(request)
+        finally:
+            self.count(-1)
+
+    def count(self, change: int) -> None:
+        self.active += change
+        if self.idle_timer:
+            self.idle_timer.cancel()
+        if self.idle_after and not self.active:
+            self.idle_timer = asyncio.get_running_loop().call_later(self.idle_after, self.fall_asleep)
+
+    def fall_asleep(self) -> None:
+        """The moment at which Fly would be asked to suspend the machine."""
+        self.asleep = True
+        log("INFO", "Machine idle")
+        self.in_background(asyncio.to_thread(run_hooks, self.config.hooks.server.idle, "idle"))
+
+
+def die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A stand-in for Navigator, for tests.")
+    parser.add_argument("config", nargs="?", default="config/navigator.yml")
+    parser.add_argument("--pid-file", type=Path, required=True)
+    parser.add_argument("--reload-delay", type=float, default=0, help="seconds from reading to the load time")
+    parser.add_argument("--ignore-reloads", type=Path, help="while this file exists, reloads are not done")
+    options = parser.parse_args()
+    die_with_parent()
+    status = 1
+    try:
+        status = asyncio.run(Navigator(options).run())
+    except (OSError, yaml.YAMLError) as error:
+        log("ERROR", "Failed to start", error=repr(error))
+    os._exit(status)  # hooks that still run are left to themselves, as the real one leaves them
+
+
+# --- for tests
+
+
+PORTS = itertools.cycle(22000 + os.getpid() % 500 * 20 + i for i in range(20))
+
+
+def free_port() -> int:
+    """A free port of this process's own twenty: not another test run's, nor one that clients are given."""
+    return next(port for port in PORTS if not listens(port))
+
+
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def polls(condition: Callable[[], object], limit: float) -> Iterator[float]:
+    """Pauses to make until a condition holds; TimeoutError when that takes longer than the limit."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{condition} does not hold after {limit} s")
+        yield 0.01
+
+
+def wait_until(condition: Callable[[], object], limit: float = 10) -> None:
+    for pause in polls(condition, limit):
+        time.sleep(pause)
+
+
+class NavigatorProcess:
+    """A Navigator for a test: the stand-in, or the program that NAVIGATOR_BIN in the environment names.
+
+    `with NavigatorProcess().start(config, folder) as navigator: ...`, or `start_async` and `stop_async`.
+    """
+
+    process: subprocess.Popen[bytes]
+
+    def __init__(self, *options: str, program: str | None = os.environ.get("NAVIGATOR_BIN")) -> None:
+        assert not (options and program), "the real Navigator has no options for tests"
+        self.options, self.program = options, program
+        self.lock: int | None = None
+
+    def start(self, config: str | Path, cwd: Path, **env: str) -> Self:
+        """Start it in a folder and wait until it listens; env is added to this process's environment."""
+        for pause in self._starting(config, cwd, env):
+            time.sleep(pause)
+        return self
+
+    async def start_async(self, config: str | Path, cwd: Path, **env: str) -> Self:
+        for pause in self._starting(config, cwd, env):
+            await asyncio.sleep(pause)
+        return self
+
+    def stop(self) -> int:
+        """End it in order, by force when that takes too long; its exit status."""
+        for pause in self._stopping():
+            time.sleep(pause)
+        return self.process.returncode
+
+    async def stop_async(self) -> int:
+        for pause in self._stopping():
+            await asyncio.sleep(pause)
+        return self.process.returncode
+
+    def signal(self, number: int = signal.SIGHUP) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def lines(self) -> list[str]:
+        """What it has logged, its hooks' output included."""
+        return self.log_file.read_text(errors="replace").splitlines()
+
+    def logged(self, text: str) -> int:
+        """In how many of its log lines a text occurs."""
+        return sum(text in line for line in self.lines)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _starting(self, config: str | Path, cwd: Path, env: dict[str, str]) -> Iterator[float]:
+        port = int(load_config(cwd / config).server.listen or 3000)
+        self.port, self.url, self.log_file = port, f"http://127.0.0.1:{port}", cwd / f"navigator-{port}.log"
+        self.pid_file = Path("/tmp/navigator.pid") if self.program else cwd / f"navigator-{port}.pid"
+        command = [sys.executable, __file__, "--pid-file", str(self.pid_file), *self.options]
+        if self.program:
+            command = [self.program]
+            # All real ones share one pid file, so there is one at a time.
+            self.lock = os.open(f"{self.pid_file}.lock", os.O_RDWR | os.O_CREAT)
+            yield from polls(self._locked, 120)
+        with self.log_file.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*command, str(config)], cwd=cwd, env=os.environ | env, stdin=DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, preexec_fn=die_with_parent,
+            )  # fmt: skip
+        yield from polls(self._listens, 20)
+
+    def _stopping(self) -> Iterator[float]:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        try:
+            yield from polls(lambda: self.process.poll() is not None, 35)
+        finally:
+            self.kill()
+
+    def _locked(self) -> bool:
+        assert self.lock is not None
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
+    def _listens(self) -> bool:
+        if self.process.poll() is not None:
+            self.kill()
+            raise RuntimeError(f"ended with {self.process.returncode}:\n" + "\n".join(self.lines[-20:]))
+        return listens(self.port)
+
+
+if __name__ == "__main__":
+    main()
