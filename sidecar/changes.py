@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sidecar.model import Index, Record
@@ -60,29 +60,23 @@ def changes(
         if key in old_owners and old_owners[key] != region
     ]
     return Changes(
-        users=_delta({user.userid: user for user in old.users}, {user.userid: user for user in new.users}),
-        studios=_delta(
-            {studio.key: studio for studio in old.studios},
-            {studio.key: studio for studio in new.studios},
-            moved,
-        ),
-        events=_delta(
-            {(event.year, event.studio, event.key): event for event in old.events},
-            {(event.year, event.studio, event.key): event for event in new.events},
-        ),
-        regions=_delta(
-            {region.code: region for region in old.regions}, {region.code: region for region in new.regions}
-        ),
+        users=_delta(old.users, new.users, lambda user: user.userid),
+        studios=_delta(old.studios, new.studios, lambda studio: studio.key, moved),
+        events=_delta(old.events, new.events, lambda event: (event.year, event.studio, event.key)),
+        regions=_delta(old.regions, new.regions, lambda region: region.code),
     )
 
 
-def _delta(old: Mapping[Any, Any], new: Mapping[Any, Any], moved: Iterable[str] = ()) -> Delta:
+def _delta(
+    old: Sequence[Any], new: Sequence[Any], name: Callable[[Any], Hashable], moved: Iterable[str] = ()
+) -> Delta:
     if old == new:
         return Delta(moved=_names(moved))
+    before, after = {name(one): one for one in old}, {name(one): one for one in new}
     return Delta(
-        added=_names(key for key in new if key not in old),
-        removed=_names(key for key in old if key not in new),
-        changed=_names(key for key, value in new.items() if key in old and old[key] != value),
+        added=_names(key for key in after if key not in before),
+        removed=_names(key for key in before if key not in after),
+        changed=_names(key for key, value in after.items() if key in before and before[key] != value),
         moved=_names(moved),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import re2
@@ -49,7 +49,8 @@ def counts(generated: Generated) -> Counts:
 
 def check(generated: Generated, before: Counts | None, limits: Limits, memo: Memo, *, force: bool) -> None:
     """Raise `Rejected` when the set must not be published; `force` waives the limits on losses only."""
-    _check_tenants(generated)
+    databases, paths = generated.databases, generated.paths
+    memo.get((_check_tenants, databases, paths), lambda: _check_tenants(databases, paths))
     _check_htpasswd(generated[HTPASSWD])
     for expression in generated.expressions:
         if problem := memo.get((_re2_problem, expression), lambda: _re2_problem(expression)):  # noqa: B023
@@ -64,21 +65,21 @@ def check(generated: Generated, before: Counts | None, limits: Limits, memo: Mem
         _check_loss("users", before.users, now.users, limits.users)
 
 
-def _check_tenants(generated: Generated) -> None:
-    if twice := _twice(generated.databases):
+def _check_tenants(databases: Sequence[str], paths: Sequence[str]) -> None:
+    if twice := _twice(databases):
         raise Rejected(
             f"two tenants share the database {twice!r}",
             "rename one event's or location's key",
             code="duplicate",
         )
-    if twice := _twice(generated.paths):
+    if twice := _twice(paths):
         raise Rejected(
             f"two tenants share the path {twice!r}", "rename one event's or location's key", code="duplicate"
         )
-    for database in generated.databases:
+    for database in databases:
         if not _DATABASE.match(database) or ".." in database:
             raise Rejected(f"the database {database!r} would lie outside its folder", code="value")
-    for path in generated.paths:
+    for path in paths:
         if not path.startswith("/") or not path.endswith("/") or "/../" in path or "//" in path:
             raise Rejected(
                 f"the tenant path {path!r} is not a clean path with slashes around it", code="value"

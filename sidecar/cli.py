@@ -178,7 +178,7 @@ def _preview(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _print_preview(outcome: Outcome, diffs: bool) -> None:
-    if not outcome.written and outcome.changes is None:
+    if not outcome.written and (outcome.changes is None or not outcome.changes.sentences()):
         print("An update would change nothing.")
     if outcome.changes is not None:
         for kind in ("users", "studios", "events", "regions"):

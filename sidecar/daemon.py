@@ -311,11 +311,11 @@ class Daemon:
             update.check_command, folder, update.check_timeout, {"CHECK_INDEX": str(index)}
         )
         if finished.status != 0:
-            output = finished.output.strip()[-500:]
             raise Rejected(
-                f"the check command refused the set, status {finished.status}: {output}",
-                "its output says why; correct the index, or the command",
+                f"the check command refused the set with exit status {finished.status}",
+                "its output is among the warnings; correct the index, or the command",
                 code="veto",
+                detail=f"the check command: {finished.output.strip()[-2000:]}",
             )
 
 

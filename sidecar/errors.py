@@ -7,16 +7,18 @@ class SidecarError(Exception):
     """A failure with a stable code, a sentence and a hint.
 
     `code` is for machines (metrics, JSON), `message` says what happened and to what, `hint` says what
-    to do about it (it may be empty). `status` is the HTTP status that fits.
+    to do about it (it may be empty), `detail` is for administrators only. `status` is the HTTP status
+    that fits.
     """
 
     code = "error"
     status = 500
 
-    def __init__(self, message: str, hint: str = "", *, code: str | None = None) -> None:
+    def __init__(self, message: str, hint: str = "", *, code: str | None = None, detail: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.detail = detail
         if code is not None:
             self.code = code
 

@@ -66,14 +66,14 @@ class IndexVersion(Record, frozen=True):
     """Which index a generation was made of.
 
     `etag` as the store names it, `modified` its age in seconds since 1970. When the index came with a poke
-    ahead of the store, `outdated_etag` is what the store may still serve until `outdated_until`.
+    ahead of the store, `outdated` are the ETags that the store may still serve until `outdated_until`.
     """
 
     etag: str
     sha256: str
     modified: float | None
     size: int
-    outdated_etag: str = ""
+    outdated: tuple[str, ...] = ()
     outdated_until: float = 0.0
 
 
@@ -565,13 +565,17 @@ def _write(path: Path, content: bytes, mode: int, owner: tuple[int, int] = (-1, 
     """Write a file anew, durably."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        if owner != (-1, -1):
-            os.fchown(descriptor, *owner)
-        os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
+    try:
+        with open(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            if owner != (-1, -1):
+                os.fchown(descriptor, *owner)
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(path)  # on which disk there is no room
+        raise
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -35,6 +35,8 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 """The tables and columns that are read; others may exist."""
 
 _HEADER = b"SQLite format 3\0"
+# SQLite's verdicts on a file that it cannot open as a database.
+_UNUSABLE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB})
 _READ_LIMIT = 30.0
 _BACKUP_LIMIT = 10.0
 # How many virtual machine steps may pass between two looks at the clock, and how many bytes a computed value
@@ -70,7 +72,7 @@ def read_index(path: Path, deployed: Deployed = Deployed()) -> Index:
     try:
         with closing(_open_immutable(path)) as connection:
             _limit_time(connection, _READ_LIMIT)
-            _check_sound(connection)
+            _check_sound(connection, path.stat().st_size)
             _check_tables(connection)
             try:
                 return _read(connection, deployed)
@@ -100,7 +102,11 @@ def _limit_time(connection: sqlite3.Connection, seconds: float) -> None:
     connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
 
 
-def _check_sound(connection: sqlite3.Connection) -> None:
+def _check_sound(connection: sqlite3.Connection, size: int) -> None:
+    # SQLite itself takes what is missing of the last page for zeros.
+    (pages,) = connection.execute("pragma page_count").fetchone()
+    if size < pages * _page_size(connection):
+        raise Rejected("the index is cut off", "upload it again", code="unsound")
     problems = [str(row[0]) for row in connection.execute("pragma quick_check(3)")]
     if problems != ["ok"]:
         raise Rejected(
@@ -175,9 +181,9 @@ _EVENTS = """
 def _studios(connection: sqlite3.Connection) -> Iterator[Studio]:
     before = None
     for key, name, latitude, longitude, region, locale, logo, number in connection.execute(_STUDIOS):
-        if key == before:
+        if _key(key, f"locations, id {number}") == before:
             raise Rejected(f"locations: the key {key!r} occurs twice", "keep one of them", code="duplicate")
-        before = _key(key, f"locations, id {number}")
+        before = key
         north = _degrees(latitude, 90, key, "latitude")
         east = _degrees(longitude, 180, key, "longitude")
         yield Studio(key, name, north, east, region, locale, logo)
@@ -271,14 +277,19 @@ def _deployed_codes(data: Any) -> tuple[str, ...] | None:
     try:
         group = next(entry for entry in data["ProcessGroupRegions"] if entry["Name"] == "app")
         pending = data.get("pending") or {}
-        codes = [*group["Regions"], *(pending.get("add") or [])]
-        gone = set(pending.get("delete") or [])
-        return tuple(dict.fromkeys(str(code) for code in codes if code not in gone))
+        lists = group["Regions"], pending.get("add") or [], pending.get("delete") or []
+        if not all(isinstance(codes, list) for codes in lists):
+            return None
+        deployed, added, deleted = lists
+        gone = set(deleted)
+        return tuple(dict.fromkeys(str(code) for code in (*deployed, *added) if code not in gone))
     except (KeyError, TypeError, AttributeError, StopIteration):
         return None
 
 
 def _known_regions(data: Any) -> tuple[Region, ...] | None:
+    if not isinstance(data, list):
+        return None
     try:
         return tuple(
             _region(_key(entry["code"], "regions"), entry["name"], entry["latitude"], entry["longitude"])
@@ -307,7 +318,7 @@ def install_index(
                 _backup(old, new, patience)
         if modified is not None:
             os.utime(target, (modified, modified))
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
         raise PublishError(
             f"the index {target} could not be replaced: {error}",
             "check the disk's free space, the folder's owner, and that no process keeps the database locked",
@@ -340,11 +351,18 @@ def _page_size(connection: sqlite3.Connection) -> int:
 
 
 def _is_database(path: Path) -> bool:
+    """Whether there is a database that SQLite can open, locked or not."""
     try:
         with path.open("rb") as stream:
-            return stream.read(len(_HEADER)) == _HEADER
-    except FileNotFoundError:
+            if stream.read(len(_HEADER)) != _HEADER:
+                return False
+        with closing(sqlite3.connect(path, timeout=0)) as connection:
+            connection.execute("select 1 from sqlite_schema").fetchone()
+    except (FileNotFoundError, UnicodeDecodeError):
         return False
+    except sqlite3.Error as error:
+        return error.sqlite_errorcode & 0xFF not in _UNUSABLE
+    return True
 
 
 def _replace_index(source: Path, target: Path) -> None:

@@ -1,8 +1,8 @@
 """Remembers the results of pure functions from one generation to the next.
 
 Two successive indexes differ in a handful of rows, so nearly all of the generated text is the same
-as last time. Results are kept for exactly as long as they are used: `rotate()` ends a run and
-forgets what neither it nor the run before asked for. That bounds the memory to what one index needs.
+as last time. A run that made something new ends with `rotate()`, which forgets what neither it nor the
+run before asked for. That bounds the memory to what two indexes need.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class Memo:
     def __init__(self) -> None:
         self._now: dict[Hashable, Any] = {}
         self._before: dict[Hashable, Any] = {}
+        self._made = False
 
     def __len__(self) -> int:
         return len(self._now.keys() | self._before.keys())
@@ -29,9 +30,13 @@ class Memo:
         if key in now:
             return now[key]  # type: ignore[no-any-return]
         before = self._before
-        result = now[key] = before[key] if key in before else make()
-        return result
+        if key not in before:
+            before[key] = make()
+            self._made = True
+        now[key] = before[key]
+        return now[key]  # type: ignore[no-any-return]
 
     def rotate(self) -> None:
-        """End a run: what it used is kept for the next one, the rest is forgotten."""
-        self._before, self._now = self._now, {}
+        """End a run: if it made something new, what it did not use is on its way out."""
+        if self._made:
+            self._before, self._now, self._made = self._now, {}, False

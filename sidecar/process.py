@@ -49,7 +49,10 @@ async def run_command(
             status = await process.wait()
     except TimeoutError:
         raise CommandError(
-            f"{command[0]} was ended after its limit of {timeout:g} s: {_tail(kept)}", code="command_timeout"
+            f"{command[0]} was ended after its limit of {timeout:g} s",
+            "see what it waits for, or give it longer",
+            code="command_timeout",
+            detail=f"{command[0]}: {_tail(kept)}",
         ) from None
     finally:
         await _end(process)

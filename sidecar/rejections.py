@@ -43,6 +43,16 @@ class Rejections:
         content = f"{sha256} {inputs}"
         self._known = [one for one in self._known if one.content != content][-_KEPT + 1 :]
         self._known.append(_Rejection(content, error.code, error.message, error.hint))
+        self._save()
+
+    def forget(self, sha256: str, inputs: str) -> None:
+        """What was published is not bad any more, whatever was thought of it."""
+        content = f"{sha256} {inputs}"
+        if any(one.content == content for one in self._known):
+            self._known = [one for one in self._known if one.content != content]
+            self._save()
+
+    def _save(self) -> None:
         temporary = self._path.with_name(f".{self._path.name}.sidecar-new")
         try:
             temporary.write_bytes(msgspec.json.encode(self._known))

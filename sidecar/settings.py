@@ -149,8 +149,12 @@ class Navigator(Section, frozen=True):
         "navigator",
     )
     reload_timeout: Annotated[
-        Duration, _doc("how long to wait for a load, before the signal and again before rolling back")
-    ] = Duration(10)
+        Duration,
+        _doc(
+            "how long to wait for a load, before the signal and again before rolling back; "
+            "Navigator's own can take 30 s while a tenant boots"
+        ),
+    ] = Duration(35)
     probes: Annotated[tuple[Probe, ...], _doc("requests that must succeed after each load")] = ()
 
 

@@ -43,6 +43,7 @@ logger = logging.getLogger("sidecar.update")
 
 # How long a store may go on serving the index that one sent with a poke has replaced.
 _OUTDATED_FOR = 600.0
+_OUTDATED_MOST = 20
 _POLL_PAUSE = 0.25
 
 AUTOMATIC = frozenset({"boot", "local", "resume", "start", "timer"})
@@ -112,6 +113,8 @@ class Updater:
             state = await self._update(run)
         except SidecarError as error:
             run.say(f"{error.message}. The configuration in place stays.")
+            if error.detail:
+                run.warn(error.detail)
             self._note_generation(run)
             return run.outcome("rejected" if isinstance(error, Rejected) else "failed", error)
         finally:
@@ -172,6 +175,7 @@ class Updater:
             return await self._in_thread(self._take_received, request, run, target)
         deadline = time.monotonic() + self._settings.fetch.expect_timeout
         while True:
+            target.unlink(missing_ok=True)
             fetched = await self._store.fetch(
                 self._settings.index_key, target, current.index.etag if current else None
             )
@@ -188,7 +192,7 @@ class Updater:
         if fetched is None:
             run.say(f"the index in the store is the one in place ({version.sha256[:12]})")
         elif current is not None and version is current.index:
-            target.unlink()
+            target.unlink(missing_ok=True)
             run.say("the store still serves the index before the one that was sent; kept the latter")
         else:
             run.say(f"fetched the index: {fetched.size} bytes, SHA-256 {fetched.sha256[:12]}")
@@ -201,7 +205,7 @@ class Updater:
             return current.index
         if current is not None:
             known = current.index
-            if fetched.etag == known.outdated_etag and time.time() < known.outdated_until:
+            if fetched.etag in known.outdated and time.time() < known.outdated_until:
                 return known
         return IndexVersion(fetched.etag, fetched.sha256, fetched.modified, fetched.size)
 
@@ -213,14 +217,12 @@ class Updater:
         current = self._generations.current
         # A store names a plainly uploaded object by its MD5: so the next fetch knows the same content again.
         if current is not None and current.index.etag != received.md5:
-            return IndexVersion(
-                received.md5,
-                received.sha256,
-                None,
-                received.size,
-                current.index.etag,
-                time.time() + _OUTDATED_FOR,
-            )
+            known = current.index
+            # The store may be behind by more than one index, when several were sent in a row.
+            older = known.outdated if time.time() < known.outdated_until else ()
+            outdated = (*older, known.etag)[-_OUTDATED_MOST:]
+            until = time.time() + _OUTDATED_FOR
+            return IndexVersion(received.md5, received.sha256, None, received.size, outdated, until)
         return IndexVersion(received.md5, received.sha256, None, received.size)
 
     # read, generate, check
@@ -308,6 +310,7 @@ class Updater:
         self._describe(run, candidate, False)
         with run.stage("publish"):
             published = self._generations.publish(generated.artifacts, candidate.todo, manifest)
+        self._rejections.forget(candidate.version.sha256, candidate.inputs.digest)
         self._known = (candidate.version.sha256, candidate.inputs.deployed, candidate.index)
         written = [artifact.name for artifact in candidate.todo.artifacts]
         run.say(f"published generation {published.number}: {', '.join(written) or 'the index only'}")

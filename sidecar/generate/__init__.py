@@ -74,41 +74,75 @@ class Generated:
         return next(artifact.content for artifact in self.artifacts if artifact.name == name)
 
 
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """All but the users: the other contents, `_UNKNOWN` for the fingerprint, and what they are made of."""
+
+    contents: Mapping[str, bytes]
+    tenants: tuple[Tenant, ...]
+    owners: Mapping[str, str | None]
+    databases: tuple[str, ...]
+    paths: tuple[str, ...]
+    expressions: tuple[str, ...]
+    pages: tuple[Page, ...]
+
+
 def generate(index: Index, deployment: Deployment, memo: Memo, previous_htpasswd: bytes = b"") -> Generated:
     """All artifacts of one machine, from the index and the machine's own settings.
 
     `previous_htpasswd` keeps the lines of unchanged plain-text passwords. Raises `Rejected` for an
     index that cannot be represented and `SettingsError` for an unusable profile.
     """
+    users, skipped = htpasswd(index.users, deployment.key, previous_htpasswd)
+    machine = repr((deployment.profile, deployment.values, deployment.region, deployment.databases))
+    # Most changes concern users only, and then all of this is as it was.
+    site = memo.get(
+        (_site, machine, index.regions, index.studios, index.events), lambda: _site(index, deployment, memo)
+    )
+    contents = {HTPASSWD: users, **site.contents}
+    fingerprint = _fingerprint(contents)
+    for name in (MAINTENANCE, NAVIGATOR):
+        contents[name] = contents[name].replace(_UNKNOWN.encode(), fingerprint.encode())
+    return Generated(
+        artifacts=tuple(Artifact(name, contents[name]) for name in NAMES),
+        fingerprint=fingerprint,
+        tenants=site.tenants,
+        owners=site.owners,
+        databases=site.databases,
+        paths=site.paths,
+        expressions=site.expressions,
+        pages=site.pages,
+        skipped=tuple(skipped),
+    )
+
+
+def _site(index: Index, deployment: Deployment, memo: Memo) -> _Site:
     owned = owners(index, memo)
-    all_programmes = programmes(index, owned, memo)
+    everywhere = programmes(index, owned, memo)
     here = deployment.region
-    local = [one for one in all_programmes if not (here and one.region and one.region != here)]
+    local = [one for one in everywhere if not (here and one.region and one.region != here)]
     served = tuple(
         tenant
         for one in local
         for tenant in memo.get((tenants, one), lambda one=one: tenants(one))  # type: ignore[misc]
     )
-    pages = documents.prerender_pages(index, all_programmes)
-    users, skipped = htpasswd(index.users, deployment.key, previous_htpasswd)
+    pages = documents.prerender_pages(index, everywhere)
 
     values = _values(deployment)
     root = str(values.get("root", ""))
     values |= {
         "tenants": [navigator.tenant_entries(local, root)],
-        "auth_patterns": navigator.auth_patterns(all_programmes, root, regional=here is not None),
-        "replay": navigator.replay_routes(all_programmes, root, here) if here else [],
+        "auth_patterns": navigator.auth_patterns(everywhere, root, regional=here is not None),
+        "replay": navigator.replay_routes(everywhere, root, here) if here else [],
         "fingerprint": _UNKNOWN,
     }
     configuration = expand(_part(deployment.profile, "navigator"), values, "navigator")
     maintenance = expand(_part(deployment.profile, "maintenance"), values, "maintenance")
     listed = _tenants(configuration, root, served)
     databases = tuple(database for _, database in listed if database)
-
     contents = {
-        HTPASSWD: users,
         MAP: yamltext.dump(documents.map_document(index, owned), memo),
-        SHOWCASES: yamltext.dump(documents.showcases_document(all_programmes), memo),
+        SHOWCASES: yamltext.dump(documents.showcases_document(everywhere), memo),
         TENANTS: documents.tenants_list(databases, deployment.databases),
         PRERENDER: documents.prerender_list(pages),
         MAINTENANCE: yamltext.dump(maintenance, memo),
@@ -118,19 +152,14 @@ def generate(index: Index, deployment: Deployment, memo: Memo, previous_htpasswd
         raise Rejected(
             f"the index holds the text {_UNKNOWN!r}, which stands for something else here", code="value"
         )
-    fingerprint = _fingerprint(contents)
-    for name in (MAINTENANCE, NAVIGATOR):
-        contents[name] = contents[name].replace(_UNKNOWN.encode(), fingerprint.encode())
-    return Generated(
-        artifacts=tuple(Artifact(name, contents[name]) for name in NAMES),
-        fingerprint=fingerprint,
+    return _Site(
+        contents=contents,
         tenants=served,
         owners=owned,
         databases=databases,
         paths=tuple(path for path, _ in listed),
         expressions=tuple(_expressions(configuration)),
         pages=tuple(pages),
-        skipped=tuple(skipped),
     )
 
 

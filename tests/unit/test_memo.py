@@ -35,12 +35,25 @@ def test_what_is_used_in_every_run_stays_for_ever() -> None:
 
 
 def test_what_a_whole_run_did_not_use_is_forgotten() -> None:
-    """A result that a run did without is made anew by the next."""
+    """A result that a run did without, while it made others, is made anew by the next."""
     memo = Memo()
     memo.get("key", lambda: "old")
     memo.rotate()
+    memo.get("another", object)
     memo.rotate()
     assert memo.get("key", lambda: "new") == "new"
+
+
+def test_a_run_that_made_nothing_new_forgets_nothing() -> None:
+    """Runs that found all they asked for leave the rest for the run that will need it."""
+    memo = Memo()
+    memo.get("key", lambda: "old")
+    memo.get("coarse", object)
+    memo.rotate()
+    for _ in range(5):
+        memo.get("coarse", never)
+        memo.rotate()
+    assert memo.get("key", never) == "old"
 
 
 def test_memory_is_bounded_by_two_runs() -> None:
