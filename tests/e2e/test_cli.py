@@ -1,0 +1,444 @@
+"""The installed command: what it prints, as text and as JSON, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+import subprocess
+import urllib.request
+from asyncio.subprocess import PIPE
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import pytest
+import yaml
+
+from sidecar import __version__, signing
+from sidecar.generate import NAMES
+from sidecar.sample import Size, add_user, rename_studio, set_password
+from tests.conftest import free_port
+from tests.support.cgi import SIDECAR, Finished, environment, run, serving, sidecar
+from tests.support.machine import SECRET, Machine
+
+HASH = "{SHA}" + "A" * 27 + "="
+COMMANDS = (
+    "serve",
+    "update",
+    "preview",
+    "status",
+    "config",
+    "doctor",
+    "hash-password",
+    "sign",
+    "demo",
+)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A machine with a folder for a store, an index in it, and a Navigator that is not there."""
+    machine = Machine(tmp_path, {"navigator": {"pid_file": str(tmp_path / "navigator.pid")}})
+    machine.put_index()
+    return machine
+
+
+def check(finished: Finished, code: int) -> Finished:
+    """The command ended so, and without a traceback."""
+    assert finished.code == code, (finished.out, finished.err)
+    assert "Traceback" not in finished.err + finished.out
+    return finished
+
+
+def error_of(finished: Finished) -> dict[str, Any]:
+    """The error that `--json` printed; the same sentence is on standard error."""
+    error: dict[str, Any] = finished.json["error"]
+    assert error["message"] in finished.err
+    return error
+
+
+# Help and wrong usage
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_every_command_explains_itself(command: str) -> None:
+    """`--help` says what the command does, and gives an example that starts with its name."""
+    help_ = check(await sidecar(None, command, "--help"), 0).out
+    assert f" {command}" in help_.partition("example: sidecar")[2]
+    assert "--json" in help_
+
+
+async def test_the_command_lists_its_commands() -> None:
+    """`sidecar --help` names every command, and `--version` the version."""
+    listed = check(await sidecar(None, "--help"), 0).out
+    assert all(command in listed for command in COMMANDS)
+    assert check(await sidecar(None, "--version"), 0).out == f"sidecar {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["no-such-command"], ["update", "--wait", "tomorrow"], ["sign"], ["status", "--nothing"]],
+)
+async def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
+    """Wrong usage is explained on standard error, exit status 2."""
+    finished = check(await sidecar(None, *arguments), 2)
+    assert "usage: sidecar" in finished.err
+    assert finished.out == ""
+
+
+# Configuration
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("listen: {port: 99999}", ["listen.port"]),
+        ("listen: {prot: 1}", ["listen", "prot", "port"]),
+        ("fetch: {timeout: soon}", ["fetch.timeout", "30s"]),
+        ("store: ftp://bucket", ["store", "s3://bucket"]),
+        ("nonsense: 1", ["nonsense", "store"]),
+        ("- a list", ["mapping"]),
+        ("a: [", ["YAML"]),
+        ("profile: fly", ["machine.region", "FLY_REGION"]),
+        ("profile: /not/there.yml", ["profile", "/not/there.yml"]),
+        ("administrators: {alice: secret}", ["administrators.alice", "hash-password"]),
+        ("trigger: {secret: short}", ["trigger.secret"]),
+        ("files: {owner: nobody-of-that-name}", ["nobody-of-that-name"]),
+    ],
+)
+async def test_a_wrong_setting_names_its_place(tmp_path: Path, content: str, words: list[str]) -> None:
+    """A wrong configuration is told with file, key and what would be right; exit status 2."""
+    file = tmp_path / "sidecar.yml"
+    file.write_text(content)
+    for more in ([], ["--json"]):
+        finished = check(await run(SIDECAR, "--config", file, "config", "--check", *more), 2)
+        assert all(word in finished.err for word in words), finished.err
+        if more:
+            assert error_of(finished)["code"] == "settings"
+
+
+async def test_a_wrong_variable_names_itself(machine: Machine) -> None:
+    """The environment's part of a wrong configuration is told by the variable's name."""
+    finished = check(await sidecar(machine, "config", SIDECAR_LISTEN_PORT="many"), 2)
+    assert "SIDECAR_LISTEN_PORT" in finished.err
+    finished = check(await sidecar(machine, "config", SIDECAR_LISTEN_PROT="1"), 2)
+    assert "SIDECAR_LISTEN_PROT" in finished.err
+
+
+async def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """A configuration that is named and not there is an error, not a silent default."""
+    missing = tmp_path / "missing.yml"
+    assert str(missing) in check(await run(SIDECAR, "--config", missing, "config"), 2).err
+    assert str(missing) in check(await run(SIDECAR, "config", SIDECAR_CONFIG=str(missing)), 2).err
+
+
+@pytest.mark.parametrize("command", ["serve", "update", "status", "doctor", "preview"])
+async def test_every_command_refuses_a_wrong_configuration(tmp_path: Path, command: str) -> None:
+    """No command works with settings that it cannot trust."""
+    file = tmp_path / "sidecar.yml"
+    file.write_text("listen: {port: 99999}")
+    assert "listen.port" in check(await run(SIDECAR, "--config", file, command), 2).err
+
+
+async def test_config_shows_what_is_in_force(machine: Machine) -> None:
+    """`config` prints the settings with defaults and overrides, as YAML or JSON, secrets masked."""
+    machine.extra |= {"s3": {"access_key_id": "id", "secret_access_key": "very-secret-key"}}
+    assert "sound" in check(await sidecar(machine, "config", "--check"), 0).out
+    shown = check(await sidecar(machine, "config", SIDECAR_FETCH_ATTEMPTS="7"), 0).out
+    data = check(await sidecar(machine, "config", "--json", SIDECAR_FETCH_ATTEMPTS="7"), 0).json
+    assert yaml.safe_load(shown) == data
+    assert data["fetch"]["attempts"] == 7
+    assert data["paths"]["databases"] == str(machine.application / "db")
+    for secret in (SECRET, "very-secret-key"):
+        assert secret not in shown
+    assert data["trigger"]["secret"] == "********"
+
+
+# Update without a daemon
+
+
+async def test_update_once_needs_no_daemon(machine: Machine) -> None:
+    """`update --once` publishes by itself, says so, and finds nothing to do the second time."""
+    finished = check(await sidecar(machine, "update", "--once"), 0)
+    assert "published generation 1" in finished.out
+    assert finished.out.splitlines()[-1].startswith("Published in ")
+    assert sorted(machine.targets()) == sorted(NAMES)
+    outcome = check(await sidecar(machine, "update", "--once", "--json"), 0).json
+    assert (outcome["state"], outcome["generation"]) == ("unchanged", 1)
+
+
+async def test_a_refused_update_ends_with_1(machine: Machine) -> None:
+    """A refusal is told with its reason and what to do; `--force` overrides a loss."""
+    check(await sidecar(machine, "update", "--once"), 0)
+    before = machine.targets()
+    machine.put_index(Size(events=10, studios=20, users=12))
+    finished = check(await sidecar(machine, "update", "--once"), 1)
+    assert "would drop 30 of" in finished.err
+    assert "--force" in finished.err
+    outcome = check(await sidecar(machine, "update", "--once", "--json"), 1).json
+    assert (outcome["state"], outcome["error"]["code"]) == ("rejected", "loss")
+    assert machine.targets() == before
+    check(await sidecar(machine, "update", "--once", "--force"), 0)
+    assert machine.targets() != before
+
+
+async def test_a_failed_update_ends_with_1(machine: Machine) -> None:
+    """A store without the index is an error with the place to look at."""
+    machine.store_index.unlink()
+    finished = check(await sidecar(machine, "update", "--once"), 1)
+    assert str(machine.store_index) in finished.err
+    assert machine.targets() == {}
+
+
+async def test_preview_once_shows_and_writes_nothing(machine: Machine) -> None:
+    """`preview --once` names what an update would change, with diffs when asked, and changes nothing."""
+    check(await sidecar(machine, "update", "--once"), 0)
+    before = machine.targets()
+    set_password(machine.store_index, "user0003", f"user0003:{HASH}")
+    short = check(await sidecar(machine, "preview", "--once"), 0).out
+    assert "users changed: user0003" in short
+    assert "files to write: htpasswd, navigator.yml" in short
+    assert "+++" not in short
+    long = check(await sidecar(machine, "preview", "--once", "--diff"), 0).out
+    assert f"+user0003:{HASH}" in long
+    data = check(await sidecar(machine, "preview", "--once", "--json"), 0).json
+    assert data["state"] == "previewed"
+    assert set(data["diffs"]) == {"htpasswd", "navigator.yml"}
+    assert machine.targets() == before
+    check(await sidecar(machine, "update", "--once"), 0)
+    assert "files to write: none" in check(await sidecar(machine, "preview", "--once"), 0).out
+
+
+async def test_a_preview_of_nothing_says_so(machine: Machine) -> None:
+    """When an update would change nothing, the preview says that in a sentence."""
+    check(await sidecar(machine, "update", "--once"), 0)
+    assert "change nothing" in check(await sidecar(machine, "preview", "--once"), 0).out
+
+
+@pytest.mark.parametrize("command", [["update"], ["preview"], ["status"]])
+async def test_without_a_daemon_the_commands_say_so(machine: Machine, command: list[str]) -> None:
+    """What needs the daemon names the socket and how to start it; exit status 1."""
+    finished = check(await sidecar(machine, *command), 1)
+    assert str(machine.socket) in finished.err
+    assert "sidecar serve" in finished.err
+    assert error_of(check(await sidecar(machine, *command, "--json"), 1))["code"] == "no_daemon"
+
+
+# Beside a daemon
+
+
+async def test_the_commands_talk_to_the_daemon(machine: Machine) -> None:
+    """Beside a daemon, update, preview and status go through it, and `--once` is refused."""
+    async with serving(machine) as daemon:
+        assert check(await sidecar(machine, "status", "--json"), 0).json["state"] == "starting"
+
+        finished = check(await sidecar(machine, "update"), 0)
+        assert "published generation 1" in finished.out
+        assert finished.out.splitlines()[-1].startswith("Published in ")
+        assert check(await sidecar(machine, "update", "--json"), 0).json["state"] == "unchanged"
+
+        for command in (["update", "--once"], ["preview", "--once"]):
+            refused = check(await sidecar(machine, *command, "--json"), 1)
+            assert error_of(refused)["code"] == "busy"
+            assert "running daemon" in refused.err
+
+        rename_studio(machine.store_index, first_studio(machine), "Renamed Studio")
+        text = check(await sidecar(machine, "preview", "--diff"), 0).out
+        assert "studios changed:" in text
+        assert "Renamed Studio" in text
+        data = check(await sidecar(machine, "preview", "--json"), 0).json
+        assert data["state"] == "previewed"
+
+        status = check(await sidecar(machine, "status"), 0).out
+        assert "version: " + __version__ in status
+        assert "current: 1" in status
+        check(await sidecar(machine, "update", "--wait", "published"), 0)
+
+        machine.store_index.write_bytes(b"no database")
+        for more in ([], ["--json"]):
+            refused = check(await sidecar(machine, "update", *more), 1)
+            assert "not an SQLite database" in refused.err + refused.out
+        check(await sidecar(machine, "preview"), 1)
+        assert check(await sidecar(machine, "status", "--json"), 1).json["error"]["code"] == "not_sqlite"
+
+        assert await daemon.stop() == 0
+    assert not machine.socket.exists()
+    assert "Traceback" not in daemon.log
+    lines = [json.loads(line) for line in daemon.log.splitlines()]
+    assert all(line.keys() >= {"time", "level", "logger", "message"} for line in lines)
+    assert any(line.get("generation") == 1 for line in lines)
+    assert SECRET not in daemon.log
+
+
+def first_studio(machine: Machine) -> str:
+    with closing(sqlite3.connect(machine.store_index)) as connection:
+        (key,) = connection.execute("select key from locations order by key").fetchone()
+        return str(key)
+
+
+async def test_force_passes_through_the_daemon(machine: Machine) -> None:
+    """`update --force` accepts through the daemon what `update` refused."""
+    async with serving(machine):
+        check(await sidecar(machine, "update"), 0)
+        machine.put_index(Size(events=10, studios=20, users=12))
+        assert "would drop 30 of" in check(await sidecar(machine, "update"), 1).err
+        assert "Published" in check(await sidecar(machine, "update", "--force"), 0).out
+
+
+async def test_a_hook_may_wait_for_a_daemon_that_starts(machine: Machine) -> None:
+    """`update --patience` bridges the time until the daemon answers; the records name the hook."""
+    waiting = asyncio.create_task(
+        sidecar(machine, "update", "--patience", "30", "--trigger", "boot", "--json")
+    )
+    async with serving(machine):
+        outcome = check(await waiting, 0).json
+    assert (outcome["state"], outcome["trigger"]) == ("published", "boot")
+
+
+async def test_the_daemon_updates_when_it_starts(machine: Machine) -> None:
+    """With `update.at_start`, as by default, a daemon brings its machine up to date by itself."""
+    machine.extra["update"] = {"at_start": True}
+    async with serving(machine):
+        outcome = check(await sidecar(machine, "update", "--json"), 0).json  # begins after that one
+    assert outcome["generation"] == 1
+    assert sorted(machine.targets()) == sorted(NAMES)
+
+
+async def test_a_second_serve_is_refused(machine: Machine, tmp_path: Path) -> None:
+    """A second daemon on the same state or socket says who is in its way; exit status 1."""
+    async with serving(machine):
+        assert "holds" in check(await sidecar(machine, "serve"), 1).err
+        other = Machine(tmp_path / "other", {"listen": {"socket": str(machine.socket)}})
+        assert "another process listens" in check(await sidecar(other, "serve"), 1).err
+        check(await sidecar(machine, "update"), 0)
+
+
+async def test_a_killed_daemon_is_no_obstacle(machine: Machine) -> None:
+    """After kill -9 the next daemon starts on what the last one left behind."""
+    async with serving(machine) as daemon:
+        check(await sidecar(machine, "update"), 0)
+        daemon.process.kill()
+        await daemon.process.wait()
+        assert machine.socket.exists()
+    async with serving(machine):
+        assert check(await sidecar(machine, "update", "--json"), 0).json["state"] == "unchanged"
+
+
+# Doctor, passwords, signatures
+
+
+async def test_doctor_finds_what_is_wrong(machine: Machine) -> None:
+    """All is well beside a daemon; without one, or without the store, the finding says what to do."""
+    async with serving(machine):
+        check(await sidecar(machine, "update"), 0)
+        finished = check(await sidecar(machine, "doctor"), 0)
+        assert "FAIL" not in finished.out
+        findings = check(await sidecar(machine, "doctor", "--json"), 0).json
+        assert all(finding["good"] for finding in findings)
+        assert any(finding["subject"].startswith("store file://") for finding in findings)
+        assert any(" tenants with profile" in finding["message"] for finding in findings)
+    machine.store_index.unlink()
+    before = machine.targets()
+    finished = check(await sidecar(machine, "doctor"), 1)
+    failures = [line for line in finished.out.splitlines() if line.startswith("FAIL")]
+    assert any("store" in line for line in failures)
+    assert any("daemon" in line for line in failures)
+    assert "what to do:" in finished.out
+    findings = check(await sidecar(machine, "doctor", "--json"), 1).json
+    assert {finding["subject"].partition(" ")[0] for finding in findings if not finding["good"]} >= {
+        "store",
+        "daemon",
+    }
+    assert machine.targets() == before
+
+
+async def test_hash_password_makes_a_hash_for_administrators(machine: Machine) -> None:
+    """The password comes from standard input, never from an argument; the settings take the hash."""
+    finished = check(await sidecar(machine, "hash-password", "--cost", "8", stdin=b"correct horse\n"), 0)
+    hashed = finished.out.strip()
+    assert bcrypt.checkpw(b"correct horse", hashed.encode())
+    machine.extra["administrators"] = {"alice": hashed}
+    check(await sidecar(machine, "config", "--check"), 0)
+    data = check(
+        await sidecar(machine, "hash-password", "--cost", "8", "--json", stdin=b"correct horse\n"), 0
+    ).json
+    assert bcrypt.checkpw(b"correct horse", data["hash"].encode())
+    for bad in (b"short\n", b"", b"x" * 73):
+        assert "8 to 72 bytes" in check(await sidecar(machine, "hash-password", stdin=bad), 1).err
+
+
+async def test_sign_makes_a_valid_request(machine: Machine, tmp_path: Path) -> None:
+    """What `sign` prints is what the daemon verifies, as header lines or as JSON."""
+    body = tmp_path / "index"
+    body.write_bytes(b"some bytes")
+    digest = hashlib.sha256(b"some bytes").hexdigest()
+    finished = check(await sidecar(machine, "sign", "--machine", "m1", "--body", str(body)), 0)
+    headers = dict(line.split(": ", 1) for line in finished.out.splitlines())
+    assert headers[signing.DIGEST] == digest
+    assert verified(headers, "/showcase/update_config")
+    arguments = ["sign", "--machine", "m1", "--path", "/update_config", "--expect", digest, "--json"]
+    data = check(await sidecar(machine, *arguments), 0).json
+    assert data["path"] == f"/update_config?sha256={digest}"
+    assert verified(data["headers"], data["path"])
+    missing = check(await sidecar(machine, "sign", "--machine", "m1", "--body", "/not/there"), 1)
+    assert "/not/there" in missing.err
+    machine.extra["trigger"] = {"secret": ""}
+    assert "trigger.secret" in check(await sidecar(machine, "sign", "--machine", "m1"), 2).err
+    assert SECRET not in finished.out
+
+
+def verified(headers: dict[str, str], path: str) -> bool:
+    timestamp = headers[signing.TIMESTAMP]
+    poke = signing.Poke("POST", path, timestamp, headers[signing.MACHINE], headers[signing.DIGEST])
+    return bool(signing.verify(poke, headers[signing.SIGNATURE], [SECRET], "m1", float(timestamp), 300))
+
+
+# The demo
+
+
+async def test_the_demo_reaches_a_first_update(tmp_path: Path) -> None:
+    """One command runs the main job on a fresh machine: a sample, a first update, a URL for the status."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        SIDECAR,
+        "demo",
+        "--folder",
+        "demo",
+        "--port",
+        str(port),
+        cwd=tmp_path,
+        stdout=PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    said = b""
+    try:
+        async with asyncio.timeout(60):
+            while b"published generation 1" not in said:
+                line = await process.stdout.readline()
+                assert line, said
+                said += line
+        url = f"http://127.0.0.1:{port}"
+        assert url.encode() in said
+        status = await asyncio.to_thread(fetch, f"{url}/status")
+        assert status["tenants"] >= 370
+        assert (tmp_path / "demo" / "application" / "config" / "navigator.yml").exists()
+        # The folder is a machine like any other: what is changed there comes with the next update.
+        add_user(tmp_path / "demo" / "store" / "db" / "index.sqlite3", "visitor", f"visitor:{HASH}")
+        config = tmp_path / "demo" / "sidecar.yml"
+        assert "users: 1 added" in check(await run(SIDECAR, "--config", config, "update"), 0).out
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        rest, _ = await process.communicate()
+    assert process.returncode == 0
+    assert b"Traceback" not in said + rest
+
+
+def fetch(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return json.loads(answer.read())

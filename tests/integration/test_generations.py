@@ -1,0 +1,378 @@
+"""The life of a generation on disk, as long as nothing goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from sidecar.daemon import Daemon
+from sidecar.errors import Busy, NotFound
+from sidecar.generate import NAMES
+from sidecar.generations import INDEX, Generations
+from sidecar.run import Outcome, Request
+from sidecar.sample import Size, rename_studio, set_password
+from tests.support.machine import Machine
+from tests.support.publisher import (
+    Press,
+    check_whole,
+    leftovers,
+    open_generations,
+    sha256,
+    stamps,
+    update,
+)
+
+SIZE = Size(events=12, studios=8, users=8)
+NAVIGATOR = "navigator.yml"
+
+
+@pytest.fixture
+def published(machine: Machine) -> Machine:
+    """A machine with one generation in place."""
+    machine.put_index(SIZE)
+    assert update(machine).state == "published"
+    return machine
+
+
+def current(machine: Machine) -> Generations:
+    """The generations after a start that found nothing to do."""
+    generations = open_generations(machine)
+    try:
+        assert generations.startup() == []
+    finally:
+        generations.shutdown()
+    return generations
+
+
+def one_password(machine: Machine, turn: int = 0) -> None:
+    set_password(machine.store_index, "user0001", f"user0001:{{SHA}}{chr(ord('a') + turn) * 27}=")
+
+
+def mtimes(machine: Machine) -> dict[str, int]:
+    return {name: stamp[1] for name, stamp in stamps(machine).items()}
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def poke(daemon: Daemon) -> Outcome:
+    return await daemon.worker.submit(Request(trigger="socket"))
+
+
+def test_a_publication_is_whole(published: Machine) -> None:
+    """Each file in place has the digest that the manifest says, and the index is the store's."""
+    generations = current(published)
+    check_whole(published, generations.current, published.store_index)
+    assert generations.numbers() == [1]
+    assert generations.current is not None
+    assert list(generations.current.digests) == list(NAMES)
+    kept = {path.name for path in generations.folder(1).iterdir()}
+    assert kept == {*NAMES, INDEX, "manifest.json"}
+
+
+def test_the_order_of_a_publication(machine: Machine) -> None:
+    """All is staged, then prepared, then committed; the index is installed first, navigator.yml last."""
+    machine.put_index(SIZE)
+    points: list[str] = []
+    update(machine, points.append)
+    names = list(NAMES)
+    assert points == [
+        *(f"staged {name}" for name in names),
+        "staged",
+        *(f"prepared {name}" for name in names),
+        "renamed",
+        "committed",
+        "installed index",
+        *(f"installed {name}" for name in names),
+        "recorded",
+    ]
+    assert names[-1] == NAVIGATOR
+
+
+def test_targets_are_old_until_the_commit(published: Machine) -> None:
+    """Up to the commit nothing that the web server reads is touched; then the index changes first."""
+    published.put_index(SIZE, seed=2)
+    before = stamps(published)
+    changed: dict[str, set[str]] = {}
+
+    def look(name: str) -> None:
+        now = stamps(published)
+        changed[name] = {name for name in before if now[name] != before[name]}
+
+    update(published, look)
+    for name, touched in changed.items():
+        assert touched == set(), name
+        if name == "committed":
+            break
+    assert changed["installed index"] == {INDEX}
+    assert NAVIGATOR not in changed["installed prerender.txt"]
+    assert NAVIGATOR in changed["installed navigator.yml"]
+
+
+async def test_an_unchanged_index_writes_nothing(machine: Machine) -> None:
+    """With the same index no target and no folder of generations is touched: inode, mtime and ctime stay."""
+    machine.put_index(SIZE)
+
+    def seen() -> dict[str, tuple[int, int, int]]:
+        folders = (machine.state / "generations", *(machine.application / part for part in ("db", "config")))
+        stats = {str(path): path.stat() for path in (*folders, machine.state / "generations" / "00000001")}
+        return {
+            **stamps(machine),
+            **{path: (one.st_ino, one.st_mtime_ns, one.st_ctime_ns) for path, one in stats.items()},
+        }
+
+    async with machine.daemon() as daemon:
+        assert (await poke(daemon)).state == "published"
+        before = seen()
+        for _ in range(3):
+            outcome = await poke(daemon)
+            assert (outcome.state, outcome.written, outcome.generation) == ("unchanged", (), 1)
+            assert seen() == before
+        # The same bytes under a new ETag have to be fetched; nothing follows from that either.
+        os.utime(machine.store_index)
+        assert (await poke(daemon)).state == "unchanged"
+        assert stamps(machine) == {name: stamp for name, stamp in before.items() if "/" not in name}
+
+
+def test_an_unchanged_index_writes_nothing_after_a_restart(published: Machine) -> None:
+    """A new process, too, touches nothing when nothing changed."""
+    before = stamps(published)
+    outcome = update(published)
+    assert (outcome.state, outcome.generation) == ("unchanged", 1)
+    assert stamps(published) == before
+
+
+def test_a_new_password_moves_navigator_yml_last(published: Machine) -> None:
+    """When only htpasswd changed, it and navigator.yml are replaced, navigator.yml with the newest mtime."""
+    before = stamps(published)
+    one_password(published)
+    outcome = update(published)
+    after = stamps(published)
+    assert set(outcome.written) == {"htpasswd", NAVIGATOR}
+    assert {name for name in after if after[name] != before[name]} == {"htpasswd", NAVIGATOR, INDEX}
+    times = mtimes(published)
+    assert max(times, key=lambda name: times[name]) == NAVIGATOR
+    assert list(times.values()).count(times[NAVIGATOR]) == 1
+    assert times[NAVIGATOR] > before[NAVIGATOR][1]
+    check_whole(published, current(published).current, published.store_index)
+
+
+def test_any_change_moves_navigator_yml_last(published: Machine) -> None:
+    """A change in any artifact gives navigator.yml a new mtime, the newest of all."""
+    with closing(sqlite3.connect(published.store_index)) as connection:
+        (key,) = connection.execute("select key from locations order by id limit 1").fetchone()
+    rename_studio(published.store_index, key, "Another Name")
+    before = mtimes(published)
+    outcome = update(published)
+    after = mtimes(published)
+    assert "map.yml" in outcome.written
+    assert after[NAVIGATOR] > before[NAVIGATOR]
+    assert all(after[NAVIGATOR] > after[name] for name in outcome.written if name != NAVIGATOR)
+
+
+def test_navigator_yml_is_touched_after_it_was_renamed(published: Machine) -> None:
+    """Between a touch and the rename Navigator could load the old file: only a later mtime makes it look."""
+    published.put_index(SIZE, seed=2)
+    with Press(published) as press:
+        calls = [point.name for point in press.run("call", 0).points]
+    rename = calls.index("os.rename app/config/.navigator.yml.sidecar-new")
+    assert "os.utime app/config/.navigator.yml.sidecar-new" in calls[:rename]
+    assert "os.utime app/config/navigator.yml" in calls[rename:]
+    assert not [call for call in calls[rename + 1 :] if call.startswith("os.rename app")]
+
+
+def test_an_index_that_changes_no_artifact(published: Machine) -> None:
+    """When the index changes where nothing is generated from, it alone is replaced, and nothing reloads."""
+    with closing(sqlite3.connect(published.store_index)) as connection, connection:
+        connection.execute("update users set email = 'other@example.com'")
+    before = stamps(published)
+    outcome = update(published)
+    after = stamps(published)
+    assert (outcome.state, outcome.written, outcome.generation) == ("published", (), 2)
+    assert {name for name in after if after[name] != before[name]} == {INDEX}
+    check_whole(published, current(published).current, published.store_index)
+
+
+def test_the_index_gets_the_age_of_its_object(published: Machine) -> None:
+    """The mtime of the index in place is the true age of the object, as often as it is replaced."""
+    for seed, age in ((2, 1_700_000_000.25), (3, 1_600_000_000.0)):
+        published.put_index(SIZE, seed)
+        os.utime(published.store_index, (age, age))
+        update(published)
+        assert published.target(INDEX).stat().st_mtime == age
+
+
+@pytest.fixture
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize("umask", [0, 0o077], indirect=True)
+def test_modes_are_explicit(tmp_path: Path) -> None:
+    """Files have the modes that the settings name, whatever the umask; the generations are private."""
+    machine = Machine(tmp_path, {"files": {"mode": "0664", "htpasswd_mode": "0604"}})
+    machine.put_index(SIZE)
+    for turn in range(2):
+        update(machine)
+        modes = {name: mode(machine.target(name)) for name in NAMES}
+        assert modes == {name: 0o604 if name == "htpasswd" else 0o664 for name in NAMES}
+        one_password(machine, turn)
+    assert mode(machine.target(INDEX)) == 0o664
+    assert mode(machine.state / "generations") == 0o700
+    assert mode(machine.state / "generations" / "00000001" / "htpasswd") == 0o600
+
+
+def test_the_default_mode_of_htpasswd(published: Machine) -> None:
+    """Without a setting, htpasswd is no file for everybody."""
+    assert mode(published.target("htpasswd")) == 0o640
+
+
+def test_an_existing_index_keeps_its_mode(published: Machine) -> None:
+    """The application may write to the index: its mode and owner are left alone when it is replaced."""
+    published.target(INDEX).chmod(0o666)
+    published.put_index(SIZE, seed=2)
+    update(published)
+    assert mode(published.target(INDEX)) == 0o666
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_files_belong_to_the_owner_in_the_settings(tmp_path: Path) -> None:
+    """Everything that is published, a new index included, belongs to the user who is named."""
+    machine = Machine(tmp_path, {"files": {"owner": "nobody"}})
+    machine.put_index(SIZE)
+    update(machine)
+    owner = pwd.getpwnam("nobody").pw_uid
+    assert {machine.target(name).stat().st_uid for name in (*NAMES, INDEX)} == {owner}
+
+
+def test_few_generations_are_kept(tmp_path: Path) -> None:
+    """The last N generations are kept, each whole; older ones are gone from the disk."""
+    machine = Machine(tmp_path, {"update": {"keep": 3}})
+    for seed in range(1, 7):
+        machine.put_index(SIZE, seed)
+        assert update(machine).generation == seed
+    generations = current(machine)
+    assert generations.numbers() == [4, 5, 6]
+    for number in generations.numbers():
+        artifacts = generations.artifacts(number)
+        assert [one.name for one in artifacts] == list(NAMES)
+        assert sha256(generations.folder(number) / INDEX) == generations.manifest(number).index.sha256
+    names = sorted(path.name for path in (machine.state / "generations").iterdir())
+    assert names == [".incoming", "00000004", "00000005", "00000006"]
+    with pytest.raises(NotFound, match="no generation 3"):
+        generations.manifest(3)
+
+
+def test_the_loaded_generation_is_kept(tmp_path: Path) -> None:
+    """The last generation that was loaded is what a rollback needs: it outlasts the others."""
+    machine = Machine(tmp_path, {"update": {"keep": 2}})
+    machine.put_index(SIZE)
+    update(machine)
+    generations = current(machine)
+    loaded = generations.loaded()
+    generations.mark_loaded(1)
+    for seed in range(2, 6):
+        machine.put_index(SIZE, seed)
+        update(machine)
+    assert loaded is None
+    assert current(machine).numbers() == [1, 4, 5]
+
+
+def test_equal_files_of_two_generations_are_one(published: Machine) -> None:
+    """What did not change takes no room again."""
+    one_password(published)
+    update(published)
+    folder = published.state / "generations"
+    first, second = folder / "00000001", folder / "00000002"
+    same = {name for name in NAMES if (first / name).samefile(second / name)}
+    assert same == set(NAMES) - {"htpasswd", NAVIGATOR}
+
+
+async def test_a_damaged_copy_is_not_passed_on(machine: Machine) -> None:
+    """A file of a kept generation that somebody has changed does not get into the next generation."""
+    machine.put_index(SIZE)
+    async with machine.daemon() as daemon:
+        await poke(daemon)
+        (machine.state / "generations" / "00000001" / "map.yml").write_text("damaged")
+        one_password(machine)
+        assert (await poke(daemon)).state == "published"
+    check_whole(machine, current(machine).current, machine.store_index)
+
+
+def test_drift_is_warned_about_and_repaired(published: Machine) -> None:
+    """A file that was edited by hand is named in a warning, and put right by the next update."""
+    good = published.targets()
+    published.target("showcases.yml").write_bytes(b"edited: by hand\n")
+    published.target("tenants.list").unlink()
+    (published.target("htpasswd")).write_bytes(good["htpasswd"] + b"eve:{SHA}0DPiKuNIrrVmD8IUCuw1hQxNqZc=\n")
+    before = mtimes(published)
+    generations = open_generations(published)
+    generations.current = generations.manifest(1)
+    assert generations.drift(generations.present()) == ["htpasswd", "showcases.yml", "tenants.list"]
+    outcome = update(published)
+    assert outcome.state == "published"
+    warned = {name for name in NAMES for warning in outcome.warnings if warning.startswith(f"{name} ")}
+    assert {"htpasswd", "showcases.yml"} <= warned <= {"htpasswd", "showcases.yml", "tenants.list"}
+    assert {name: content for name, content in published.targets().items() if name != NAVIGATOR} == {
+        name: content for name, content in good.items() if name != NAVIGATOR
+    }
+    assert mtimes(published)[NAVIGATOR] > before[NAVIGATOR]
+    check_whole(published, current(published).current, published.store_index)
+    assert update(published).warnings == ()
+
+
+def test_a_missing_index_is_put_back(published: Machine) -> None:
+    """An index that is gone from its place is published again, although the store's did not change."""
+    generations = current(published)
+    assert generations.index_in_place()
+    published.target(INDEX).unlink()
+    assert not generations.index_in_place()
+    update(published)
+    assert generations.index_in_place()
+    check_whole(published, current(published).current, published.store_index)
+
+
+async def test_a_second_process_is_refused(machine: Machine) -> None:
+    """While one process may publish, another gets `Busy`, which names the first and does not disturb it."""
+    machine.put_index(SIZE)
+    async with machine.daemon() as daemon:
+        await poke(daemon)
+        second = open_generations(machine)
+        with pytest.raises(Busy, match=f"process {os.getpid()} holds"):
+            second.startup()
+        before = stamps(machine)
+        command = [sys.executable, "-m", "sidecar", "--config", str(machine.write_settings())]
+        once = await asyncio.to_thread(
+            lambda: subprocess.run([*command, "update", "--once"], capture_output=True, text=True, timeout=60)
+        )
+        assert once.returncode == 1
+        assert f"process {os.getpid()} holds" in once.stderr
+        assert "Traceback" not in once.stderr
+        assert stamps(machine) == before
+        one_password(machine)
+        assert (await poke(daemon)).state == "published"
+    assert leftovers(machine) == []
+
+
+def test_the_lock_ends_with_its_holder(published: Machine) -> None:
+    """A lock whose holder is gone, in order or killed, is no lock."""
+    first = open_generations(published)
+    first.startup()
+    first.shutdown()
+    first.shutdown()
+    assert (published.state / "lock").read_text().startswith("process ")
+    current(published)

@@ -1,0 +1,1000 @@
+"""The index as hostile as it can be, and its replacement under readers."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.errors import PublishError, Rejected
+from sidecar.index import Deployed, install_index, read_deployed, read_index
+from sidecar.model import Event, Index, Region, Studio, User
+from sidecar.sample import Size, write_index
+
+SIZE = Size(events=12, studios=8, users=8)
+ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n)"
+FLIPS = 4000
+
+STUDIO = {
+    "id": 1,
+    "key": "boston",
+    "name": "Boston",
+    "latitude": 42.4,
+    "longitude": -71.1,
+    "region": None,
+    "locale": None,
+    "logo": None,
+}
+EVENT = {
+    "id": 1,
+    "year": 2026,
+    "key": "showcase",
+    "name": "Showcase",
+    "location_id": 1,
+    "order": 1,
+    "date": None,
+}
+REGION = {"type": "fly", "code": "iad", "location": "Ashburn", "latitude": 39.0, "longitude": -77.5}
+USER = {"userid": "ann", "password": "ann:x"}
+COLUMNS: dict[str, list[str]] = {
+    "users": list(USER),
+    "locations": list(STUDIO),
+    "showcases": list(EVENT),
+    "regions": list(REGION),
+}
+
+
+def make(path: Path, **tables: list[dict[str, Any]]) -> Path:
+    """An index of these rows, in tables whose columns take any type."""
+    rows: dict[str, list[dict[str, Any]]] = {
+        "users": [USER],
+        "locations": [STUDIO],
+        "showcases": [EVENT],
+        "regions": [REGION],
+        **tables,
+    }
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for table, names in COLUMNS.items():
+            connection.execute(f"create table {table} ({', '.join(map(quoted, names))})")
+            for row in rows[table]:
+                marks = ", ".join("?" * len(row))
+                listed = ", ".join(map(quoted, row))
+                connection.execute(f"insert into {table} ({listed}) values ({marks})", list(row.values()))
+    return path
+
+
+def quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def change(path: Path, *statements: str) -> Path:
+    """Run statements on a database."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+    return path
+
+
+def text(content: bytes) -> str:
+    """Bytes as an SQL expression of the type text, valid or not."""
+    return f"cast(x'{content.hex()}' as text)"
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Path:
+    """A sample index as the application makes them."""
+    path = tmp_path / "sample.sqlite3"
+    write_index(path, SIZE)
+    return path
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    """A place for an index."""
+    return tmp_path / "index.sqlite3"
+
+
+# Files that are no index
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0",
+        b"<!DOCTYPE html><title>Not found</title>",
+        b"SQLite format 3",
+        random.Random(1).randbytes(10_000),
+        b"\x1f\x8b" + random.Random(2).randbytes(5000),
+    ],
+    ids=["empty", "a zero", "a page", "a header cut short", "random bytes", "gzip"],
+)
+def test_no_database(index: Path, content: bytes) -> None:
+    """What does not begin like an SQLite database is rejected as such, with its size."""
+    index.write_bytes(content)
+    with pytest.raises(Rejected, match=f"not an SQLite database.*{len(content)} bytes") as caught:
+        read_index(index)
+    assert (caught.value.code, caught.value.status) == ("not_sqlite", 422)
+    assert caught.value.hint
+
+
+def test_random_bytes_behind_a_header(index: Path) -> None:
+    """A sound header before random bytes does not help."""
+    rng = random.Random(3)
+    for _ in range(200):
+        index.write_bytes(b"SQLite format 3\0" + rng.randbytes(rng.choice((0, 50, 84, 5000))))
+        with pytest.raises(Rejected):
+            read_index(index)
+
+
+def test_truncated(sample: Path, index: Path) -> None:
+    """A database that was cut off anywhere is rejected, never read as far as it goes."""
+    content = sample.read_bytes()
+    rng = random.Random(4)
+    lengths = [*range(0, 120, 7), *range(512, len(content), 512), len(content) - 1]
+    for length in [*lengths, *(rng.randrange(len(content)) for _ in range(100))]:
+        index.write_bytes(content[:length])
+        with pytest.raises(Rejected):
+            read_index(index)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_flipped_bytes(sample: Path, index: Path, seed: int) -> None:
+    """With any bytes changed the index is read or rejected: nothing else escapes."""
+    content = sample.read_bytes()
+    rng = random.Random(seed)
+    rejected = 0
+    for _ in range(FLIPS // 4):
+        damaged = bytearray(content)
+        for _ in range(rng.choice((1, 1, 3, 20))):
+            # The first page holds the header and the schema: more can go wrong there.
+            place = rng.randrange(rng.choice((100, 4096, len(content))))
+            damaged[place] = rng.randrange(256)
+        index.write_bytes(damaged)
+        try:
+            found = read_index(index)
+        except Rejected:
+            rejected += 1
+        else:
+            assert isinstance(found, Index)
+    assert 0.2 < rejected / (FLIPS // 4) < 0.95
+
+
+def test_a_damaged_name_in_the_schema(sample: Path, index: Path) -> None:
+    """SQLite's own message quotes the damage, which need not be text: that is a rejection like any other."""
+    content = sample.read_bytes()
+    place = content.index(b'"users"')
+    index.write_bytes(content[: place + 1] + b"\xff\xfe" + content[place + 3 :])
+    with pytest.raises(Rejected) as caught:
+        read_index(index)
+    assert caught.value.code == "unsound"
+
+
+def test_damage_in_another_table(sample: Path, index: Path) -> None:
+    """A damaged page is found even where no row is read from it."""
+    change(sample, "create table other (content)", *["insert into other values (hex(randomblob(2000)))"] * 20)
+    content = bytearray(sample.read_bytes())
+    content[-4096:] = bytes(4096)
+    index.write_bytes(content)
+    with pytest.raises(Rejected) as caught:
+        read_index(index)
+    assert caught.value.code == "unsound"
+
+
+# Other schemas
+
+
+@pytest.mark.parametrize("table", ["users", "locations", "showcases", "regions"])
+def test_a_missing_table(sample: Path, table: str) -> None:
+    """A table that is not there is named."""
+    change(sample, f"drop table {table}")
+    with pytest.raises(Rejected, match=f"no table '{table}'") as caught:
+        read_index(sample)
+    assert caught.value.code == "schema"
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("users", "password"), ("locations", "logo"), ("showcases", "order"), ("regions", "code")],
+)
+def test_a_missing_column(sample: Path, table: str, column: str) -> None:
+    """A column that is not there is named, a quoted one too: it must not turn into a text."""
+    change(sample, f'alter table {table} rename column "{column}" to other')
+    with pytest.raises(Rejected, match=f"'{table}' lacks the columns {column}") as caught:
+        read_index(sample)
+    assert caught.value.code == "schema"
+
+
+def test_other_tables_and_columns_do_not_matter(sample: Path) -> None:
+    """More tables, columns, indexes, views and triggers, and another order of columns, change nothing."""
+    before = read_index(sample)
+    change(
+        sample,
+        "alter table users add column other",
+        "alter table showcases add column stamp default 7",
+        "create table other (content blob)",
+        "insert into other values (zeroblob(3000000))",
+        f"create view endless as {ENDLESS} select i from n",
+        "create index by_name on locations (name)",
+        "create trigger bang after insert on users begin select raise(abort, 'bang'); end",
+        "create table turned (password, other, userid)",
+        "insert into turned select password, 1, userid from users",
+        "drop table users",
+        "alter table turned rename to users",
+    )
+    assert read_index(sample) == before
+
+
+@pytest.mark.parametrize("table", ["users", "locations", "showcases", "regions"])
+def test_an_endless_view_is_no_table(sample: Path, table: str) -> None:
+    """A view in a table's place is not run: it could take for ever."""
+    listed = ", ".join(f"i as {quoted(name)}" for name in COLUMNS[table])
+    change(sample, f"drop table {table}", f"create view {table} as {ENDLESS} select {listed} from n")
+    with pytest.raises(Rejected, match=f"no table '{table}'"):
+        read_index(sample)
+
+
+def test_a_virtual_table_is_no_table(sample: Path) -> None:
+    """Nor is code of an extension run in a table's place."""
+    try:
+        change(sample, "drop table users", "create virtual table users using fts5(userid, password)")
+    except sqlite3.OperationalError:
+        pytest.skip("this SQLite has no virtual tables")
+    with pytest.raises(Rejected, match="no table 'users'"):
+        read_index(sample)
+
+
+@pytest.mark.parametrize("size", [2_000_000, 100_000_000])
+def test_computed_values_are_bounded(sample: Path, size: int) -> None:
+    """Columns that a small file makes huge cannot cost the daemon its time and memory."""
+    computed = f"create table other (a, b generated always as (hex(zeroblob({size} + a))) not null)"
+    change(
+        sample,
+        "create table other (a)",
+        "insert into other values (1), (2), (3)",
+        "pragma writable_schema = on",
+        f"update sqlite_schema set sql = '{computed}' where name = 'other'",
+    )
+    with pytest.raises(Rejected, match="too big"):
+        read_index(sample)
+
+
+def test_many_matches_are_not_multiplied(index: Path) -> None:
+    """Locations that share an id would multiply the events; that is rejected before it is tried."""
+    count = 20_000
+    studios = [{"id": 1, "key": f"k{number}"} for number in range(count)]
+    events = [{"id": number, "year": 2026, "key": "e", "location_id": 1} for number in range(count)]
+    make(index, locations=studios, showcases=events)
+    with pytest.raises(Rejected, match="an id occurs twice") as caught:
+        read_index(index)
+    assert caught.value.code == "duplicate"
+
+
+def test_a_source_in_wal_mode(sample: Path) -> None:
+    """A database whose last writer used a write-ahead log is read, and no file appears beside it."""
+    before = read_index(sample)
+    with closing(sqlite3.connect(sample)) as connection:
+        assert connection.execute("pragma journal_mode = wal").fetchone() == ("wal",)
+    sample.parent.chmod(0o500)
+    try:
+        assert read_index(sample) == before
+    finally:
+        sample.parent.chmod(0o700)
+    assert [path.name for path in sample.parent.iterdir()] == [sample.name]
+
+
+def test_reading_leaves_no_trace(sample: Path) -> None:
+    """Reading changes neither the file nor its folder, and a log left beside it is not taken for a part."""
+    before = read_index(sample)
+    stat = sample.stat()
+    log = sample.with_name(sample.name + "-wal")
+    log.write_bytes(random.Random(5).randbytes(5000))
+    assert read_index(sample) == before
+    assert log.stat().st_size == 5000
+    after = sample.stat()
+    assert (after.st_mtime_ns, after.st_ctime_ns) == (stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+def test_a_name_that_needs_quoting(sample: Path, tmp_path: Path) -> None:
+    """The file's name is a name, not a part of an address."""
+    odd = tmp_path / "index?mode=rw&x=%41#1.sqlite3"
+    sample.rename(odd)
+    assert read_index(odd).events
+
+
+# Values
+
+
+@pytest.mark.parametrize("column", ["latitude", "longitude"])
+@pytest.mark.parametrize(
+    "value",
+    ["north", "nan", "NaN", "inf", "-Infinity", 1e400, "1e999", 90.001 * 2.01, -181, b"\xff", "0x10", " "],
+    ids=repr,
+)
+def test_a_coordinate_that_is_none(index: Path, column: str, value: object) -> None:
+    """A coordinate that is no number, or not on Earth, is rejected with its place and value."""
+    make(index, locations=[{**STUDIO, column: value}])
+    with pytest.raises(Rejected, match=f"'boston'.*{column}.*is not between") as caught:
+        read_index(index)
+    assert caught.value.code == "value"
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, None), ("", None), ("12.5", 12.5), (-90, -90.0)])
+def test_a_coordinate(index: Path, value: object, expected: float | None) -> None:
+    """A number, also one that is written as text, or none at all."""
+    make(index, locations=[{**STUDIO, "latitude": value}])
+    assert read_index(index).studios[0].latitude == expected
+
+
+@pytest.mark.parametrize("value", ["north", None, "", 91])
+def test_a_region_without_coordinates(index: Path, value: object) -> None:
+    """A deployed region must have sound coordinates: the nearest one is looked for."""
+    make(index, regions=[{**REGION, "latitude": value}])
+    with pytest.raises(Rejected, match="iad"):
+        read_index(index)
+
+
+KEYS = [
+    None,
+    "",
+    7,
+    2.5,
+    b"boston",
+    "a/b",
+    "..",
+    ".hidden",
+    "a\nb",
+    "a b",
+    "a\tb",
+    "a\0b",
+    "a'b",
+    'a"b',
+    "a\\b",
+    "a?b",
+    "a%2fb",
+    "{a}",
+    "<a>",
+    "a\u2028b",
+    "a\u00a0b",
+    "a\x7fb",
+    "x" * 101,
+]
+
+
+@pytest.mark.parametrize("key", KEYS, ids=ascii)
+@pytest.mark.parametrize("table", ["locations", "showcases", "regions"])
+def test_a_key_that_cannot_be_one(index: Path, table: str, key: object) -> None:
+    """What becomes a part of paths, file names and expressions must be fit for that."""
+    row = {"locations": STUDIO, "showcases": EVENT, "regions": REGION}[table]
+    make(index, **{table: [{**row, "code" if table == "regions" else "key": key}]})
+    with pytest.raises(Rejected, match="cannot be a key") as caught:
+        read_index(index)
+    assert table in caught.value.message
+    assert caught.value.code == "value"
+
+
+@pytest.mark.parametrize(
+    "key", ["boston", "a-b_c", "UPPER", "\u00e9t\u00e9", "v1.0", "a+b", "1", "x" * 100], ids=ascii
+)
+def test_a_key(index: Path, key: str) -> None:
+    """Letters of all scripts, digits and the usual signs are fit."""
+    make(index, locations=[{**STUDIO, "key": key}], showcases=[{**EVENT, "key": key}])
+    found = read_index(index)
+    assert (found.studios[0].key, found.events[0].key, found.events[0].studio) == (key, key, key)
+
+
+def test_a_huge_value_is_not_quoted_in_full(index: Path) -> None:
+    """A sentence about a value stays a sentence, whatever the value."""
+    make(index, locations=[{**STUDIO, "key": "x" * 500_000}])
+    with pytest.raises(Rejected) as caught:
+        read_index(index)
+    assert len(caught.value.message) < 300
+
+
+def test_a_location_key_twice(index: Path) -> None:
+    """Two locations of one key would be one in every file."""
+    make(index, locations=[STUDIO, {**STUDIO, "id": 2}])
+    with pytest.raises(Rejected, match="'boston' occurs twice") as caught:
+        read_index(index)
+    assert caught.value.code == "duplicate"
+
+
+@pytest.mark.parametrize("location", [None, 99, "boston", b"\0", 1.5], ids=repr)
+def test_an_event_of_no_location(index: Path, location: object) -> None:
+    """An event whose location is not there is left out, with a warning that names its row."""
+    other = {**EVENT, "id": 7, "location_id": location, "key": "a/b", "year": None}
+    make(index, showcases=[other, EVENT])
+    found = read_index(index)
+    assert [event.key for event in found.events] == ["showcase"]
+    assert len(found.warnings) == 1
+    assert "id 7" in found.warnings[0]
+
+
+@pytest.mark.parametrize("year", [None, "", "next", b"2026", 26, 20260, -1, 2026.5], ids=repr)
+def test_a_year_that_is_none(index: Path, year: object) -> None:
+    """A year has four digits."""
+    make(index, showcases=[{**EVENT, "year": year}])
+    with pytest.raises(Rejected, match="is not a year") as caught:
+        read_index(index)
+    assert caught.value.code == "value"
+
+
+def test_names_of_any_type(index: Path) -> None:
+    """A name that is no text is shown as text; none is empty."""
+    names = [None, 7, 2.5, b"bytes", "text"]
+    events = [{**EVENT, "id": n, "order": n, "key": f"k{n}", "name": name} for n, name in enumerate(names)]
+    make(index, showcases=events)
+    assert [event.name for event in read_index(index).events] == ["", "7", "2.5", "bytes", "text"]
+
+
+def test_empty_is_none(index: Path) -> None:
+    """An empty region, locale, logo or date is none."""
+    make(
+        index,
+        locations=[{**STUDIO, "region": "", "locale": "", "logo": ""}],
+        showcases=[{**EVENT, "date": ""}],
+    )
+    found = read_index(index)
+    assert found.studios == (Studio("boston", "Boston", 42.4, -71.1, None, None, None),)
+    assert found.events == (Event(2026, "showcase", "Showcase", "boston", None),)
+
+
+def test_nothing_at_all(index: Path) -> None:
+    """An index without any row is an empty one; whether it may be published is decided later."""
+    make(index, users=[], locations=[], showcases=[], regions=[])
+    assert read_index(index) == Index((), (), (), ())
+
+
+# Text that is not UTF-8
+
+
+@pytest.mark.parametrize("line", [b"eve:\xff\xfe", b"\xe9ve:x", b"eve:\xc3"], ids=repr)
+def test_a_user_that_is_not_utf8(index: Path, line: bytes) -> None:
+    """A line of htpasswd that is not UTF-8 costs that row alone, with a warning."""
+    make(index)
+    change(
+        index, f"insert into users values ('eve', {text(line)})", "insert into users values ('zoe', 'zoe:x')"
+    )
+    found = read_index(index)
+    assert found.users == (User("ann", "ann:x"), User("zoe", "zoe:x"))
+    assert len(found.warnings) == 1
+    assert "'eve'" in found.warnings[0]
+    assert "UTF-8" in found.warnings[0]
+
+
+def test_a_user_of_bytes(index: Path) -> None:
+    """A line that is stored as bytes is a line all the same."""
+    make(index, users=[{"userid": b"ann", "password": b"ann:x"}, {"userid": None, "password": "bob:x"}])
+    assert read_index(index).users == (User("ann", "ann:x"), User("", "bob:x"))
+
+
+def test_a_name_that_is_not_utf8(index: Path) -> None:
+    """A name that is not UTF-8 is shown as far as it can be."""
+    make(index)
+    change(index, f"update locations set name = {text(b'Caf' + bytes([0xE9]))}")
+    found = read_index(index)
+    assert found.studios[0].name == "Caf\ufffd"
+    assert found.users == (User("ann", "ann:x"),)
+
+
+@pytest.mark.parametrize("table", ["locations", "showcases"])
+def test_a_key_that_is_not_utf8(index: Path, table: str) -> None:
+    """A key that is not UTF-8 is none: two of them might look the same."""
+    make(index)
+    change(index, f"update {table} set key = {text(b'caf' + bytes([0xE9]))}")
+    with pytest.raises(Rejected, match="cannot be a key"):
+        read_index(index)
+
+
+# Order
+
+
+def test_users_are_ordered_by_the_text_of_their_line(index: Path) -> None:
+    """Lines come in the order of their bytes, those without one not at all."""
+    lines = ["b:1", "B:1", "a:2", None, "\u00e4:1", "a:10", "~:1"]
+    make(index, users=[{"userid": line, "password": line} for line in lines])
+    assert [user.line for user in read_index(index).users] == ["B:1", "a:10", "a:2", "b:1", "~:1", "\u00e4:1"]
+
+
+def test_studios_are_ordered_by_key(index: Path) -> None:
+    """Whatever collation the column has, keys ascend by their bytes."""
+    make(index)
+    change(
+        index,
+        "drop table locations",
+        "create table locations (id integer primary key, key text collate nocase, name, latitude, longitude,"
+        " region, locale, logo)",
+        *(f"insert into locations (key) values ('{key}')" for key in ("b", "B", "a", "C")),
+    )
+    assert [studio.key for studio in read_index(index).studios] == ["B", "C", "a", "b"]
+
+
+def test_events_are_ordered(index: Path) -> None:
+    """Years descend, studios and `order` ascend; no order is the first, and of equal ones the later row."""
+    studios = [{**STUDIO, "id": 1, "key": "b"}, {**STUDIO, "id": 2, "key": "a"}]
+    rows = [
+        (1, 2025, 1, 5),
+        (2, 2026, 1, 10),
+        (3, 2026, 1, 9),
+        (4, 2026, 2, 1),
+        (5, 2026, 1, None),
+        (6, 2026, 1, 9),
+        (7, 2026, 1, None),
+    ]
+    events = [
+        {**EVENT, "id": n, "key": f"k{n}", "year": year, "location_id": location, "order": order}
+        for n, year, location, order in rows
+    ]
+    make(index, locations=studios, showcases=events)
+    assert [(event.studio, event.key) for event in read_index(index).events] == [
+        ("a", "k4"),
+        ("b", "k7"),
+        ("b", "k5"),
+        ("b", "k6"),
+        ("b", "k3"),
+        ("b", "k2"),
+        ("b", "k1"),
+    ]
+
+
+# Regions
+
+TABLE = [
+    {**REGION, "code": "syd", "location": "Sydney", "latitude": -33.9, "longitude": 151.2},
+    {**REGION, "code": "iad"},
+    {**REGION, "code": "fsn1", "type": "kamal"},
+    {**REGION, "code": "lhr", "location": "London", "latitude": 51.5, "longitude": 0},
+    {**REGION, "code": None, "type": None},
+]
+
+
+def codes(index: Path, deployed: Deployed) -> list[str]:
+    return [region.code for region in read_index(index, deployed).regions]
+
+
+def deployed(folder: Path, codes: object = None, regions: object = None) -> Deployed:
+    """What these two files say; None for a file that is not there, bytes as they are."""
+    paths = folder / "deployed.json", folder / "regions.json"
+    for path, content in zip(paths, (codes, regions), strict=True):
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return read_deployed(*paths)
+
+
+def app(regions: object, **pending: object) -> dict[str, object]:
+    others = {"Name": "worker", "Regions": ["fsn1"]}
+    return {"ProcessGroupRegions": [others, {"Name": "app", "Regions": regions}], "pending": pending}
+
+
+def test_regions_of_the_table(index: Path, tmp_path: Path) -> None:
+    """Without files the regions are the rows of type fly, by code."""
+    make(index, regions=TABLE)
+    assert codes(index, deployed(tmp_path)) == ["iad", "lhr", "syd"]
+    assert read_index(index).regions[0] == Region("iad", "Ashburn", 39.0, -77.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (app(["syd", "iad"]), {"syd", "iad"}),
+        (app(["iad"], add=["lhr"]), {"iad", "lhr"}),
+        (app(["iad", "lhr"], delete=["lhr"]), {"iad"}),
+        (app(["iad"], add=["syd", "lhr"], delete=["syd"]), {"iad", "lhr"}),
+        (app(["iad"], add=None, delete=None), {"iad"}),
+        ({"ProcessGroupRegions": [{"Name": "app", "Regions": ["lhr"]}]}, {"lhr"}),
+        ({"ProcessGroupRegions": [{"Name": "app", "Regions": ["lhr"]}], "pending": None}, {"lhr"}),
+        (app(["iad", "xxx"]), {"iad"}),
+        (app([]), set()),
+    ],
+)
+def test_deployed_json(index: Path, tmp_path: Path, content: object, expected: set[str]) -> None:
+    """Deployed are the regions of the group app, plus those to add, without those to delete, if known."""
+    make(index, regions=TABLE)
+    assert set(codes(index, deployed(tmp_path, content))) == expected
+
+
+def test_regions_json(index: Path, tmp_path: Path) -> None:
+    """regions.json wins over the table, deployed.json selects from it."""
+    make(index, regions=TABLE)
+    known = [
+        {"code": "nrt", "name": "Tokyo", "latitude": "35.6", "longitude": 139.8},
+        {"code": "iad", "name": "Elsewhere", "latitude": 1, "longitude": 2},
+    ]
+    assert codes(index, deployed(tmp_path, None, known)) == ["nrt", "iad"]
+    found = read_index(index, deployed(tmp_path, app(["iad", "lhr"]), known)).regions
+    assert found == (Region("iad", "Elsewhere", 1.0, 2.0),)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 200_000,
+        b"null",
+        b"7",
+        b'"app"',
+        b"{}",
+        b"[]",
+        b'{"ProcessGroupRegions": {}}',
+        b'{"ProcessGroupRegions": [{"Name": "worker", "Regions": ["iad"]}]}',
+        b'{"ProcessGroupRegions": [{"Name": "app"}]}',
+        b'{"ProcessGroupRegions": [{"Name": "app", "Regions": null}]}',
+        b'{"ProcessGroupRegions": [{"Name": "app", "Regions": "iad"}]}',
+        b'{"ProcessGroupRegions": [{"Name": "app", "Regions": [["iad"]]}]}',
+        b'{"ProcessGroupRegions": ["app"]}',
+        b'{"ProcessGroupRegions": [{"Name": "app", "Regions": ["iad"]}], "pending": [1]}',
+    ],
+    ids=lambda content: repr(content[:60]),
+)
+def test_a_broken_deployed_json_is_ignored(index: Path, tmp_path: Path, content: bytes) -> None:
+    """A file that does not parse, or says nothing of the kind, is as if it were not there."""
+    make(index, regions=TABLE)
+    assert codes(index, deployed(tmp_path, content)) == ["iad", "lhr", "syd"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[",
+        b"[" * 200_000,
+        b"null",
+        b"{}",
+        b'{"iad": {}}',
+        b"[7]",
+        b'["iad"]',
+        b'[{"code": "nrt"}]',
+        b'[{"code": "nrt", "name": "Tokyo", "latitude": null, "longitude": 1}]',
+        b'[{"code": "nrt", "name": "Tokyo", "latitude": NaN, "longitude": 1}]',
+        b'[{"code": "nrt", "name": "Tokyo", "latitude": [], "longitude": 1}]',
+        b'[{"code": "../x", "name": "Tokyo", "latitude": 1, "longitude": 1}]',
+        b'[{"code": ["nrt"], "name": "Tokyo", "latitude": 1, "longitude": 1}]',
+    ],
+    ids=lambda content: repr(content[:60]),
+)
+def test_a_broken_regions_json_is_ignored(index: Path, tmp_path: Path, content: bytes) -> None:
+    """The same for regions.json: the table counts."""
+    make(index, regions=TABLE)
+    assert codes(index, deployed(tmp_path, None, content)) == ["iad", "lhr", "syd"]
+
+
+def test_a_folder_in_their_place_is_ignored(index: Path, tmp_path: Path) -> None:
+    """Files that cannot be read are as if they were not there."""
+    make(index, regions=TABLE)
+    assert codes(index, read_deployed(tmp_path, tmp_path)) == ["iad", "lhr", "syd"]
+
+
+# Replacement under readers
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """An index, and the target that holds another."""
+    source, target = tmp_path / "source.sqlite3", tmp_path / "db" / "index.sqlite3"
+    target.parent.mkdir()
+    write_index(source, Size(events=300, studios=60, users=200), seed=1)
+    write_index(target, SIZE, seed=2)
+    return source, target
+
+
+def dump(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
+
+
+def into_wal(path: Path) -> sqlite3.Connection:
+    """A connection to a database that now has a write-ahead log with something in it."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    assert connection.execute("pragma journal_mode = wal").fetchone() == ("wal",)
+    connection.execute("insert into users (userid, created_at, updated_at) values ('log', '', '')")
+    assert path.with_name(path.name + "-wal").stat().st_size > 0
+    return connection
+
+
+def beside(target: Path) -> list[str]:
+    return sorted(path.name for path in target.parent.iterdir() if path != target)
+
+
+@pytest.mark.parametrize("modified", [None, 1_700_000_000.5])
+def test_install(pair: tuple[Path, Path], modified: float | None) -> None:
+    """The target has the source's content, the age that is given, and nothing is left beside it."""
+    source, target = pair
+    inode = target.stat().st_ino
+    started = time.time()
+    install_index(source, target, modified)
+    assert dump(target) == dump(source)
+    assert beside(target) == []
+    assert target.stat().st_ino == inode
+    if modified is None:
+        assert target.stat().st_mtime > started - 1
+    else:
+        assert target.stat().st_mtime == modified
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage", b"SQLite format", bytes(5000)], ids=repr)
+def test_a_target_that_is_no_database(pair: tuple[Path, Path], content: bytes | None) -> None:
+    """No target, or one that is garbage, is replaced as a file, together with the logs of what was there."""
+    source, target = pair
+    target.unlink()
+    if content is not None:
+        target.write_bytes(content)
+    for suffix in ("-wal", "-shm", "-journal"):
+        target.with_name(target.name + suffix).write_bytes(b"of something else")
+    install_index(source, target, 1_700_000_000.0)
+    assert target.read_bytes() == source.read_bytes()
+    assert beside(target) == []
+    assert target.stat().st_mtime == 1_700_000_000.0
+
+
+def test_a_damaged_database_is_replaced(pair: tuple[Path, Path]) -> None:
+    """A target that begins like a database and is damaged is replaced: it serves nobody."""
+    source, target = pair
+    content = target.read_bytes()
+    rng = random.Random(6)
+    for length in (100, 512, 4096, len(content) // 2, len(content)):
+        for _ in range(10):
+            damaged = bytearray(content[:length])
+            for _ in range(20 if length > 100 else 0):
+                damaged[rng.randrange(100, length)] = rng.randrange(256)
+            target.write_bytes(damaged)
+            install_index(source, target, None, patience=0.1)
+            assert dump(target) == dump(source)
+            assert beside(target) == []
+
+
+def test_a_target_in_wal_mode(pair: tuple[Path, Path]) -> None:
+    """Nothing of the old write-ahead log outlives the replacement: later readers see the new content."""
+    source, target = pair
+    with closing(into_wal(target)) as application:
+        application.execute("select count(*) from users").fetchone()
+        install_index(source, target, 1_700_000_000.0)
+        assert list(application.iterdump()) == dump(source)
+        assert dump(target) == dump(source)
+        copy = target.with_name("copy")
+        with closing(sqlite3.connect(copy)) as other:
+            application.backup(other)
+        assert dump(copy) == dump(source)
+        copy.unlink()
+    assert beside(target) == []
+    assert dump(target) == dump(source)
+
+
+def test_the_log_of_a_killed_application(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """A write-ahead log that a killed application left behind does not come back over the new content."""
+    source, target = pair
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with closing(into_wal(target)):
+        for name in (target.name, f"{target.name}-wal"):
+            shutil.copyfile(target.with_name(name), elsewhere / name)
+    target = elsewhere / target.name
+    assert beside(target) == [f"{target.name}-wal"]
+    install_index(source, target, None)
+    assert beside(target) == []
+    assert dump(target) == dump(source)
+
+
+def test_a_reader_in_wal_mode_keeps_what_it_reads(pair: tuple[Path, Path]) -> None:
+    """A transaction that was begun before goes on reading the old content; the next one reads the new."""
+    source, target = pair
+    into_wal(target).close()
+    old, new = dump(target), dump(source)
+    with closing(sqlite3.connect(target, isolation_level=None)) as reader:
+        reader.execute("begin")
+        assert list(reader.iterdump()) == old
+        install_index(source, target, None)
+        assert list(reader.iterdump()) == old
+        reader.execute("commit")
+        assert list(reader.iterdump()) == new
+
+
+def soon(work: Callable[[], None]) -> None:
+    """Do something that must not last: a test that waits for ever says nothing."""
+    result: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+            result.set_result(None)
+        except PublishError as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    result.result(timeout=60)
+
+
+@pytest.mark.parametrize("lock", ["begin", "begin immediate", "begin exclusive"])
+def test_a_locked_target(pair: tuple[Path, Path], lock: str) -> None:
+    """While others keep the target locked it is given up after the limit, with the old content in place."""
+    source, target = pair
+    old, stat = dump(target), target.stat()
+    with closing(sqlite3.connect(target, isolation_level=None)) as other:
+        other.execute(lock)
+        other.execute("select count(*) from users").fetchone()
+        with pytest.raises(PublishError, match="locked") as caught:
+            soon(lambda: install_index(source, target, 1_700_000_000.0, patience=0.2))
+        assert str(target) in caught.value.message
+        assert caught.value.hint
+        assert list(other.iterdump()) == old
+    assert target.stat().st_mtime == stat.st_mtime
+    assert beside(target) == []
+    install_index(source, target, None)
+    assert dump(target) == dump(source)
+
+
+def test_a_lock_that_ends_in_time(pair: tuple[Path, Path]) -> None:
+    """A reader that ends its transaction within the limit only delays the replacement."""
+    source, target = pair
+    old = dump(target)
+    started = threading.Event()
+
+    def install() -> None:
+        started.set()
+        install_index(source, target, None, patience=60)
+
+    with closing(sqlite3.connect(target, isolation_level=None)) as reader:
+        reader.execute("begin")
+        reader.execute("select count(*) from users").fetchone()
+        thread = threading.Thread(target=install)
+        thread.start()
+        started.wait(10)
+        # Once the installer waits, it lets no new reader in.
+        deadline = time.monotonic() + 30
+        while not refuses_readers(target):
+            assert time.monotonic() < deadline
+        assert list(reader.iterdump()) == old
+        reader.execute("commit")
+        thread.join(60)
+    assert dump(target) == dump(source)
+
+
+def refuses_readers(target: Path) -> bool:
+    with closing(sqlite3.connect(target, timeout=0, isolation_level=None)) as probe:
+        try:
+            probe.execute("select count(*) from users").fetchone()
+        except sqlite3.OperationalError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_readers_see_the_old_or_the_new(pair: tuple[Path, Path], tmp_path: Path, journal: str) -> None:
+    """However often the index is replaced under them, readers see one whole content or the other."""
+    source, target = pair
+    second = tmp_path / "second.sqlite3"
+    shutil.copyfile(target, second)
+    if journal == "wal":
+        into_wal(target).close()
+    tables = ("users", "locations", "showcases", "regions")
+    queries = [f"select * from {table} order by id" for table in tables]
+
+    def contents(connection: sqlite3.Connection) -> list[list[Any]]:
+        return [connection.execute(query).fetchall() for query in queries]
+
+    whole = []
+    for path in (source, second):
+        with closing(sqlite3.connect(path)) as connection:
+            whole.append(contents(connection))
+    install_index(source, target, None)
+    stop = threading.Event()
+    problems: list[str] = []
+    seen: list[set[int]] = [set(), set()]
+
+    def read(keep_open: bool, found: set[int]) -> None:
+        connection = sqlite3.connect(target, timeout=60, isolation_level=None)
+        while not stop.is_set():
+            try:
+                connection.execute("begin")
+                found.add(whole.index(contents(connection)))
+                connection.execute("commit")
+            except (sqlite3.Error, ValueError) as error:
+                problems.append(repr(error)[:200])
+                break
+            if not keep_open:
+                connection.close()
+                connection = sqlite3.connect(target, timeout=60, isolation_level=None)
+        connection.close()
+
+    readers = [threading.Thread(target=read, args=(bool(number), seen[number])) for number in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        deadline = time.monotonic() + 30
+        turn = 0
+        while turn < 100 or seen != [{0, 1}, {0, 1}]:
+            assert time.monotonic() < deadline, (turn, seen, problems)
+            turn += 1
+            install_index((source, second)[turn % 2], target, float(turn), patience=20)
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join(60)
+    assert problems == []
+    assert beside(target) == []
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_another_page_size(pair: tuple[Path, Path], journal: str) -> None:
+    """An index with another page size takes the place of the old one like any other."""
+    source, target = pair
+    change_page_size(source, 1024)
+    if journal == "wal":
+        into_wal(target).close()
+    install_index(source, target, None)
+    assert dump(target) == dump(source)
+    assert beside(target) == []
+
+
+def change_page_size(path: Path, size: int) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"pragma page_size = {size}")
+        connection.execute("vacuum")
+        assert connection.execute("pragma page_size").fetchone() == (size,)
+
+
+def test_another_page_size_under_a_reader(pair: tuple[Path, Path]) -> None:
+    """Where a write-ahead log is in use that cannot be done: an error, and the old content stays."""
+    source, target = pair
+    change_page_size(source, 1024)
+    with closing(into_wal(target)) as reader:
+        old = list(reader.iterdump())
+        with pytest.raises(PublishError):
+            soon(lambda: install_index(source, target, None, patience=0.2))
+        assert list(reader.iterdump()) == old
+    install_index(source, target, None)
+    assert dump(target) == dump(source)
+
+
+def test_a_source_in_wal_mode_is_installed(pair: tuple[Path, Path]) -> None:
+    """A source that comes in WAL mode is content like any other, over any target."""
+    source, target = pair
+    with closing(sqlite3.connect(source)) as connection:
+        connection.execute("pragma journal_mode = wal")
+    install_index(source, target, 1_700_000_000.0)
+    assert target.stat().st_mtime == 1_700_000_000.0
+    assert read_index(target) == read_index(source)
+    install_index(source, target, None)
+    assert read_index(target) == read_index(source)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_target_that_cannot_be_written(pair: tuple[Path, Path], exists: bool) -> None:
+    """A folder in the target's place, or a file in its folder's, is an error that names the target."""
+    source, target = pair
+    target.unlink()
+    if exists:
+        target.mkdir()
+    else:
+        target.parent.rmdir()
+        target.parent.write_text("a file")
+    with pytest.raises(PublishError, match="could not be replaced") as caught:
+        install_index(source, target, None)
+    assert str(target) in caught.value.message
+
+
+def test_no_source(pair: tuple[Path, Path]) -> None:
+    """Without a source there is an error, and the old content stays."""
+    source, target = pair
+    old = dump(target)
+    source.unlink()
+    with pytest.raises(PublishError):
+        install_index(source, target, None)
+    assert dump(target) == old
+    target.write_bytes(b"garbage")
+    with pytest.raises(PublishError):
+        install_index(source, target, None)
+    assert target.read_bytes() == b"garbage"
+    assert beside(target) == []
