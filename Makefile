@@ -5,10 +5,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo check lint types test format bench lock clean
+# For install-systemd: where the commands are, who Navigator runs as, and what may be written to. A path that is
+# not there does no harm.
+BINDIR ?= /opt/sidecar/bin
+SERVICE_USER ?= rails
+SERVICE_GROUP ?= $(SERVICE_USER)
+WRITABLE ?= -/rails/config -/rails/db -/rails/tmp -/rails/storage -/rails/public -/data
+UNITDIR ?= /etc/systemd/system
+TMPFILESDIR ?= /etc/tmpfiles.d
+SYSUSERSDIR ?= /etc/sysusers.d
+DOCDIR := /usr/local/share/doc/sidecar
+FILL := sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@USER@|$(SERVICE_USER)|g' -e 's|@GROUP@|$(SERVICE_GROUP)|g' \
+  -e 's|@WRITABLE@|$(WRITABLE)|g'
+
+.PHONY: help demo check lint types test format bench docs dist lock clean install-systemd
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 demo: $(VENV)/run  ## run a daemon on a sample index, with a folder as object store
 	$(BIN)/sidecar demo
@@ -31,6 +44,24 @@ format: $(VENV)/dev  ## put the code into the project's format
 
 bench: $(VENV)/dev  ## measure, and print a table
 	$(BIN)/python benchmarks/bench.py
+
+docs: $(VENV)/dev  ## write the generated parts of the manual anew
+	$(BIN)/python docs/generate.py
+
+dist: $(VENV)/dev  ## build the wheel and the source archive
+	$(BIN)/hatchling build --clean
+
+install-systemd:  ## install the units; DESTDIR, SERVICE_USER, BINDIR and WRITABLE say where and how
+	install -d $(DESTDIR)$(UNITDIR)/sidecar.service.d $(DESTDIR)$(TMPFILESDIR) $(DESTDIR)$(SYSUSERSDIR)
+	install -d $(DESTDIR)$(DOCDIR)/systemd
+	$(FILL) systemd/sidecar.service > $(DESTDIR)$(UNITDIR)/sidecar.service
+	$(FILL) systemd/sidecar.socket > $(DESTDIR)$(UNITDIR)/sidecar.socket
+	$(FILL) systemd/tmpfiles.conf > $(DESTDIR)$(TMPFILESDIR)/sidecar.conf
+	$(FILL) systemd/sysusers.conf > $(DESTDIR)$(SYSUSERSDIR)/sidecar.conf
+	install -m 0644 systemd/signal-other-user.conf systemd/commands.conf \
+	  $(DESTDIR)$(DOCDIR)/systemd
+	install -m 0644 docs/*.md docs/*.svg $(DESTDIR)$(DOCDIR)
+	install -D -m 0644 docs/sidecar.1 $(DESTDIR)/usr/local/share/man/man1/sidecar.1
 
 lock: $(VENV)/dev  ## resolve the dependencies anew
 	$(PIP) install pip-tools

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -281,10 +281,8 @@ def main() -> None:
     parts = options.only or ["real", "scaled", "endurance"]
     runs = 3 if options.quick else 20
     y = yardstick()
-    print(
-        f"Y = {y * 1000:.2f} ms\n\n| what | median | min to max | in Y | target |\n| --- | --- | --- | --- | --- |",
-        flush=True,
-    )
+    print(f"Y = {y * 1000:.2f} ms\n\n| what | median | min to max | in Y | target |")
+    print("| --- | --- | --- | --- | --- |", flush=True)
 
     def show(row: Row) -> None:
         low, high = min(row.figures) * 1000, max(row.figures) * 1000

@@ -197,6 +197,9 @@ def _print_preview(outcome: Outcome, diffs: bool) -> None:
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
+    if options.alive:
+        status, body = Client(settings.listen.socket, timeout=10).request("GET", "/healthz")
+        return 0 if status == 200 else _refused(body)
     _, body = Client(settings.listen.socket, timeout=10).request("GET", "/status")
     if options.json:
         _print_json(body)
@@ -207,12 +210,15 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
 
 def _config(options: argparse.Namespace, settings: Settings) -> int:
     from sidecar.generations import targets
-    from sidecar.machine import parse_profile, placeholder_values, profile_text
+    from sidecar.machine import maintenance_text, parse_profile, placeholder_values, profile_text
 
     targets(settings)
     parse_profile(profile_text(settings.profile), settings.profile)
     if options.check:
         print("The configuration is sound.")
+        return 0
+    if options.maintenance:
+        print(maintenance_text(settings), end="")
         return 0
     shown = masked(settings)
     shown["placeholders"] = placeholder_values(settings, Path(settings.paths.state) / "loaded")
@@ -389,7 +395,10 @@ def _parser() -> argparse.ArgumentParser:
     preview.add_argument("--diff", action="store_true", help="with unified diffs of the files")
     preview.add_argument("--once", action="store_true", help="run here, without a daemon")
 
-    command("status", _status, "show the state of the running daemon", "sidecar status --json")
+    status = command("status", _status, "show the state of the running daemon", "sidecar status --json")
+    status.add_argument(
+        "--alive", action="store_true", help="print nothing; only tell by the exit status whether it works"
+    )
 
     history = command("history", _history, "list what ran and how it ended", "sidecar history --limit 10")
     history.add_argument(
@@ -410,6 +419,11 @@ def _parser() -> argparse.ArgumentParser:
         "config", _config, "show the configuration in force, secrets masked", "sidecar config --check"
     )
     config.add_argument("--check", action="store_true", help="only say whether it is sound")
+    config.add_argument(
+        "--maintenance",
+        action="store_true",
+        help="print navigator-maintenance.yml, which a machine without any generation boots with",
+    )
 
     command("doctor", _doctor, "examine everything that the sidecar depends on", "sidecar doctor")
 

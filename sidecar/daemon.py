@@ -151,10 +151,11 @@ class Daemon:
         self._keep_running(stack, Ticker(self._settings.update.poll, self._poll, self._resumed).run())
         if isinstance(self.store, LocalIndex):
             self._keep_running(stack, LocalWatch(self.store.signature, self._local_changed).run())
-        await self.server.startup()
+        await self.server.startup(systemd.listening_sockets())
         stack.push_async_callback(self.server.shutdown)
         stack.callback(self.broker.close)
         stack.push_async_callback(self.worker.close, _GRACE)
+        stack.push_async_callback(self.server.leave_to_successor)
         logger.info(
             "listening on %s and %s", self._settings.listen.socket, self.server.url or "no TCP address"
         )
@@ -293,7 +294,7 @@ class Daemon:
         if target is None or target == generation:
             return False
         try:
-            self.generations.artifacts(target)
+            self.generations.archive.artifacts(target)
         except NotFound as error:
             logger.error("cannot go back to generation %d: %s", target, error)  # noqa: TRY400 - said as it is
             return False

@@ -18,7 +18,7 @@ import yaml
 
 from sidecar import __version__, yamltext
 from sidecar.errors import SettingsError
-from sidecar.generate import HTPASSWD, Deployment
+from sidecar.generate import HTPASSWD, Deployment, maintenance
 from sidecar.index import Deployed, read_deployed
 from sidecar.settings import Settings
 
@@ -107,6 +107,15 @@ def profile_text(profile: str) -> bytes:
             f"profile: {profile} cannot be read: {error.strerror}",
             f"shipped are {', '.join(SHIPPED)}; anything else is the path of a file",
         ) from None
+
+
+def maintenance_text(settings: Settings) -> str:
+    """navigator-maintenance.yml for a machine that has no index yet."""
+    profile = parse_profile(profile_text(settings.profile), settings.profile)
+    values = placeholder_values(settings, Path(settings.paths.state) / "loaded")
+    # No salt is needed, and none is made: this may run where an image is built.
+    deployment = Deployment(profile, values, settings.machine.region or None, settings.paths.databases, b"")
+    return maintenance(deployment).decode()
 
 
 def parse_profile(text: bytes, name: str) -> Mapping[str, Any]:

@@ -44,14 +44,14 @@ class Drift:
     def look(self) -> None:
         """Compare with what was published, if any file's time or size has changed since the last look."""
         current = self._generations.current
-        stamps = (current, self._generations.stamps())
+        stamps = (current, self._generations.site.stamps())
         if current is None or stamps == self._stamps:
             return
         try:
-            present = self._generations.present()
+            present = self._generations.site.present()
             changed = self._generations.drift(present)
             published = (
-                {one.name: one.content for one in self._generations.artifacts(current.number)}
+                {one.name: one.content for one in self._generations.archive.artifacts(current.number)}
                 if changed
                 else {}
             )

@@ -236,7 +236,7 @@ class Updater:
         try:
             with run.stage("read"):
                 index = self._read(path, version, inputs.deployed)
-                present = generations.present()
+                present = generations.site.present()
             with run.stage("generate"):
                 before = present["htpasswd"] or b""
                 generated = generate(index, inputs.deployment, self._memo, before)
@@ -256,7 +256,7 @@ class Updater:
             run.say(f"{len(generated.skipped)} rows are unfit for htpasswd and were left out")
         current = generations.current
         new_index = (
-            current is None or current.index.sha256 != version.sha256 or not generations.index_in_place()
+            current is None or current.index.sha256 != version.sha256 or not generations.site.has_index()
         )
         return Candidate(
             index,
@@ -280,7 +280,7 @@ class Updater:
         current = self._generations.current
         if path.exists() or current is None:
             return path
-        return self._generations.folder(current.number) / INDEX
+        return self._generations.archive.index(current.number)
 
     async def _ask(self, command: CheckCommand, candidate: Candidate, incoming: Path) -> None:
         try:
@@ -330,8 +330,8 @@ class Updater:
     def _restore(self, run: Run, number: int, incoming: Path) -> tuple[Manifest | None, Plan]:
         """Publish the artifacts, and if so asked the index, of an older generation as a new one."""
         generations, request, current = self._generations, run.request, self._generations.current
-        older = generations.manifest(number)
-        artifacts = generations.artifacts(number)
+        older = generations.archive.manifest(number)
+        artifacts = generations.archive.artifacts(number)
         if request.automatic and current is not None:
             # What Navigator would not load is bad until it changes.
             error = Rejected(
@@ -340,8 +340,8 @@ class Updater:
             self._rejections.add(current.index.sha256, current.inputs, error)
         with_index = request.with_index and (current is None or current.index.sha256 != older.index.sha256)
         if with_index:
-            os.link(generations.folder(number) / INDEX, incoming / INDEX)
-        todo = plan(artifacts, generations.present(), index=with_index)
+            os.link(generations.archive.index(number), incoming / INDEX)
+        todo = plan(artifacts, generations.site.present(), index=with_index)
         if not todo:
             return None, todo
 
@@ -391,7 +391,7 @@ class Updater:
         if self._known is not None and self._known[0] == current.index.sha256:
             return self._known[2]
         try:
-            return read_index(self._generations.folder(current.number) / INDEX, candidate.inputs.deployed)
+            return read_index(self._generations.archive.index(current.number), candidate.inputs.deployed)
         except (OSError, SidecarError) as error:
             logger.warning("the index of generation %s cannot be compared with: %s", current.number, error)
             return None

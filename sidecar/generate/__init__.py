@@ -163,6 +163,13 @@ def _site(index: Index, deployment: Deployment, memo: Memo) -> _Site:
     )
 
 
+def maintenance(deployment: Deployment) -> bytes:
+    """navigator-maintenance.yml of a machine that has no index yet: what it boots with the first time."""
+    nothing = {"tenants": [], "auth_patterns": [], "replay": [], "fingerprint": "none"}
+    part = _part(deployment.profile, "maintenance")
+    return yamltext.dump(expand(part, _values(deployment) | nothing, "maintenance"), Memo())
+
+
 def _part(profile: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """One of a profile's parts, which must be a mapping."""
     part = profile.get(name, {})

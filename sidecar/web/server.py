@@ -1,9 +1,15 @@
-"""Binds the application to its addresses: a Unix socket with a mode from its first moment, and TCP."""
+"""Binds the application to its addresses: a Unix socket with a mode from its first moment, and TCP.
+
+Sockets that the service manager passed take the place of the own ones. They are not ours to remove, and who
+connects while no daemon accepts waits in them for the next one.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +17,8 @@ from aiohttp import web
 
 from sidecar.errors import Busy, SettingsError
 from sidecar.settings import Listen
+
+logger = logging.getLogger("sidecar.web")
 
 _BACKLOG = 1024
 _SHUTDOWN = 1.0
@@ -29,15 +37,30 @@ class Server:
             handle_signals=False,
         )
         self._settings = settings
+        self._passed: list[web.SockSite] = []
+        self._owns_socket = False
         self.url: str | None = None
 
-    async def startup(self) -> None:
-        """Listen; `Busy` when a live process owns the socket or the port."""
+    async def startup(self, passed: Sequence[socket.socket] = ()) -> None:
+        """Listen, on what was passed where it was; `Busy` when a live process owns the socket or the port."""
         settings = self._settings
-        unix = unix_socket(Path(settings.socket), settings.socket_mode)
+        unix = [one for one in passed if one.family == socket.AF_UNIX]
+        tcp = [one for one in passed if one.family != socket.AF_UNIX]
+        self._owns_socket = not unix
+        if not unix:
+            unix = [unix_socket(Path(settings.socket), settings.socket_mode)]
+        elif settings.socket not in [one.getsockname() for one in unix]:
+            logger.warning(
+                "the socket that was passed is not listen.socket (%s), where the commands look for it",
+                settings.socket,
+            )
         await self._runner.setup()
-        await web.SockSite(self._runner, unix, backlog=_BACKLOG).start()
-        if settings.tcp:
+        for one in (*unix, *tcp):
+            listener = web.SockSite(self._runner, one, backlog=_BACKLOG)
+            await listener.start()
+            if one in passed:
+                self._passed.append(listener)
+        if settings.tcp and not tcp:
             site = web.TCPSite(self._runner, settings.host, settings.port, backlog=_BACKLOG)
             try:
                 await site.start()
@@ -47,14 +70,21 @@ class Server:
                     f"cannot listen on {settings.host}:{settings.port}: {error.strerror}",
                     "set listen.port to another one, or listen.tcp to false",
                 ) from None
+        if settings.tcp or tcp:
             host, port = self._runner.addresses[-1][:2]
             self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def leave_to_successor(self) -> None:
+        """Accept nothing more on passed sockets: whoever connects from now on waits for the next daemon."""
+        while self._passed:
+            await self._passed.pop().stop()
 
     async def shutdown(self) -> None:
         """Stop listening and end what is open."""
         await self._runner.cleanup()
-        with suppress(FileNotFoundError):
-            Path(self._settings.socket).unlink()
+        if self._owns_socket:
+            with suppress(FileNotFoundError):
+                Path(self._settings.socket).unlink()
 
 
 def unix_socket(path: Path, mode: int) -> socket.socket:

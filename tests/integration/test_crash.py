@@ -87,7 +87,7 @@ class Store:
 
 
 def start_again(machine: Machine) -> Manifest | None:
-    """What is in place after a new start; all that is kept is whole, and a second start finds nothing to do."""
+    """What is in place after a new start; all that is kept is whole, and a second start has nothing to do."""
     for last in (False, True):
         generations = open_generations(machine)
         try:
@@ -95,10 +95,10 @@ def start_again(machine: Machine) -> Manifest | None:
         finally:
             generations.shutdown()
         assert not (last and said)
-    for number in generations.numbers():
-        assert generations.artifacts(number)
-        manifest = generations.manifest(number)
-        assert sha256(generations.folder(number) / INDEX) == manifest.index.sha256
+    for number in generations.archive.numbers():
+        assert generations.archive.artifacts(number)
+        manifest = generations.archive.manifest(number)
+        assert sha256(generations.archive.folder(number) / INDEX) == manifest.index.sha256
     return generations.current
 
 
@@ -255,7 +255,7 @@ class Reader:
             except (OSError, sqlite3.Error) as error:
                 self.torn.append(repr(error))
             self.rounds += 1
-            time.sleep(0.001)  # there are two cores, and the daemon wants one
+            time.sleep(0.003)  # the daemon wants to get on, too
 
     def _query(self) -> list[object]:
         with closing(sqlite3.connect(self._machine.target(INDEX), isolation_level=None)) as connection:

@@ -355,7 +355,7 @@ def test_an_index_that_cannot_be_replaced(published: Machine) -> None:
     """When the index cannot be replaced, nothing is touched, not even navigator.yml; the number is free."""
     failing = _Failing()
     daemon = Daemon(published.settings())
-    daemon.generations._install_index = failing
+    daemon.generations.site.install_index = failing
     failing.failures = 1
     before = stamps(published)
     published.put_index(SIZE, seed=3)
@@ -465,13 +465,13 @@ def removed(path: Path) -> None:
 def test_a_damaged_manifest(published: Machine, damage: Damage) -> None:
     """A generation whose manifest cannot be read is passed over, aloud; the one before it is put in place."""
     damage(published.state / "generations" / "00000002" / "manifest.json")
-    first = open_generations(published).manifest(1)
+    first = open_generations(published).archive.manifest(1)
     manifest, said = start(published)
     assert manifest == first
     assert "generation 2 is damaged; it was passed over" in said[0]
     assert said[1:] == ["went back to generation 1"]
     assert {name: published.target(name).read_bytes() for name in NAMES} == {
-        one.name: one.content for one in open_generations(published).artifacts(1)
+        one.name: one.content for one in open_generations(published).archive.artifacts(1)
     }
     outcome = update(published)
     assert (outcome.state, outcome.generation) == ("published", 3)
@@ -602,7 +602,7 @@ def test_a_locked_index(published: Machine) -> None:
     set_password(published.store_index, "user0001", None)
     before = stamps(published)
     daemon = Daemon(published.settings())
-    daemon.generations._install_index = impatient
+    daemon.generations.site.install_index = impatient
     with closing(sqlite3.connect(published.target(INDEX), isolation_level=None)) as reader:
         reader.execute("begin")
         reader.execute("select count(*) from users").fetchone()
@@ -619,6 +619,6 @@ def test_generations_of_an_unused_machine(machine: Machine) -> None:
     assert generations.startup() == []
     generations.shutdown()
     assert generations.current is None
-    assert generations.numbers() == []
-    assert generations.markers.is_dir()
+    assert generations.archive.numbers() == []
+    assert (machine.state / "loaded").is_dir()
     assert machine.targets() == {}

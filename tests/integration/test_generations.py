@@ -74,10 +74,10 @@ def test_a_publication_is_whole(published: Machine) -> None:
     """Each file in place has the digest that the manifest says, and the index is the store's."""
     generations = current(published)
     check_whole(published, generations.current, published.store_index)
-    assert generations.numbers() == [1]
+    assert generations.archive.numbers() == [1]
     assert generations.current is not None
     assert list(generations.current.digests) == list(NAMES)
-    kept = {path.name for path in generations.folder(1).iterdir()}
+    kept = {path.name for path in generations.archive.folder(1).iterdir()}
     assert kept == {*NAMES, INDEX, "manifest.json"}
 
 
@@ -88,9 +88,9 @@ def test_the_order_of_a_publication(machine: Machine) -> None:
     update(machine, points.append)
     names = list(NAMES)
     assert points == [
-        *(f"staged {name}" for name in names),
-        "staged",
+        *(f"staged {name}" for name in (*names, INDEX, "manifest.json", ".incoming")),
         *(f"prepared {name}" for name in names),
+        "synced",
         "renamed",
         "committed",
         "installed index",
@@ -266,15 +266,18 @@ def test_few_generations_are_kept(tmp_path: Path) -> None:
         machine.put_index(SIZE, seed)
         assert update(machine).generation == seed
     generations = current(machine)
-    assert generations.numbers() == [4, 5, 6]
-    for number in generations.numbers():
-        artifacts = generations.artifacts(number)
+    assert generations.archive.numbers() == [4, 5, 6]
+    for number in generations.archive.numbers():
+        artifacts = generations.archive.artifacts(number)
         assert [one.name for one in artifacts] == list(NAMES)
-        assert sha256(generations.folder(number) / INDEX) == generations.manifest(number).index.sha256
+        assert (
+            sha256(generations.archive.folder(number) / INDEX)
+            == generations.archive.manifest(number).index.sha256
+        )
     names = sorted(path.name for path in (machine.state / "generations").iterdir())
     assert names == [".incoming", "00000004", "00000005", "00000006"]
     with pytest.raises(NotFound, match="no generation 3"):
-        generations.manifest(3)
+        generations.archive.manifest(3)
 
 
 def test_the_loaded_generation_is_kept(tmp_path: Path) -> None:
@@ -289,7 +292,7 @@ def test_the_loaded_generation_is_kept(tmp_path: Path) -> None:
         machine.put_index(SIZE, seed)
         update(machine)
     assert loaded is None
-    assert current(machine).numbers() == [1, 4, 5]
+    assert current(machine).archive.numbers() == [1, 4, 5]
 
 
 def test_equal_files_of_two_generations_are_one(published: Machine) -> None:
@@ -321,8 +324,8 @@ def test_drift_is_warned_about_and_repaired(published: Machine) -> None:
     (published.target("htpasswd")).write_bytes(good["htpasswd"] + b"eve:{SHA}0DPiKuNIrrVmD8IUCuw1hQxNqZc=\n")
     before = mtimes(published)
     generations = open_generations(published)
-    generations.current = generations.manifest(1)
-    assert generations.drift(generations.present()) == ["htpasswd", "showcases.yml", "tenants.list"]
+    generations.current = generations.archive.manifest(1)
+    assert generations.drift(generations.site.present()) == ["htpasswd", "showcases.yml", "tenants.list"]
     outcome = update(published)
     assert outcome.state == "published"
     warned = {name for name in NAMES for warning in outcome.warnings if warning.startswith(f"{name} ")}
@@ -338,11 +341,11 @@ def test_drift_is_warned_about_and_repaired(published: Machine) -> None:
 def test_a_missing_index_is_put_back(published: Machine) -> None:
     """An index that is gone from its place is published again, although the store's did not change."""
     generations = current(published)
-    assert generations.index_in_place()
+    assert generations.site.has_index()
     published.target(INDEX).unlink()
-    assert not generations.index_in_place()
+    assert not generations.site.has_index()
     update(published)
-    assert generations.index_in_place()
+    assert generations.site.has_index()
     check_whole(published, current(published).current, published.store_index)
 
 

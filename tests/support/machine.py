@@ -120,5 +120,5 @@ class Machine:
 async def until(condition: Any, seconds: float = 10.0) -> None:
     """Wait until a condition holds; fail the test when it does not within the time."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - conditions are not events
             await asyncio.sleep(0.01)

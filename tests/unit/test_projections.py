@@ -189,7 +189,7 @@ def test_a_frame_of_the_usa(
 
 
 def test_western_canada_moves_where_the_frame_ends() -> None:
-    """Northwards on 115 W, places lie where Albers USA has them up to the frame's top, then -50, +40 from there."""
+    """On 115 W, places stay where Albers USA has them up to the frame's top, and beyond move by -50, +40."""
     assert position("us", 50, -115) == pytest.approx((258.1725357077619, 15.73402091068533), rel=0, abs=CLOSE)
     stays, moves = 50.0, 54.0
     for _ in range(100):

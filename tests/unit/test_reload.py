@@ -138,11 +138,11 @@ async def test_marker_settles_it() -> None:
     navigator = Navigator()
     async with tracking(navigator, 60) as tracker:
         tracker.expect(2, "f", PUBLISHED, at_once=False)
-        assert not tracker.settled
+        before = tracker.settled
         navigator.markers["f"] = PUBLISHED + 0.25
         assert await tracker.wait(2, 5) == "loaded"
         assert navigator.told == [("loaded", 2, 0.25)]
-        assert tracker.settled
+        assert (before, tracker.settled) == (False, True)
         assert navigator.signals == 0
 
 

@@ -1,0 +1,275 @@
+"""Generations on disk, and their installation: the only place that writes what the web server reads.
+
+The state folder holds
+
+    lock                    held with a kernel lock by the one process that may publish
+    generations/.incoming/  the next generation while it is put together
+    generations/<number>/   a whole generation: manifest.json, index.sqlite3 and the artifacts
+    installed.json          the number of the generation that is in place
+    loaded.json             the number of the last one that the web server has loaded
+    loaded/                 the markers that the web server's ready hook leaves
+
+A publication goes through these steps, each durable before the next:
+
+    1. stage    every file of the generation is written to .incoming (`archive`)
+    2. prepare  every changed file is written beside its target, under another name (`site`)
+    3. commit   .incoming is renamed to its number: from here on the generation counts
+    4. install  the index is replaced under its readers, then each file is renamed over its target,
+                navigator.yml last and with a new mtime
+    5. record   installed.json is replaced
+
+A failure up to 3 leaves the old set as it was, one after it brings it back. After a crash the next start
+finds either an .incoming, which it empties, or a generation newer than installed.json says, which it
+installs. A generation that is not whole any more is passed over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from sidecar.errors import Busy, NotFound, PublishError
+from sidecar.generate import NAMES, NAVIGATOR
+from sidecar.generations.archive import Archive
+from sidecar.generations.durable import explained, load, replace, sha256, sync
+from sidecar.generations.records import INDEX, IndexVersion, Installed, Loaded, Manifest
+from sidecar.generations.site import Checkpoint, InstallIndex, Site, Targets, targets
+from sidecar.model import Artifact
+from sidecar.plan import Plan
+
+__all__ = ["INDEX", "Generations", "IndexVersion", "Manifest", "Targets", "targets"]
+
+logger = logging.getLogger("sidecar.generations")
+
+
+class Generations:
+    """The generations of one machine. All methods block; one thread at a time may publish."""
+
+    def __init__(
+        self,
+        state: Path,
+        where: Targets,
+        install_index: InstallIndex,
+        keep: int,
+        clear_marker: Callable[[str], None] = lambda _: None,
+        checkpoint: Checkpoint = lambda _: None,
+    ) -> None:
+        self._state = state
+        self._keep = keep
+        self._checkpoint = checkpoint
+        self._lock = -1
+        self.archive = Archive(state / "generations")
+        self.site = Site(where, install_index, clear_marker)
+        self.current: Manifest | None = None
+
+    @property
+    def published(self) -> float:
+        """When navigator.yml was put in place, in seconds since 1970."""
+        return self.site.published
+
+    # Start and end
+
+    def startup(self) -> list[str]:
+        """Take the lock, complete or discard what a crash left, and say in sentences what was done.
+
+        Raises `Busy` when another process holds the lock.
+        """
+        self._open_state()
+        self.archive.remove_discarded()
+        self.site.clean()
+        return self._recover()
+
+    def shutdown(self) -> None:
+        """Give the lock back."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _open_state(self) -> None:
+        with explained(f"the state folder {self._state}"):
+            self._state.mkdir(parents=True, exist_ok=True)
+            if self._lock < 0:
+                self._take_lock()
+            (self._state / "loaded").mkdir(exist_ok=True)
+            self.archive.open()
+
+    def _take_lock(self) -> None:
+        path = self._state / "lock"
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = path.read_text().strip() or "another process"
+            self.shutdown()
+            raise Busy(
+                f"{holder} holds {path}", "talk to the running daemon with `sidecar update`, or stop it first"
+            ) from None
+        os.truncate(self._lock, 0)
+        os.write(self._lock, f"process {os.getpid()}\n".encode())
+
+    def _recover(self) -> list[str]:
+        installed = load(self._state / "installed.json", Installed)
+        last, done = self.archive.newest_whole()
+        if last is None:
+            return done
+        missing, has_index = self.site.missing(), self.site.has_index()
+        try:
+            if installed is None or installed.generation != last.number:
+                self._install_whole(last, NAMES, index=True)
+                what = "went back to" if done else "completed the interrupted publication of"
+                done.append(f"{what} generation {last.number}")
+            elif missing or not has_index:
+                self._install_whole(last, missing, index=not has_index)
+                names = ", ".join(missing) or INDEX
+                done.append(f"put missing files of generation {last.number} back: {names}")
+        except PublishError:
+            self.current = self._last_installed(installed)
+            raise
+        self.current = last
+        if not self.site.published and installed is not None:
+            self.site.published = installed.published
+        return done
+
+    def _last_installed(self, installed: Installed | None) -> Manifest | None:
+        if installed is None:
+            return None
+        with suppress(NotFound):
+            return self.archive.manifest(installed.generation)
+        return None
+
+    # What is known of the generation in place
+
+    def drift(self, present: Mapping[str, bytes | None]) -> list[str]:
+        """The artifacts that somebody else has changed or removed since they were installed."""
+        if self.current is None:
+            return []
+        digests = self.current.digests
+        return [
+            name
+            for name, content in present.items()
+            if content is None or sha256(content) != digests.get(name)
+        ]
+
+    def loaded(self) -> int | None:
+        """The number of the last generation that the web server is known to have loaded."""
+        found = load(self._state / "loaded.json", Loaded)
+        return found.generation if found else None
+
+    def mark_loaded(self, number: int) -> None:
+        """Remember that a generation was loaded: the one to go back to."""
+        with explained(f"the state folder {self._state}"):
+            replace(self._state / "loaded.json", msgspec.json.encode(Loaded(number, time.time())))
+
+    # Publishing
+
+    def open_incoming(self) -> Path:
+        """An empty folder for the next generation; the fetched index goes there as `INDEX`."""
+        self._open_state()
+        return self.archive.incoming
+
+    def discard_incoming(self) -> None:
+        """Forget the generation that was being put together."""
+        with suppress(OSError):
+            self.archive.empty_incoming()
+
+    def publish(
+        self, wanted: Iterable[Artifact], todo: Plan, describe: Callable[[int, dict[str, str]], Manifest]
+    ) -> Manifest:
+        """Make the set that is wanted the one in place. `PublishError` leaves the old one.
+
+        `describe` gets the new number and the artifacts' digests and gives the manifest.
+        """
+        before, archive = self.current, self.archive
+        number = max(archive.numbers(), default=0) + 1
+        artifacts = tuple(wanted)
+        names = [artifact.name for artifact in todo.artifacts]
+        manifest = describe(number, {artifact.name: sha256(artifact.content) for artifact in artifacts})
+        with explained("the new generation"):
+            try:
+                self._write(artifacts, todo, manifest)
+                archive.commit(number)
+                self._checkpoint("renamed")
+                archive.sync()
+                self._checkpoint("committed")
+            except BaseException:
+                self.site.clean(names)
+                archive.remove(number)
+                self.discard_incoming()
+                raise
+        installed: list[str] = []
+        try:
+            self._install(names, manifest, index=todo.index, installed=installed)
+        except BaseException:
+            self._undo(number, before, installed)
+            self.site.clean(names)
+            raise
+        self._record(manifest)
+        archive.prune(self._keep, {self.loaded()})
+        return manifest
+
+    def _write(self, artifacts: Iterable[Artifact], todo: Plan, manifest: Manifest) -> None:
+        """Stage the generation and prepare its files, and wait for the disk once for all of them."""
+        written: list[Path] = []
+        for path in self.archive.stage(artifacts, manifest, self.current):
+            written.append(path)
+            self._checkpoint(f"staged {path.name}")
+        for name, path in self.site.prepare(todo.artifacts):
+            written.append(path)
+            self._checkpoint(f"prepared {name}")
+        sync(written)
+        self._checkpoint("synced")
+
+    def _install(
+        self, names: Iterable[str], manifest: Manifest, *, index: bool, installed: list[str] | None = None
+    ) -> None:
+        """Put prepared files in place, noting in `installed` what has been put there."""
+        done = [] if installed is None else installed
+        if index:
+            self.site.put_index(self.archive.index(manifest.number), manifest.index.modified)
+            done.append(INDEX)
+            self._checkpoint("installed index")
+        with explained("the new generation"):
+            for name in self.site.install(names, manifest.fingerprint):
+                done.append(name)
+                self._checkpoint(f"installed {name}")
+
+    def _install_whole(self, manifest: Manifest, names: Iterable[str], *, index: bool) -> None:
+        """Install files of a committed generation from its folder."""
+        chosen = {*names, NAVIGATOR}
+        artifacts = [one for one in self.archive.artifacts(manifest.number) if one.name in chosen]
+        try:
+            with explained(f"generation {manifest.number}"):
+                sync([path for _, path in self.site.prepare(artifacts)])
+            self._install(chosen, manifest, index=index)
+        except BaseException:
+            self.site.clean(chosen)
+            raise
+        self._record(manifest)
+
+    def _record(self, manifest: Manifest) -> None:
+        self.current = manifest
+        record = Installed(manifest.number, self.site.published)
+        try:
+            replace(self._state / "installed.json", msgspec.json.encode(record))
+        except OSError as error:
+            # The set is in place all the same; all that follows is that the next start installs it again.
+            logger.warning("generation %d could not be recorded: %s", manifest.number, error)
+        self._checkpoint("recorded")
+
+    def _undo(self, number: int, before: Manifest | None, installed: list[str]) -> None:
+        """After a failed installation: the old set again, the failed generation gone."""
+        if before is not None:
+            if names := [name for name in installed if name != INDEX]:
+                with suppress(PublishError, NotFound):
+                    self._install_whole(before, names, index=False)
+            if INDEX in installed:
+                with suppress(PublishError):
+                    self.site.put_index(self.archive.index(before.number), before.index.modified)
+        self.archive.remove(number)

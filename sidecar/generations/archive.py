@@ -1,0 +1,149 @@
+"""The generations that are kept, each in a folder of its number, and the one that is put together."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from sidecar.errors import NotFound
+from sidecar.generate import NAMES
+from sidecar.generations.durable import load, sha256, share, sync, write
+from sidecar.generations.records import INDEX, Manifest
+from sidecar.model import Artifact
+
+_MANIFEST = "manifest.json"
+_INCOMING = ".incoming"
+_DISCARDED = ".discarded"
+
+
+class Archive:
+    """One folder of generations, private to the sidecar."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.incoming = folder / _INCOMING
+        """Where the next generation is put together; the fetched index goes there as `INDEX`."""
+
+    # Reading
+
+    def numbers(self) -> list[int]:
+        """The numbers of the generations that are kept, ascending."""
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdecimal())
+
+    def folder(self, number: int) -> Path:
+        """The folder of a generation."""
+        return self._folder / f"{number:08d}"
+
+    def index(self, number: int) -> Path:
+        """The index database of a generation."""
+        return self.folder(number) / INDEX
+
+    def manifest(self, number: int) -> Manifest:
+        """The manifest of a generation; `NotFound` when it is not kept, or damaged."""
+        found = load(self.folder(number) / _MANIFEST, Manifest)
+        if found is None or found.number != number:
+            there = self.folder(number).exists()
+            raise NotFound(
+                f"the manifest of generation {number} is damaged"
+                if there
+                else f"there is no generation {number}",
+                f"kept are: {', '.join(map(str, self.numbers()))}",
+            )
+        return found
+
+    def artifacts(self, number: int) -> tuple[Artifact, ...]:
+        """The artifacts of a kept generation; `NotFound` when they are not whole."""
+        manifest = self.manifest(number)
+        try:
+            found = tuple(Artifact(name, (self.folder(number) / name).read_bytes()) for name in NAMES)
+        except OSError as error:
+            raise NotFound(f"generation {number} is not whole: {error}", "choose another") from error
+        if any(sha256(one.content) != manifest.digests.get(one.name) for one in found):
+            raise NotFound(f"generation {number} is damaged", "choose another")
+        return found
+
+    def newest_whole(self) -> tuple[Manifest | None, list[str]]:
+        """The newest generation whose files are all what they should be, and sentences about newer ones."""
+        passed_over: list[str] = []
+        for number in reversed(self.numbers()):
+            try:
+                self.artifacts(number)
+                manifest = self.manifest(number)
+                if sha256(self.index(number).read_bytes()) == manifest.index.sha256:
+                    return manifest, passed_over
+                problem = f"the index of generation {number} is damaged"
+            except NotFound as error:
+                problem = error.message
+            except OSError as error:
+                problem = f"generation {number} is not whole: {error}"
+            passed_over.append(f"{problem}; it was passed over")
+        return None, passed_over
+
+    # Writing
+
+    def open(self) -> None:
+        """Make the folders, and empty the one for the next generation."""
+        # Private: the generations hold password hashes.
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.incoming.mkdir(exist_ok=True)
+        self.empty_incoming()
+
+    def empty_incoming(self) -> None:
+        """Forget what was put together."""
+        # The folder itself stays, so that an update which changes nothing leaves its parent untouched.
+        for path in self.incoming.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def stage(
+        self, artifacts: Iterable[Artifact], manifest: Manifest, before: Manifest | None
+    ) -> Iterator[Path]:
+        """Put a generation together, telling the path of each file; they are not synced yet."""
+        older = None if before is None else self.folder(before.number)
+        for artifact in artifacts:
+            target = self.incoming / artifact.name
+            same = before and before.digests.get(artifact.name) == manifest.digests[artifact.name]
+            if not (older and same and share(older / artifact.name, artifact.content, target)):
+                write(target, artifact.content, 0o600)
+            yield target
+        if older and not (self.incoming / INDEX).exists():
+            os.link(older / INDEX, self.incoming / INDEX)
+        yield self.incoming / INDEX
+        write(self.incoming / _MANIFEST, msgspec.json.encode(manifest), 0o600)
+        yield self.incoming / _MANIFEST
+        yield self.incoming
+
+    def commit(self, number: int) -> None:
+        """From here on the generation counts."""
+        self.incoming.rename(self.folder(number))
+
+    def sync(self) -> None:
+        """Make the commit durable."""
+        sync([self._folder])
+
+    def remove(self, number: int) -> None:
+        """Remove a generation as a whole."""
+        # By a rename first: a crash must not leave half of it under its number.
+        self.remove_discarded()
+        with suppress(OSError):
+            self.folder(number).rename(self._folder / _DISCARDED)
+        self.remove_discarded()
+
+    def remove_discarded(self) -> None:
+        """Finish a removal that a crash interrupted."""
+        shutil.rmtree(self._folder / _DISCARDED, ignore_errors=True)
+
+    def prune(self, keep: int, spare: Collection[int | None]) -> None:
+        """Remove the oldest generations until so many are left, sparing some."""
+        for number in self.numbers()[:-keep]:
+            if number not in spare:
+                self.remove(number)
+        with suppress(OSError):
+            self.incoming.mkdir(exist_ok=True)

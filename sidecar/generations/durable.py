@@ -1,0 +1,135 @@
+"""Files that are there whole or not at all, after a power cut too."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from sidecar.errors import PublishError
+
+Loaded = TypeVar("Loaded")
+
+_SUFFIX = ".sidecar-new"
+# The disk takes what several threads ask of it in one go.
+_SYNCING = 8
+
+_HINTS = {
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room in the quota",
+    errno.EROFS: "the file system is read-only: check its mount and the disk's health",
+    errno.EACCES: "check the owner and mode of the folder",
+    errno.EPERM: "check the owner and mode of the folder",
+    errno.EISDIR: "a folder is in the file's place: remove it",
+    errno.EEXIST: "a file is in the folder's place: remove it",
+    errno.ENOTDIR: "a file is in the folder's place: remove it",
+}
+
+
+def temporary(target: Path) -> Path:
+    """Where a file is written before it takes its target's place: beside it."""
+    return target.with_name(f".{target.name}{_SUFFIX}")
+
+
+def write(path: Path, content: bytes, mode: int, owner: tuple[int, int] = (-1, -1)) -> None:
+    """Write a file anew. It is durable after `sync` only."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            if owner != (-1, -1):
+                os.fchown(descriptor, *owner)
+            os.fchmod(descriptor, mode)
+    except OSError as error:
+        error.filename = str(path)  # on which disk there is no room
+        raise
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Replace a private file durably."""
+    incoming = temporary(path)
+    try:
+        write(incoming, content, 0o600)
+        sync([incoming])
+        incoming.rename(path)
+    except OSError:
+        incoming.unlink(missing_ok=True)
+        raise
+    sync([path.parent])
+
+
+def share(source: Path, content: bytes, target: Path) -> bool:
+    """Let one copy serve as two files, where it has the content. Only for files that nobody else changes."""
+    try:
+        if source.read_bytes() != content:
+            return False
+        os.link(source, target)
+    except OSError:
+        return False
+    return True
+
+
+def touch(path: Path) -> None:
+    """Set a file's time to now."""
+    # The kernel's own idea of now lags by some milliseconds, and Navigator compares with the exact time.
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Wait until files and folders are on the disk."""
+    waiting = list(paths)
+    if len(waiting) < 2:
+        for path in waiting:
+            _sync(path)
+        return
+    with ThreadPoolExecutor(min(_SYNCING, len(waiting))) as threads:
+        for _ in threads.map(_sync, waiting):
+            pass
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def sha256(content: bytes) -> str:
+    """The digest of a content in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def load(path: Path, kind: type[Loaded]) -> Loaded | None:
+    """A record from a JSON file; None when it is not there or damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn the system's errors into `PublishError` with what to do."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename2 or error.filename or ""
+        raise PublishError(
+            f"{what} could not be written: {error.strerror}{f' ({where})' if where else ''}",
+            _HINTS.get(error.errno or 0, "the old set is still in place"),
+        ) from error

@@ -1,0 +1,56 @@
+"""What is remembered of a generation, as it lies in the state folder."""
+
+from __future__ import annotations
+
+from sidecar.check import Counts
+from sidecar.model import Record
+
+INDEX = "index.sqlite3"
+
+
+class IndexVersion(Record, frozen=True):
+    """Which index a generation was made of.
+
+    `etag` as the store names it, `modified` its age in seconds since 1970. When the index came with a poke
+    ahead of the store, `outdated` are the ETags that the store may still serve until `outdated_until`.
+    """
+
+    etag: str
+    sha256: str
+    modified: float | None
+    size: int
+    outdated: tuple[str, ...] = ()
+    outdated_until: float = 0.0
+
+
+class Manifest(Record, frozen=True):
+    """What a generation holds; `digests` are the SHA-256 of its artifacts in hexadecimal.
+
+    `inputs` tells what else besides the index it was made of. After a rollback `source` is the generation
+    that was restored; a `pinned` one stays until somebody asks for an update.
+    """
+
+    number: int
+    created: float
+    trigger: str
+    fingerprint: str
+    index: IndexVersion
+    digests: dict[str, str]
+    counts: Counts
+    inputs: str = ""
+    source: int | None = None
+    pinned: bool = False
+
+
+class Installed(Record, frozen=True):
+    """Which generation is in place, and when navigator.yml was put there, in seconds since 1970."""
+
+    generation: int
+    published: float
+
+
+class Loaded(Record, frozen=True):
+    """Which generation the web server is known to have loaded, and when."""
+
+    generation: int
+    at: float
