@@ -73,7 +73,8 @@ class Outcome(Record, frozen=True, omit_defaults=True):
 
     `state` is published, unchanged, previewed, rejected or failed. `generation` is the one in place now.
     `etag` and `sha256` are those of the index that was looked at, `tag` names the very set that would be
-    or was published. `stages` are seconds. `warnings` may name users.
+    or was published. `stages` are seconds. `diffs` are what the run writes, `drift` what somebody else had
+    changed before. `warnings` may name users.
     """
 
     state: str
@@ -89,6 +90,7 @@ class Outcome(Record, frozen=True, omit_defaults=True):
     written: tuple[str, ...] = ()
     changes: Changes | None = None
     diffs: dict[str, str] = msgspec.field(default_factory=dict)
+    drift: dict[str, str] = msgspec.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     error: Problem | None = None
@@ -100,7 +102,7 @@ class Outcome(Record, frozen=True, omit_defaults=True):
 
     def without_names(self) -> Outcome:
         """The same for the public: no names of users, no inner workings."""
-        return msgspec.structs.replace(self, warnings=(), changes=None, diffs={}, who="")
+        return msgspec.structs.replace(self, warnings=(), changes=None, diffs={}, drift={}, who="")
 
 
 class Run:

@@ -247,8 +247,7 @@ class Updater:
         except Rejected as error:
             self._rejections.add(version.sha256, inputs.digest, error)
             raise
-        for drifted in generations.drift(present):
-            run.warn(f"{drifted} was changed by someone else since it was published")
+        self._note_drift(run, present)
         for warning in (*index.warnings, *generated.skipped):
             run.warn(warning)
         self.skipped_rows, self.tenants = len(generated.skipped), len(generated.databases)
@@ -267,6 +266,17 @@ class Updater:
             plan(generated.artifacts, present, index=new_index),
             f"{version.sha256[:16]}-{generated.fingerprint[-16:]}",
         )
+
+    def _note_drift(self, run: Run, present: dict[str, bytes | None]) -> None:
+        """Say which published files somebody else has changed, and keep what they changed in the records."""
+        generations = self._generations
+        if generations.current is None or not (drifted := generations.drift(present)):
+            return
+        published = {
+            one.name: one.content for one in generations.archive.artifacts(generations.current.number)
+        }
+        run.note(drift={name: unified(name, published[name], present[name] or b"") for name in drifted})
+        run.say(f"changed by someone else since they were published: {', '.join(drifted)}")
 
     def _read(self, path: Path, version: IndexVersion, deployed: Deployed) -> Index:
         known = self._known

@@ -115,8 +115,12 @@ class S3Store:
         try:
             answer = await self._client.get_object(Bucket=self._bucket, Key=key, **condition)
         except ClientError as error:
-            if etag and error.response.get("Error", {}).get("Code") in ("304", "NotModified"):
+            code = error.response.get("Error", {}).get("Code")
+            if etag and code in ("304", "NotModified"):
                 return None
+            if code == "RequestTimeTooSkewed":
+                # Signed before the machine was suspended, sent after: signed anew it will do.
+                raise _Torn("the request's time was too far from the store's") from error
             raise
         body = answer["Body"]
         promised = answer.get("ContentLength")

@@ -142,6 +142,10 @@ async def status(machine: Machine, good: Any) -> dict[str, Any]:
             await asyncio.sleep(0.05)
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 async def test_a_fresh_machine_comes_up(tmp_path: Path) -> None:
     """From the maintenance page to the first generation by itself; a killed sidecar comes back, Navigator stays."""
     port = navigator.free_port()
@@ -151,8 +155,7 @@ async def test_a_fresh_machine_comes_up(tmp_path: Path) -> None:
         up = await status(machine, lambda found: found["generation"]["loaded"] == 1)
         assert up["navigator"]["state"] == "up"
         assert int((tmp_path / "navigator.pid").read_text()) == first.pid, "Navigator is the first process"
-        sidecar = int(subprocess.check_output(["pgrep", "-P", str(first.pid), "-f", "fly/start.sh"]))  # noqa: ASYNC221
-        daemon = int(subprocess.check_output(["pgrep", "-P", str(sidecar)]))  # noqa: ASYNC221
+        [daemon] = [below for child in children(first.pid) for below in children(child)]
         os.kill(daemon, signal.SIGKILL)
         again = await status(machine, lambda found: found["started"] > up["started"])
         assert again["generation"]["current"] == 1
