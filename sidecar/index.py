@@ -327,7 +327,7 @@ def install_index(
 
 def _open_target(path: Path, patience: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
-    connection.execute("pragma synchronous = full")
+    connection.execute("pragma synchronous = normal")
     return connection
 
 

@@ -9,14 +9,14 @@ The state folder holds
     loaded.json             the number of the last one that the web server has loaded
     loaded/                 the markers that the web server's ready hook leaves
 
-A publication goes through these steps, each durable before the next:
+A publication goes through these steps, each up to the last durable before the next:
 
     1. stage    every file of the generation is written to .incoming (`archive`)
     2. prepare  every changed file is written beside its target, under another name (`site`)
     3. commit   .incoming is renamed to its number: from here on the generation counts
     4. install  the index is replaced under its readers, then each file is renamed over its target,
                 navigator.yml last and with a new mtime
-    5. record   installed.json is replaced
+    5. record   installed.json is replaced; should that be lost, the next start installs the set again
 
 A failure up to 3 leaves the old set as it was, one after it brings it back. After a crash the next start
 finds either an .incoming, which it empties, or a generation newer than installed.json says, which it

@@ -56,16 +56,14 @@ def write(path: Path, content: bytes, mode: int, owner: tuple[int, int] = (-1, -
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Replace a private file durably."""
+    """Replace a private file. A power cut may lose the new content, or leave an empty file."""
     incoming = temporary(path)
     try:
         write(incoming, content, 0o600)
-        sync([incoming])
         incoming.rename(path)
     except OSError:
         incoming.unlink(missing_ok=True)
         raise
-    sync([path.parent])
 
 
 def share(source: Path, content: bytes, target: Path) -> bool:

@@ -123,9 +123,6 @@ class Site:
         for name in sorted(names, key=NAMES.index):
             target = self.where.files[name]
             if name == NAVIGATOR:
-                # Everything that navigator.yml refers to is durable before Navigator can see it.
-                sync(folders)
-                folders.clear()
                 self._clear_marker(fingerprint)
                 self.published = time.time()
                 touch(temporary(target))

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from sidecar.errors import SidecarError
+from sidecar.errors import BadRequest, SidecarError
 from sidecar.run import Outcome, Problem
 
 logger = logging.getLogger("sidecar.web")
@@ -116,8 +116,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         allow = error.headers.get("Allow")
         return error_answer(request, _HttpError(error), {"Allow": allow} if allow else None)
-    except ConnectionResetError:
-        raise
+    except (ConnectionError, web.RequestPayloadError):
+        # The client went away, or what it sends is no body: no failure of ours, and most likely nobody reads this.
+        return error_answer(request, BadRequest("the request broke off", "send it whole", code="broken_off"))
     except Exception:
         logger.exception("%s %s failed in a way that nobody foresaw", request.method, request.path)
         failure = SidecarError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from sidecar.web import openapi
 from sidecar.web.answers import errors
 from sidecar.web.operations import Operations
 from sidecar.web.public import PublicTrigger
@@ -29,6 +30,7 @@ def application(operations: Operations, views: Views, public: PublicTrigger) -> 
             web.get("/metrics", views.metrics),
             web.get("/healthz", views.healthz),
             web.get("/readyz", views.readyz),
+            web.get("/openapi.json", openapi.handle),
         ]
     )
     return app

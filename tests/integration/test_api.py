@@ -633,6 +633,20 @@ async def test_events_tell_of_everybodys_runs(machine: Machine) -> None:
             await stopping
 
 
+async def test_a_listener_that_goes_away_leaves_no_trace(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Closing the tab with the events is no error: the daemon's log has no traceback of it."""
+    async with running(machine) as site:
+        for method, path in (("GET", "/events"), ("POST", "/update")):
+            async with site.machine.client() as other:
+                stream = await other.request(method, path, headers={"Accept": EVENTS})
+                stream.close()
+            for _ in range(3):
+                assert (await site.ask("POST", "/update")).status == 200
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 # Secrets
 
 

@@ -317,7 +317,7 @@ async def test_a_damaged_copy_is_not_passed_on(machine: Machine) -> None:
 
 
 def test_drift_is_warned_about_and_repaired(published: Machine) -> None:
-    """A file that was edited by hand is named in a warning, and put right by the next update."""
+    """A file that was edited by hand is named with a diff, and put right by the next update."""
     good = published.targets()
     published.target("showcases.yml").write_bytes(b"edited: by hand\n")
     published.target("tenants.list").unlink()
@@ -328,14 +328,16 @@ def test_drift_is_warned_about_and_repaired(published: Machine) -> None:
     assert generations.drift(generations.site.present()) == ["htpasswd", "showcases.yml", "tenants.list"]
     outcome = update(published)
     assert outcome.state == "published"
-    warned = {name for name in NAMES for warning in outcome.warnings if warning.startswith(f"{name} ")}
-    assert {"htpasswd", "showcases.yml"} <= warned <= {"htpasswd", "showcases.yml", "tenants.list"}
+    # The file that was removed is back since the start before the update.
+    assert set(outcome.drift) == {"htpasswd", "showcases.yml"}
+    assert "+eve:" in outcome.drift["htpasswd"]
+    assert any("changed by someone else" in line for line in outcome.log)
     assert {name: content for name, content in published.targets().items() if name != NAVIGATOR} == {
         name: content for name, content in good.items() if name != NAVIGATOR
     }
     assert mtimes(published)[NAVIGATOR] > before[NAVIGATOR]
     check_whole(published, current(published).current, published.store_index)
-    assert update(published).warnings == ()
+    assert update(published).drift == {}
 
 
 def test_a_missing_index_is_put_back(published: Machine) -> None:

@@ -465,6 +465,53 @@ async def test_a_refused_body_frees_the_daemon_for_the_next(machine: Machine) ->
         assert list((machine.state / "received").iterdir()) == []
 
 
+@pytest.mark.parametrize("signature", [True, False])
+@pytest.mark.parametrize("chunks", [True, False])
+async def test_a_client_that_goes_away_leaves_no_trace(
+    machine: Machine, caplog: pytest.LogCaptureFixture, signature: bool, chunks: bool
+) -> None:
+    """Whoever breaks off in the middle of a body changes nothing, and fills no log with tracebacks."""
+    body = gzip.compress(machine.put_index().read_bytes())
+    headers = {**forwarded(), **(signed(body) if signature else {}), "Host": "sidecar"}
+    headers |= {"Transfer-Encoding": "chunked"} if chunks else {"Content-Length": str(len(body))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    async with strangers(machine) as stranger:
+        _, writer = await asyncio.open_unix_connection(machine.socket)
+        writer.write(f"POST /public HTTP/1.1\r\n{head}\r\n".encode())
+        if signature:
+            writer.write(b"100\r\n" + body[:200] if chunks else body[:200])
+        await writer.drain()
+        if signature:
+            await until(lambda: list((machine.state / "received").glob("*")))
+        else:
+            assert (await stranger.send()).status == 200  # came later, so that one is being read
+        writer.close()
+        await writer.wait_closed()
+        if signature:
+            await until(lambda: not list((machine.state / "received").glob("*")))
+        assert (await stranger.send()).status == 200
+        assert machine.targets() == stranger.before
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_malformed_chunk_is_refused(machine: Machine) -> None:
+    """A chunked body that is none is told so."""
+    async with strangers(machine) as stranger:
+        reader, writer = await asyncio.open_unix_connection(machine.socket)
+        headers = {**forwarded(), **signed(b"x"), "Host": "sidecar", "Transfer-Encoding": "chunked"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        writer.write(f"POST /public HTTP/1.1\r\n{head}\r\n".encode())
+        await writer.drain()
+        await until(lambda: list((machine.state / "received").glob("*")))
+        writer.write(b"what?\r\n")
+        answer = (await reader.read()).decode()
+        writer.close()
+        await writer.wait_closed()
+        assert answer.startswith("HTTP/1.1 400")
+        assert "Traceback" not in answer
+        assert machine.targets() == stranger.before
+
+
 # What the public learns
 
 

@@ -399,13 +399,15 @@ async def test_one_client_serves_many_fetches(bucket: Bucket, proxy: Proxy, tmp_
 async def test_failed_fetches_leak_no_connections(bucket: Bucket, proxy: Proxy, tmp_path: Path) -> None:
     """However a transfer breaks off, its connection is closed and not kept for another one."""
     bucket.put(KEY, BODY)
-    async with opened(tmp_path, through(bucket, proxy), timeout="300ms", max_bytes=100_000) as shop:
+    async with opened(tmp_path, through(bucket, proxy), max_bytes=100_000) as shop:
         for _ in range(5):
             assert (await shop.refused()).code == "store_too_large"
-        proxy.then(faults.hang)
-        await shop.refused()
-        await until(lambda: proxy.open <= 1)
-    await until(lambda: proxy.open == 0)
+        await until(lambda: proxy.open == 0)
+    proxy.always(faults.stall)
+    async with opened(tmp_path, through(bucket, proxy), timeout="300ms") as shop:
+        for _ in range(2):
+            assert (await shop.refused()).code == "store_timeout"
+        await until(lambda: proxy.open == 0)
     gc.collect()
 
 

@@ -1,8 +1,8 @@
 """Publishes what the store holds, and dies of SIGKILL at a chosen point of that.
 
-    python -m tests.support.publisher FOLDER
+    python -m tests.support.publisher FOLDER SETTINGS
 
-FOLDER is that of a `Machine`. Each line on standard input is a job, done in a process of its own and answered
+FOLDER is that of a `Machine`, SETTINGS are its extra ones as JSON. Each line on standard input is a job, done in a process of its own and answered
 with a line of JSON; `Press` does that for a test. A job is what happens, and at which point:
 
     checkpoint 3    die at the third checkpoint of Generations
@@ -140,11 +140,11 @@ class Press:
     """The program, kept ready for a test: `with Press(machine) as press: press.run("call", 17)`."""
 
     def __init__(self, machine: Machine) -> None:
-        self._folder = machine.folder
+        self._machine = machine
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.publisher", self._folder],
+            [sys.executable, "-m", __name__, str(self._machine.folder), json.dumps(self._machine.extra)],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -219,15 +219,15 @@ class _Trap:
         os.write(self._answer, json.dumps({"points": self._points, **more}).encode())
 
 
-def _job(folder: Path, kind: str, number: int, answer: int) -> NoReturn:
+def _job(machine: Machine, kind: str, number: int, answer: int) -> NoReturn:
     """In the child: publish, or die."""
     status = 1
     try:
         if kind == "full":
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # it may be a file, which cannot grow either
-        trap = _Trap(folder, kind, number, answer)
+        trap = _Trap(machine.folder, kind, number, answer)
         sys.addaudithook(trap.call)
-        outcome = update(Machine(folder), trap.checkpoint)
+        outcome = update(machine, trap.checkpoint)
         error = outcome.error
         facts = {"code": error.code, "message": error.message, "hint": error.hint} if error else {}
         trap.answer(state=outcome.state, **facts)
@@ -240,13 +240,13 @@ def _job(folder: Path, kind: str, number: int, answer: int) -> NoReturn:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    machine = Machine(Path(sys.argv[1]), json.loads(sys.argv[2]))
     for line in sys.stdin:
         kind, number = line.split()
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
-            _job(folder, kind, int(number), writing)
+            _job(machine, kind, int(number), writing)
         os.close(writing)
         with open(reading) as stream:
             answer = json.loads(stream.read() or '{"points": []}')

@@ -1,0 +1,319 @@
+"""The interface's description, served as /openapi.json: OpenAPI 3.1, its schemas made from the records.
+
+A test holds it against the routes, and another one against the answers of a running daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from sidecar import __version__
+from sidecar.history import Entry
+from sidecar.metrics import TRIGGERS
+from sidecar.run import Outcome, Problem
+from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer
+
+Schema = dict[str, Any]
+
+_REF = "#/components/schemas/{name}"
+_OPENMETRICS = "application/openmetrics-text"
+
+_NUMBER: Schema = {"type": "number"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_FLAG: Schema = {"type": "boolean"}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": _REF.format(name=name)}
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+_TEXT: Schema = {"type": "string"}
+_MAYBE_TEXT, _MAYBE_COUNT, _MAYBE_NUMBER = _or_null(_TEXT), _or_null(_COUNT), _or_null(_NUMBER)
+
+STATUS: Schema = _object(
+    version=_TEXT,
+    machine=_TEXT,
+    app=_MAYBE_TEXT,
+    region=_MAYBE_TEXT,
+    state={
+        "type": "string",
+        "enum": ["starting", "updating", "loading", "in_sync", "pinned", "not_loaded", "out_of_sync"],
+    },
+    generation=_object(
+        current=_MAYBE_COUNT, loaded=_MAYBE_COUNT, pending=_MAYBE_COUNT, source=_MAYBE_COUNT, pinned=_FLAG
+    ),
+    fingerprint=_MAYBE_TEXT,
+    index=_object(etag=_MAYBE_TEXT, sha256=_MAYBE_TEXT, modified={}),
+    published=_MAYBE_NUMBER,
+    tenants=_MAYBE_COUNT,
+    users=_MAYBE_COUNT,
+    navigator=_object(state={"type": "string", "enum": ["up", "down"]}, process=_MAYBE_TEXT),
+    drift={"type": "array", "items": _TEXT},
+    waiting=_COUNT,
+    running=_or_null(_object(trigger=_TEXT, since=_NUMBER)),
+    last=_or_null(_object(state=_TEXT, trigger=_TEXT, started=_NUMBER, seconds=_NUMBER, stages={})),
+    error=_or_null(_ref("Problem")),
+    not_loaded=_MAYBE_TEXT,
+    started=_NUMBER,
+)
+
+
+def _answer(description: str, **content: Schema) -> Schema:
+    return {
+        "description": description,
+        "content": {_KINDS[kind]: {"schema": content[kind]} for kind in content},
+    }
+
+
+_KINDS = {"json": JSON, "text": TEXT, "events": EVENTS, "open": _OPENMETRICS, "html": "text/html"}
+
+
+def _error(description: str) -> Schema:
+    return _answer(description, json=_ref("Error"), text=_TEXT)
+
+
+def _failed(description: str) -> Schema:
+    """An answer that is the outcome of a run, with its error; or an error alone when there was no run."""
+    return _answer(description, json={"anyOf": [_ref("Outcome"), _ref("Error")]}, text=_TEXT)
+
+
+_NOT_ALLOWED = {
+    "401": _error("no, or wrong, name and password"),
+    "403": _error("no administrators are configured, or another site's page sent this"),
+}
+_RUN: Mapping[str, Schema] = {
+    "200": _answer("done", json=_ref("Outcome"), text=_TEXT, events=_TEXT),
+    "400": _error("a parameter or the body cannot be used"),
+    **_NOT_ALLOWED,
+    "404": _failed("there is no such generation"),
+    "409": _failed("another generation was published before this one was loaded"),
+    "412": _failed("the preview that If-Match names is not what would be published now"),
+    "413": _error("the body is too large"),
+    "422": _failed("the index is refused; the configuration in place stays"),
+    "500": _failed("the update failed on this machine"),
+    "502": _failed("the store failed, or Navigator did not load the generation"),
+    "503": _failed("too many are waiting, the daemon is stopping, or Navigator is down"),
+    "504": _failed("no sign yet that the generation was loaded"),
+}
+_WAIT = {
+    "name": "wait",
+    "in": "query",
+    "description": "answer when it is in place, or when Navigator has loaded it",
+    "schema": {"type": "string", "enum": ["published", "loaded"], "default": "published"},
+}
+_BASIC: list[Schema] = [{"administrator": []}]
+_TOKEN: list[Schema] = [{"token": []}, {"basicToken": []}]
+
+
+def _query(name: str, description: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+PATHS: dict[str, dict[str, Schema]] = {
+    "/update": {
+        "post": {
+            "summary": "Run an update.",
+            "description": "It answers when the update is published. Pokes that arrive during a run share the next one. "
+            "As text/event-stream the run's log comes line by line, its outcome last.",
+            "parameters": [
+                _WAIT,
+                _query("force", "1, true or yes: accept large losses, retry what was refused", _TEXT),
+                _query("trigger", "what asks, for the records", {"type": "string", "enum": list(TRIGGERS)}),
+                {
+                    "name": "If-Match",
+                    "in": "header",
+                    "description": "the ETag of a preview: publish exactly that",
+                    "schema": _TEXT,
+                },
+            ],
+            "responses": dict(_RUN),
+            "security": _BASIC,
+        }
+    },
+    "/preview": {
+        "get": {
+            "summary": "What an update would change now: a summary and unified diffs.",
+            "responses": {
+                **_RUN,
+                "200": {
+                    **_answer("what would change", json=_ref("Outcome"), text=_TEXT),
+                    "headers": {"ETag": {"description": "for If-Match of POST /update", "schema": _TEXT}},
+                },
+            },
+            "security": _BASIC,
+        }
+    },
+    "/rollback": {
+        "post": {
+            "summary": "Restore an older generation. It stays until somebody asks for an update.",
+            "parameters": [_WAIT],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    JSON: {
+                        "schema": {
+                            "type": "object",
+                            "properties": {
+                                "generation": {"type": "integer", "description": "which one"},
+                                "index": {
+                                    "type": "boolean",
+                                    "default": True,
+                                    "description": "the index database too, not the files only",
+                                },
+                            },
+                            "required": ["generation"],
+                            "additionalProperties": False,
+                        }
+                    }
+                },
+            },
+            "responses": dict(_RUN),
+            "security": _BASIC,
+        }
+    },
+    "/webhook": {
+        "post": {
+            "summary": "The store has something new, or may have: a poke, whatever the body says.",
+            "requestBody": {"content": {JSON: {"schema": {}}}},
+            "responses": {
+                "202": _answer("an update will run", json=_object(accepted=_FLAG)),
+                "401": _error("the token is wrong"),
+                "404": _error("no token is configured: the webhook is off"),
+            },
+            "security": _TOKEN,
+        }
+    },
+    "/public": {
+        "post": {
+            "summary": "What Navigator's CGI passes on. On the Unix socket only.",
+            "description": "The forwarder adds the headers Sidecar-Method, Sidecar-Path and Sidecar-Remote. A body, or an "
+            "expected digest, needs a signature.",
+            "responses": {
+                **{status: answer for status, answer in _RUN.items() if status not in ("403", "412")},
+                "404": _error("this is not the Unix socket"),
+                "405": _error("the request that was forwarded is not a POST"),
+                "415": _error("the body's encoding is not understood"),
+            },
+        }
+    },
+    "/status": {
+        "get": {
+            "summary": "The state of this machine; nothing secret, no names of users.",
+            "responses": {"200": _answer("the state", json=_ref("Status"), text=_TEXT)},
+        }
+    },
+    "/generations": {
+        "get": {
+            "summary": "What ran and how it ended, newest first.",
+            "parameters": [
+                _query("limit", "how many", {"type": "integer", "minimum": 0, "maximum": 500, "default": 50}),
+                _query("before", "only runs below this number", {"type": "integer", "minimum": 0}),
+            ],
+            "responses": {
+                "200": _answer("the runs", json={"type": "array", "items": _ref("Entry")}, text=_TEXT),
+                "400": _error("a parameter is not a whole number"),
+                **_NOT_ALLOWED,
+            },
+            "security": _BASIC,
+        }
+    },
+    "/generations/{number}": {
+        "get": {
+            "summary": "Everything that is remembered of one generation.",
+            "parameters": [
+                {
+                    "name": "number",
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "integer", "minimum": 1},
+                }
+            ],
+            "responses": {
+                "200": _answer("the run that published it", json=_ref("Entry"), text=_TEXT),
+                "404": _error("the history does not know it"),
+                **_NOT_ALLOWED,
+            },
+            "security": _BASIC,
+        }
+    },
+    "/events": {
+        "get": {
+            "summary": "What happens, as it happens, as server-sent events.",
+            "responses": {"200": _answer("events until the client leaves", events=_TEXT), **_NOT_ALLOWED},
+            "security": _BASIC,
+        }
+    },
+    "/metrics": {
+        "get": {
+            "summary": "The metrics for Prometheus; OpenMetrics when that is asked for.",
+            "parameters": [
+                _query("name[]", "only these", {"type": "array", "items": _TEXT}),
+            ],
+            "responses": {"200": _answer("the metrics", text=_TEXT, open=_TEXT)},
+        }
+    },
+    "/healthz": {
+        "get": {
+            "summary": "Alive: the loop that does the work turns.",
+            "responses": {"200": _answer("ok", text=_TEXT), "503": _error("it is stuck")},
+        }
+    },
+    "/readyz": {
+        "get": {
+            "summary": "Ready: a generation is loaded.",
+            "responses": {"200": _answer("ok", text=_TEXT), "503": _error("no generation was loaded yet")},
+        }
+    },
+    "/openapi.json": {
+        "get": {
+            "summary": "This description.",
+            "responses": {"200": _answer("an OpenAPI 3.1 document", json={"type": "object"})},
+        }
+    },
+}
+
+
+@cache
+def document() -> Schema:
+    """The whole description."""
+    _, components = msgspec.json.schema_components([Outcome, Entry, Problem], ref_template=_REF)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Sidecar",
+            "version": __version__,
+            "summary": "Keeps a machine's web server configuration in step with the index database.",
+            "description": "The same on the Unix socket, where the socket's mode decides who may do what, and on TCP, "
+            "where reading status and metrics is open and everything else needs an administrator. `Accept` decides "
+            "between text, JSON and, where a run is followed, server-sent events.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": PATHS,
+        "components": {
+            "schemas": {**components, "Status": STATUS, "Error": _object(error=_ref("Problem"))},
+            "securitySchemes": {
+                "administrator": {"type": "http", "scheme": "basic"},
+                "token": {"type": "http", "scheme": "bearer"},
+                "basicToken": {"type": "http", "scheme": "basic"},
+            },
+        },
+    }
+
+
+async def handle(request: web.Request) -> web.StreamResponse:
+    """Serve the description."""
+    return json_answer(document())
