@@ -288,10 +288,23 @@ def _sign(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _demo(options: argparse.Namespace, settings: Settings) -> int:
+    from sidecar.daemon import Daemon
     from sidecar.demo import prepare
 
-    file = prepare(Path(options.folder).resolve(), options.port)
-    return _serve(options, load_settings(str(file)))
+    settings = load_settings(str(prepare(Path(options.folder).resolve(), options.port)))
+    set_up(settings.logging)
+
+    async def serve() -> None:
+        daemon = Daemon(settings)
+        running = asyncio.create_task(daemon.run())
+        while daemon.status.last is None and not running.done():  # noqa: ASYNC110 - the first update takes a moment
+            await asyncio.sleep(0.05)
+        if daemon.server.url and not running.done():
+            print(f"\nThe state of this machine: {daemon.server.url}/status (Ctrl-C ends it)", flush=True)
+        await running
+
+    asyncio.run(serve())
+    return 0
 
 
 def _refused(body: Any) -> int:

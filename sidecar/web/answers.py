@@ -117,7 +117,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         allow = error.headers.get("Allow")
         return error_answer(request, _HttpError(error), {"Allow": allow} if allow else None)
     except (ConnectionError, web.RequestPayloadError):
-        # The client went away, or what it sends is no body: no failure of ours, and most likely nobody reads this.
+        # The client went away, or what it sends is no body: that is no failure of ours.
         return error_answer(request, BadRequest("the request broke off", "send it whole", code="broken_off"))
     except Exception:
         logger.exception("%s %s failed in a way that nobody foresaw", request.method, request.path)

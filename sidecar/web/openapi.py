@@ -176,7 +176,8 @@ PATHS: dict[str, dict[str, Schema]] = {
                             },
                             "required": ["generation"],
                             "additionalProperties": False,
-                        }
+                        },
+                        "example": {"generation": 1},
                     }
                 },
             },

@@ -75,7 +75,9 @@ def test_hooks_go_through_the_sidecar() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed (Debian package util-linux)")
+@pytest.mark.skipif(
+    shutil.which("setpriv") is None, reason="setpriv is not installed (Debian package util-linux)"
+)
 def test_the_sidecar_gets_one_power_of_root() -> None:
     """The options of setpriv in the script are understood: another user, CAP_KILL, and nothing else ever."""
     text = (FLY / "start.sh").read_text().replace("\\\n", " ")

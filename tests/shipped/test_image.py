@@ -75,10 +75,13 @@ def test_it_is_what_docker_understands() -> None:
 
 def test_what_it_copies_is_in_the_context() -> None:
     """Every path exists, and .dockerignore lets it through."""
-    allowed = [
-        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    paths = [
+        path
+        for step in STEPS
+        if step.name == "COPY" and "--from" not in step.arguments
+        for path in copied(step)
     ]
-    paths = [path for step in STEPS if step.name == "COPY" and "--from" not in step.arguments for path in copied(step)]
     assert paths
     for path in paths:
         assert (ROOT / path).exists(), path

@@ -15,7 +15,8 @@ from tests.conftest import ROOT
 from tests.support.cgi import BIN
 
 needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (Debian package systemd)"
+    shutil.which("systemd-analyze") is None,
+    reason="systemd-analyze is not installed (Debian package systemd)",
 )
 
 
