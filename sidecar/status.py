@@ -18,7 +18,7 @@ from sidecar.worker import Worker
 
 logger = logging.getLogger("sidecar.status")
 
-_LOOK_EVERY = 5.0
+_LOOK_EVERY = 3.0
 _LONGEST_DIFF = 20_000
 
 
@@ -27,7 +27,8 @@ class Drift:
 
     def __init__(self, generations: Generations) -> None:
         self._generations = generations
-        self._stamps: object = None
+        self._seen: object = None
+        self._examined: object = None
         self.diffs: dict[str, str] = {}
 
     @property
@@ -42,25 +43,23 @@ class Drift:
             await asyncio.to_thread(self.look)
 
     def look(self) -> None:
-        """Compare with what was published, if any file's time or size has changed since the last look."""
+        """Compare with what was published, once the files have rested since the last look."""
         current = self._generations.current
         stamps = (current, self._generations.site.stamps())
-        if current is None or stamps == self._stamps:
+        if current is None or stamps == self._examined:
             return
+        if stamps != self._seen:
+            self._seen = stamps  # a publication may be under way
+            return
+        self._examined = stamps
         try:
             present = self._generations.site.present()
             changed = self._generations.drift(present)
-            published = (
-                {one.name: one.content for one in self._generations.archive.artifacts(current.number)}
-                if changed
-                else {}
-            )
+            artifacts = self._generations.archive.artifacts(current.number) if changed else ()
         except SidecarError as error:
             logger.warning("the published files cannot be compared: %s", error)
             return
-        if self._generations.current is not current:
-            return  # a publication went on meanwhile: look again next time
-        self._stamps = stamps
+        published = {one.name: one.content for one in artifacts}
         diffs = {
             name: unified(name, published[name], present[name] or b"")[:_LONGEST_DIFF]
             or "mode or encoding differs"
