@@ -494,24 +494,6 @@ async def test_a_client_that_goes_away_leaves_no_trace(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_a_malformed_chunk_is_refused(machine: Machine) -> None:
-    """A chunked body that is none is told so."""
-    async with strangers(machine) as stranger:
-        reader, writer = await asyncio.open_unix_connection(machine.socket)
-        headers = {**forwarded(), **signed(b"x"), "Host": "sidecar", "Transfer-Encoding": "chunked"}
-        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        writer.write(f"POST /public HTTP/1.1\r\n{head}\r\n".encode())
-        await writer.drain()
-        await until(lambda: list((machine.state / "received").glob("*")))
-        writer.write(b"what?\r\n")
-        answer = (await reader.read()).decode()
-        writer.close()
-        await writer.wait_closed()
-        assert answer.startswith("HTTP/1.1 400")
-        assert "Traceback" not in answer
-        assert machine.targets() == stranger.before
-
-
 # What the public learns
 
 
