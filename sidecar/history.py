@@ -36,6 +36,7 @@ create table if not exists runs (
 create index if not exists runs_by_generation on runs (generation);
 """
 _TIMEOUT = 2.0
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 Result = TypeVar("Result")
 
@@ -71,6 +72,10 @@ class History:
                 if connection.execute("pragma quick_check(1)").fetchone()[0] != "ok":
                     raise sqlite3.DatabaseError("it is damaged")  # noqa: TRY301 - handled with the rest
         except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF not in _DAMAGED:
+                # A full disk, say: what is there may be sound.
+                logger.warning("the history %s cannot be opened: %s", self._path, error)
+                return
             aside = self._path.with_name(f"{self._path.name}.damaged-{int(time.time())}")
             logger.warning("the history %s cannot be used (%s); it is now %s", self._path, error, aside)
             for suffix in ("", "-wal", "-shm"):

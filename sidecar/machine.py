@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,8 @@ from sidecar.errors import SettingsError
 from sidecar.generate import HTPASSWD, Deployment, maintenance
 from sidecar.index import Deployed, read_deployed
 from sidecar.settings import Settings
+
+_KEY_BYTES = 32
 
 SHIPPED = ("fly", "kamal", "local")
 
@@ -149,12 +152,23 @@ def _memory_gib() -> int:
 def _salt_key(state: Path) -> bytes:
     """This machine's secret for the salts of plain-text passwords, made once."""
     path = state / "salt.key"
+    with suppress(FileNotFoundError):
+        if len(key := path.read_bytes()) == _KEY_BYTES:
+            return key
+    key = secrets.token_bytes(_KEY_BYTES)
+    incoming = path.with_name(".salt.key.sidecar-new")
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        key = secrets.token_bytes(32)
         state.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        incoming.unlink(missing_ok=True)
+        descriptor = os.open(incoming, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as stream:
             stream.write(key)
-        return key
+            stream.flush()
+            os.fsync(descriptor)
+        incoming.replace(path)
+    except OSError as error:
+        raise SettingsError(
+            f"paths.state: {path} cannot be written: {error.strerror}",
+            "name a folder that the daemon may write to, and see that its disk has room",
+        ) from error
+    return key

@@ -26,7 +26,7 @@ import msgspec
 
 from sidecar.changes import changes, unified
 from sidecar.check import Limits, check, counts
-from sidecar.errors import PreconditionFailed, Rejected, SidecarError, StoreError
+from sidecar.errors import NotFound, PreconditionFailed, Rejected, SidecarError, StoreError
 from sidecar.generate import Generated, generate
 from sidecar.generate.programmes import owners
 from sidecar.generations import INDEX, Generations, IndexVersion, Manifest
@@ -176,10 +176,12 @@ class Updater:
         deadline = time.monotonic() + self._settings.fetch.expect_timeout
         while True:
             target.unlink(missing_ok=True)
+            # Without the index of the generation in place, the store's answer that it is the same is no use.
+            known = current if current and self._generations.archive.index(current.number).exists() else None
             fetched = await self._store.fetch(
-                self._settings.index_key, target, current.index.etag if current else None
+                self._settings.index_key, target, known.index.etag if known else None
             )
-            version = self._version(fetched, current)
+            version = self._version(fetched, known)
             if request.expect is None or version.sha256 == request.expect:
                 break
             if time.monotonic() > deadline:
@@ -350,7 +352,12 @@ class Updater:
             self._rejections.add(current.index.sha256, current.inputs, error)
         with_index = request.with_index and (current is None or current.index.sha256 != older.index.sha256)
         if with_index:
-            os.link(generations.archive.index(number), incoming / INDEX)
+            try:
+                os.link(generations.archive.index(number), incoming / INDEX)
+            except OSError as error:
+                raise NotFound(
+                    f"the index of generation {number} is gone: {error}", "choose another"
+                ) from error
         todo = plan(artifacts, generations.site.present(), index=with_index)
         if not todo:
             return None, todo

@@ -171,12 +171,13 @@ class Proxy:
         self._next: deque[Fault] = deque()
         self._standing: Fault = well
         self._every: tuple[int, Fault] | None = None
-        self._port = 0
+        self._port = self._number = 0
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
         self._client: aiohttp.ClientSession | None = None
         self.connections = 0
         self.requests: list[str] = []
+        """What the server has answered; whether the client got the answer is another question."""
 
     async def __aenter__(self) -> Self:
         self._client = aiohttp.ClientSession(auto_decompress=False, skip_auto_headers=_NOT_ADDED)
@@ -250,10 +251,11 @@ class Proxy:
         headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in head[1:-2])]
         length = next((int(value) for name, value in headers if name.lower() == "content-length"), 0)
         body = await reader.readexactly(length)
-        self.requests.append(f"{method} {path}")
+        self._number += 1
         # The library asks by HEAD where a bucket lies; that is answered truthfully.
-        fault = well if method == "HEAD" else self._fault(len(self.requests))
+        fault = well if method == "HEAD" else self._fault(self._number)
         answer = await self._ask(method, path, headers, body)
+        self.requests.append(f"{method} {path}")
         answering = asyncio.ensure_future(fault(answer, writer))
         listening = asyncio.ensure_future(reader.read(1))
         try:

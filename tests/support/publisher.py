@@ -2,9 +2,9 @@
 
     python -m tests.support.publisher FOLDER SETTINGS
 
-FOLDER is that of a `Machine`, SETTINGS are its extra ones as JSON. Each line on standard input is a job, done in
-a process of its own and answered
-with a line of JSON; `Press` does that for a test. A job is what happens, and at which point:
+FOLDER is that of a `Machine`, SETTINGS are its extra ones as JSON. Each line on standard input is a job, done
+in a process of its own and answered with a line of JSON; `Press` does that for a test. A job is what happens,
+and at which point:
 
     checkpoint 3    die at the third checkpoint of Generations
     call 17         die before the 17th call that changes something in FOLDER
