@@ -274,7 +274,7 @@ def _sign(options: argparse.Namespace, settings: Settings) -> int:
             raise SidecarError(f"{options.body} cannot be read: {error.strerror}") from None
     path = f"{options.path}?sha256={options.expect}" if options.expect else options.path
     poke = signing.Poke(
-        "POST", path, str(int(time.time())), options.machine, hashlib.sha256(body).hexdigest()
+        "POST", path, f"{time.time():.6f}", options.machine, hashlib.sha256(body).hexdigest()
     )
     headers = signing.headers(poke, secret)
     if body[:2] == b"\x1f\x8b":
@@ -300,7 +300,8 @@ def _demo(options: argparse.Namespace, settings: Settings) -> int:
         while daemon.status.last is None and not running.done():  # noqa: ASYNC110 - the first update takes a moment
             await asyncio.sleep(0.05)
         if daemon.server.url and not running.done():
-            print(f"\nThe state of this machine: {daemon.server.url}/status (Ctrl-C ends it)", flush=True)
+            print(f"\nThe operators' page: {daemon.server.url}/ (Ctrl-C ends it)", flush=True)
+            print("Sign in as demo, with the password demo.", flush=True)
         await running
 
     asyncio.run(serve())

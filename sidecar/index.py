@@ -110,7 +110,7 @@ def _check_sound(connection: sqlite3.Connection, size: int) -> None:
     problems = [str(row[0]) for row in connection.execute("pragma quick_check(3)")]
     if problems != ["ok"]:
         raise Rejected(
-            f"the index is damaged: {'; '.join(problems)}",
+            f"the index is damaged: {' '.join('; '.join(problems).split())}",
             "restore it where it is made and upload it again",
             code="unsound",
         )
@@ -264,6 +264,15 @@ def _text(value: object) -> str:
 def read_deployed(deployed_json: Path, regions_json: Path) -> Deployed:
     """The deployment's own JSON files, each of which counts only where it exists and parses."""
     return Deployed(_deployed_codes(_json(deployed_json)), _known_regions(_json(regions_json)))
+
+
+def read_pending(deployed_json: Path) -> tuple[list[str], list[str]]:
+    """The regions that deployed.json says are yet to be added and to be removed."""
+    data = _json(deployed_json)
+    pending = data.get("pending") if isinstance(data, dict) else None
+    lists = [pending.get(name) if isinstance(pending, dict) else None for name in ("add", "delete")]
+    added, removed = ([str(code) for code in codes] if isinstance(codes, list) else [] for codes in lists)
+    return added, removed
 
 
 def _json(path: Path) -> Any:

@@ -41,6 +41,7 @@ _STORE_OUTCOMES = (
     "ok",
     "not_modified",
     "denied",
+    "disk",
     "missing",
     "torn",
     "timeout",

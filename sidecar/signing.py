@@ -22,12 +22,13 @@ SIGNATURE = "Sidecar-Signature"
 HEADERS = (TIMESTAMP, MACHINE, DIGEST, SIGNATURE)
 
 _SCHEME = "v1="
-_TIMESTAMP = re.compile(r"[0-9]{1,12}\Z")
+# The fraction keeps two signatures of one second apart.
+_TIMESTAMP = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Poke:
-    """The signed parts of a request: `timestamp` in whole seconds since 1970, `digest` in hexadecimal."""
+    """The signed parts of a request: `timestamp` in seconds since 1970, with a fraction if one likes, `digest` in hexadecimal."""
 
     method: str
     path: str
@@ -73,7 +74,7 @@ def verify(
             "sign method, path, time, machine and body with the fleet's secret",
             code="signature",
         )
-    if not _TIMESTAMP.match(poke.timestamp) or abs(now - int(poke.timestamp)) > window:
+    if not _TIMESTAMP.match(poke.timestamp) or abs(now - float(poke.timestamp)) > window:
         raise Unauthorized(
             f"the signature's time is more than {window:g} s away from this machine's",
             "sign anew, and check both clocks",
