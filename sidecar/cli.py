@@ -273,9 +273,7 @@ def _sign(options: argparse.Namespace, settings: Settings) -> int:
         except OSError as error:
             raise SidecarError(f"{options.body} cannot be read: {error.strerror}") from None
     path = f"{options.path}?sha256={options.expect}" if options.expect else options.path
-    poke = signing.Poke(
-        "POST", path, f"{time.time():.6f}", options.machine, hashlib.sha256(body).hexdigest()
-    )
+    poke = signing.Poke("POST", path, f"{time.time():.6f}", options.machine, hashlib.sha256(body).hexdigest())
     headers = signing.headers(poke, secret)
     if body[:2] == b"\x1f\x8b":
         headers["Content-Encoding"] = "gzip"

@@ -28,7 +28,10 @@ _TIMESTAMP = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Poke:
-    """The signed parts of a request: `timestamp` in seconds since 1970, with a fraction if one likes, `digest` in hexadecimal."""
+    """The signed parts of a request.
+
+    `timestamp` is in seconds since 1970, with a fraction if one likes; `digest` is in hexadecimal.
+    """
 
     method: str
     path: str
