@@ -18,7 +18,7 @@ DOCDIR := /usr/local/share/doc/sidecar
 FILL := sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@USER@|$(SERVICE_USER)|g' -e 's|@GROUP@|$(SERVICE_GROUP)|g' \
   -e 's|@WRITABLE@|$(WRITABLE)|g'
 
-.PHONY: help demo check lint types test format bench docs dist lock clean install-systemd
+.PHONY: help demo check lint types test format bench docs dist test-wheel lock clean install-systemd
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -51,6 +51,16 @@ docs: $(VENV)/dev  ## write the generated parts of the manual anew
 dist: $(VENV)/dev  ## build the wheel and the source archive
 	$(BIN)/hatchling build --clean
 
+# The package as it is installed, the tests from here: the first folder of the path wins.
+test-wheel: dist  ## all tests against the built wheel, in an environment of its own
+	rm -rf build/wheel
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes \
+	  --requirement requirements-dev.lock
+	build/wheel/bin/python -m pip install --disable-pip-version-check --quiet --no-deps dist/*.whl
+	PYTHONPATH=$$(echo $(CURDIR)/build/wheel/lib/python*/site-packages):$(CURDIR) \
+	  build/wheel/bin/pytest -q -n auto -p no:cacheprovider
+
 install-systemd:  ## install the units; DESTDIR, SERVICE_USER, BINDIR and WRITABLE say where and how
 	install -d $(DESTDIR)$(UNITDIR)/sidecar.service.d $(DESTDIR)$(TMPFILESDIR) $(DESTDIR)$(SYSUSERSDIR)
 	install -d $(DESTDIR)$(DOCDIR)/systemd
@@ -62,6 +72,8 @@ install-systemd:  ## install the units; DESTDIR, SERVICE_USER, BINDIR and WRITAB
 	  $(DESTDIR)$(DOCDIR)/systemd
 	install -m 0644 docs/*.md docs/*.svg $(DESTDIR)$(DOCDIR)
 	install -D -m 0644 docs/sidecar.1 $(DESTDIR)/usr/local/share/man/man1/sidecar.1
+	install -D -m 0644 completion/sidecar.bash $(DESTDIR)/usr/local/share/bash-completion/completions/sidecar
+	install -D -m 0644 completion/_sidecar $(DESTDIR)/usr/local/share/zsh/site-functions/_sidecar
 
 lock: $(VENV)/dev  ## resolve the dependencies anew
 	$(PIP) install pip-tools
@@ -69,6 +81,9 @@ lock: $(VENV)/dev  ## resolve the dependencies anew
 	  --no-emit-trusted-host --no-emit-find-links --no-header --output-file requirements.lock pyproject.toml
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url \
 	  --no-emit-trusted-host --no-emit-find-links --no-header --extra dev --output-file requirements-dev.lock pyproject.toml
+	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url \
+	  --no-emit-trusted-host --no-emit-find-links --no-header --only-build-deps --build-deps-for wheel \
+	  --constraint requirements-dev.lock --output-file requirements-build.lock pyproject.toml
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -17,7 +17,7 @@ from sidecar.events import Broker
 from sidecar.generate import Generated
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.history import History
-from sidecar.index import install_index
+from sidecar.index import Deployed, install_index, read_deployed, read_pending
 from sidecar.machine import Machine, machine_id
 from sidecar.metrics import Metrics
 from sidecar.navigator import Markers, NavigatorProcess, Probes
@@ -35,6 +35,7 @@ from sidecar.update import Updater
 from sidecar.web.access import Administrators
 from sidecar.web.app import application
 from sidecar.web.operations import Operations
+from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger
 from sidecar.web.server import Server
 from sidecar.web.views import Views
@@ -102,7 +103,9 @@ class Daemon:
         self.drift = Drift(self.generations)
         self.status = Status(settings, self._id, self.generations, self.worker, self.tracker, self.drift)
         self._signatures = UsedSignatures(state / "signatures", trigger.window)
-        administrators = Administrators(settings.administrators)
+        administrators = Administrators(
+            settings.administrators, behind_navigator=settings.page.through_navigator
+        )
         self.server = Server(
             application(
                 Operations(
@@ -115,6 +118,18 @@ class Daemon:
                 ),
                 Views(self.worker, self.status, self.history, self.metrics, self.broker, administrators),
                 PublicTrigger(trigger, self._id, self.worker, self._signatures, state / "received"),
+                Pages(
+                    settings,
+                    self.worker,
+                    self.status,
+                    self.tracker,
+                    self.generations,
+                    self.history,
+                    self.broker,
+                    administrators,
+                    self._deployed,
+                    self._pending_regions,
+                ),
             ),
             settings.listen,
         )
@@ -302,6 +317,18 @@ class Daemon:
         who = f"no load of generation {generation}" if reason == "not_loaded" else f"{reason} of {generation}"
         self._soon(self._ask(Request(trigger="rollback", who=who, rollback=target, automatic=True)))
         return True
+
+    def _deployed(self) -> Deployed:
+        paths = self._settings.paths
+        return read_deployed(Path(paths.deployed), Path(paths.regions))
+
+    def _pending_regions(self) -> list[str]:
+        """In sentences: regions that deployed.json says are not deployed yet, or not removed yet."""
+        added, removed = read_pending(Path(self._settings.paths.deployed))
+        return [
+            *(f"region {code} is to be added" for code in added),
+            *(f"region {code} is to be removed" for code in removed),
+        ]
 
     async def _ask_check_command(self, generated: Generated, folder: Path, index: Path) -> None:
         """Let the operator's own command look at the set, in a folder that holds it."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import bcrypt
 import yaml
 
-from sidecar.sample import write_index
+from sidecar.sample import DEMO_PASSWORD, DEMO_USER, write_index
 
 
 def prepare(folder: Path, port: int) -> Path:
@@ -25,6 +26,8 @@ def prepare(folder: Path, port: int) -> Path:
     settings = {
         "store": f"file://{folder}/store",
         "profile": "local",
+        # Known to everyone, on this machine's loopback only.
+        "administrators": {DEMO_USER: bcrypt.hashpw(DEMO_PASSWORD.encode(), bcrypt.gensalt(4)).decode()},
         "paths": {"application": str(application), "state": str(folder / "state")},
         "navigator": {"pid_file": str(folder / "navigator.pid")},
         "listen": {"socket": str(folder / "sidecar.sock"), "port": port},

@@ -13,6 +13,8 @@ class SidecarError(Exception):
 
     code = "error"
     status = 500
+    retry_after = 5
+    """Seconds after which it is worth trying again, where it is at all."""
 
     def __init__(self, message: str, hint: str = "", *, code: str | None = None, detail: str = "") -> None:
         super().__init__(message)
@@ -66,6 +68,17 @@ class Forbidden(SidecarError):
 
     code = "forbidden"
     status = 403
+
+
+class TooManyAttempts(SidecarError):
+    """Too many wrong passwords from one address."""
+
+    code = "too_many_attempts"
+    status = 429
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__("too many wrong passwords came from this address", f"wait {seconds} s and try again")
+        self.retry_after = seconds
 
 
 class NotFound(SidecarError):

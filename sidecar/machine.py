@@ -82,6 +82,7 @@ def placeholder_values(settings: Settings, markers: Path) -> dict[str, Any]:
         "app": settings.machine.app or None,
         "region": settings.machine.region or None,
         "port": navigator.port,
+        "page_target": _page_target(settings),
         "pool_size": settings.machine.pool_size or 6 + _memory_gib(),
         "application": paths.application,
         "databases": paths.databases,
@@ -137,6 +138,14 @@ def parse_profile(text: bytes, name: str) -> Mapping[str, Any]:
             "start from a shipped one",
         )
     return data
+
+
+def _page_target(settings: Settings) -> str | None:
+    """Where Navigator on this machine reaches the operators' page, when it shall pass it on."""
+    if not settings.page.through_navigator:
+        return None
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.listen.host, settings.listen.host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.listen.port}"
 
 
 def _installed(command: str) -> str:

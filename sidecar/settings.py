@@ -222,6 +222,23 @@ class Trigger(Section, frozen=True):
     window: Annotated[Duration, _doc("how far a signature's time may be from this machine's")] = Duration(300)
 
 
+class Page(Section, frozen=True):
+    """The operators' page."""
+
+    through_navigator: Annotated[
+        bool,
+        _doc("whether navigator.yml passes <root>/sidecar/ on to the page, behind its login"),
+    ] = False
+    deployment_check: Annotated[
+        list[str],
+        _doc(
+            "command and arguments that tell whether a full deployment is required: exit status 0 no, "
+            "anything else yes, and what it prints says why; it runs in the application's folder"
+        ),
+    ] = []
+    deployment_timeout: Annotated[Duration, _doc("for that command")] = Duration(20)
+
+
 class History(Section, frozen=True):
     """How much of the past is remembered."""
 
@@ -264,6 +281,7 @@ class Settings(Section, frozen=True):
     fetch: Annotated[Fetch, _doc("bounds of a transfer from the store")] = Fetch()
     update: Annotated[Update, _doc("what an update may do")] = Update()
     trigger: Annotated[Trigger, _doc("the public trigger")] = Trigger()
+    page: Annotated[Page, _doc("the operators' page")] = Page()
     history: Annotated[History, _doc("how much of the past is remembered")] = History()
     logging: Annotated[Logging, _doc("what is logged, and how")] = Logging()
 
@@ -467,6 +485,11 @@ def _check(settings: Settings) -> None:
     if settings.profile == "fly" and not settings.machine.region:
         raise SettingsError(
             "machine.region: the profile fly needs a region", "set FLY_REGION, or choose another profile"
+        )
+    if settings.page.through_navigator and not (settings.listen.tcp and settings.listen.port):
+        raise SettingsError(
+            "page.through_navigator: Navigator reaches the page on TCP only",
+            "set listen.tcp to true and listen.port to a number",
         )
     for name, hashed in settings.administrators.items():
         if not re.match(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}\Z", hashed):

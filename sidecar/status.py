@@ -95,7 +95,8 @@ class Status:
     def state(self) -> str:
         """One word: starting, updating, loading, in_sync, pinned, not_loaded or out_of_sync."""
         current = self._generations.current
-        if self._worker.running is not None:
+        running = self._worker.running
+        if running is not None and not running.request.preview:
             return "updating"
         if self.last is not None and self.last.error is not None:
             return "out_of_sync"

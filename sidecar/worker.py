@@ -215,6 +215,11 @@ class Worker:
             await asyncio.wait_for(self._idle.wait(), grace)
 
     @property
+    def queued(self) -> int:
+        """How many requests wait for a run that may publish."""
+        return sum(batch.joined for batch in self._queue if not batch.request.preview)
+
+    @property
     def alive(self) -> bool:
         """Whether the loop turns."""
         return time.monotonic() - self._last_beat < BEAT * 3

@@ -130,7 +130,10 @@ def _site(index: Index, deployment: Deployment, memo: Memo) -> _Site:
 
     values = _values(deployment)
     root = str(values.get("root", ""))
+    page_proxy, page_redirect = navigator.page_routes(root, values.get("page_target"))
     values |= {
+        "page_proxy": page_proxy,
+        "page_redirect": page_redirect,
         "tenants": [navigator.tenant_entries(local, root)],
         "auth_patterns": navigator.auth_patterns(everywhere, root, regional=here is not None),
         "replay": navigator.replay_routes(everywhere, root, here) if here else [],

@@ -53,6 +53,20 @@ def auth_patterns(programmes: Sequence[Programme], root: str, *, regional: bool)
     return [{"pattern": pattern, "action": "off"} for pattern in patterns]
 
 
+def page_routes(root: str, target: str | None) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """The reverse proxy to the operators' page at `target`, and the redirect to its address; or nothing."""
+    if not target:
+        return [], []
+    base = root.translate(_ESCAPE)
+    proxy = {
+        "path": f"^{base}/sidecar/(.*)$",
+        "target": target,
+        "strip_path": True,
+        "headers": {"X-Forwarded-Prefix": f"{root}/sidecar"},
+    }
+    return [proxy], [{"from": f"^{base}/sidecar$", "to": f"{root}/sidecar/"}]
+
+
 def _by_year(keys: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
     """For each year, in order, its keys as the alternatives of an expression."""
     return [

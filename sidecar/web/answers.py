@@ -11,6 +11,7 @@ from aiohttp import web
 
 from sidecar.errors import BadRequest, SidecarError
 from sidecar.run import Outcome, Problem
+from sidecar.web.html import HTML, error_page
 
 logger = logging.getLogger("sidecar.web")
 
@@ -29,6 +30,11 @@ def preferred(request: web.Request, *offered: str) -> str:
         if quality > best_quality:
             best, best_quality = kind, quality
     return best
+
+
+def wants_page(request: web.Request) -> bool:
+    """Whether a browser asks, which names HTML first; who takes anything gets text or JSON."""
+    return preferred(request, TEXT, JSON, EVENTS, HTML) == HTML
 
 
 def _quality(accept: str, kind: str) -> float:
@@ -88,7 +94,9 @@ def error_answer(
     if error.status == 401:
         headers.setdefault("WWW-Authenticate", 'Basic realm="sidecar", charset="UTF-8"')
     if error.status in (429, 503):
-        headers.setdefault("Retry-After", "5")
+        headers.setdefault("Retry-After", str(error.retry_after))
+    if wants_page(request):
+        return error_page(request, error, headers)
     if preferred(request, TEXT, JSON) == JSON:
         problem = Problem(error.code, error.message, error.hint, error.status)
         return json_answer({"error": problem}, error.status, headers)

@@ -6,31 +6,48 @@ from aiohttp import web
 
 from sidecar.web import openapi
 from sidecar.web.answers import errors
+from sidecar.web.html import asset
 from sidecar.web.operations import Operations
+from sidecar.web.pages import Pages, either
 from sidecar.web.public import PublicTrigger
 from sidecar.web.views import Views
 
 _LONGEST_BODY = 64 << 10
 
 
-def application(operations: Operations, views: Views, public: PublicTrigger) -> web.Application:
+def application(operations: Operations, views: Views, public: PublicTrigger, pages: Pages) -> web.Application:
     """Who may do what is decided by each handler: see `access`."""
     app = web.Application(middlewares=[errors], client_max_size=_LONGEST_BODY)
     app.add_routes(
         [
             web.post("/update", operations.update),
-            web.get("/preview", operations.preview),
+            web.get("/preview", either(pages.preview, operations.preview)),
             web.post("/rollback", operations.rollback),
             web.post("/webhook", operations.webhook),
             web.post("/public", public.handle),
-            web.get("/status", views.status),
-            web.get("/generations", views.generations),
-            web.get("/generations/{number}", views.generation),
+            web.get("/status", either(pages.state, views.status)),
+            web.get("/generations", either(pages.past, views.generations)),
+            web.get("/generations/{number}", either(pages.generation, views.generation)),
             web.get("/events", views.events),
             web.get("/metrics", views.metrics),
             web.get("/healthz", views.healthz),
             web.get("/readyz", views.readyz),
             web.get("/openapi.json", openapi.handle),
+            web.get("/", either(pages.home, views.status)),
+            # What the page needs for itself; nothing else should rely on it.
+            web.get("/page/live", pages.live),
+            web.get("/page/update", pages.confirm),
+            web.post("/page/update", pages.apply),
+            web.get("/page/rollback/{number}", pages.confirm_rollback),
+            web.post("/page/rollback/{number}", pages.roll_back),
+            web.get("/page/assets/{digest}/{name}", asset),
         ]
     )
+    app.on_response_prepare.append(_protect)
     return app
+
+
+async def _protect(request: web.Request, response: web.StreamResponse) -> None:
+    """No answer is guessed at by a browser, and caches know that it depends on what was asked for."""
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Vary", "Accept")

@@ -82,17 +82,18 @@ _KINDS = {"json": JSON, "text": TEXT, "events": EVENTS, "open": _OPENMETRICS, "h
 
 
 def _error(description: str) -> Schema:
-    return _answer(description, json=_ref("Error"), text=_TEXT)
+    return _answer(description, json=_ref("Error"), text=_TEXT, html=_TEXT)
 
 
 def _failed(description: str) -> Schema:
     """An answer that is the outcome of a run, with its error; or an error alone when there was no run."""
-    return _answer(description, json={"anyOf": [_ref("Outcome"), _ref("Error")]}, text=_TEXT)
+    return _answer(description, json={"anyOf": [_ref("Outcome"), _ref("Error")]}, text=_TEXT, html=_TEXT)
 
 
 _NOT_ALLOWED = {
     "401": _error("no, or wrong, name and password"),
     "403": _error("no administrators are configured, or another site's page sent this"),
+    "429": _error("too many wrong passwords from this address"),
 }
 _RUN: Mapping[str, Schema] = {
     "200": _answer("done", json=_ref("Outcome"), text=_TEXT, events=_TEXT),
@@ -123,11 +124,21 @@ def _query(name: str, description: str, schema: Schema) -> Schema:
 
 
 PATHS: dict[str, dict[str, Schema]] = {
+    "/": {
+        "get": {
+            "summary": "The operators' page for browsers; the state for everyone else.",
+            "description": "The addresses below /page are the page's own and not described.",
+            "responses": {
+                "200": _answer("the page, or the state", json=_ref("Status"), text=_TEXT, html=_TEXT),
+                **_NOT_ALLOWED,
+            },
+        }
+    },
     "/update": {
         "post": {
             "summary": "Run an update.",
-            "description": "It answers when the update is published. Pokes that arrive during a run share the next one. "
-            "As text/event-stream the run's log comes line by line, its outcome last.",
+            "description": "It answers when the update is published. Pokes that arrive during a run share "
+            "the next one. As text/event-stream the run's log comes line by line, its outcome last.",
             "parameters": [
                 _WAIT,
                 _query("force", "1, true or yes: accept large losses, retry what was refused", _TEXT),
@@ -149,7 +160,7 @@ PATHS: dict[str, dict[str, Schema]] = {
             "responses": {
                 **_RUN,
                 "200": {
-                    **_answer("what would change", json=_ref("Outcome"), text=_TEXT),
+                    **_answer("what would change", json=_ref("Outcome"), text=_TEXT, html=_TEXT),
                     "headers": {"ETag": {"description": "for If-Match of POST /update", "schema": _TEXT}},
                 },
             },
@@ -200,8 +211,8 @@ PATHS: dict[str, dict[str, Schema]] = {
     "/public": {
         "post": {
             "summary": "What Navigator's CGI passes on. On the Unix socket only.",
-            "description": "The forwarder adds the headers Sidecar-Method, Sidecar-Path and Sidecar-Remote. A body, or an "
-            "expected digest, needs a signature.",
+            "description": "The forwarder adds the headers Sidecar-Method, Sidecar-Path and Sidecar-Remote. "
+            "A body, or an expected digest, needs a signature.",
             "responses": {
                 **{status: answer for status, answer in _RUN.items() if status not in ("403", "412")},
                 "404": _error("this is not the Unix socket"),
@@ -213,7 +224,7 @@ PATHS: dict[str, dict[str, Schema]] = {
     "/status": {
         "get": {
             "summary": "The state of this machine; nothing secret, no names of users.",
-            "responses": {"200": _answer("the state", json=_ref("Status"), text=_TEXT)},
+            "responses": {"200": _answer("the state", json=_ref("Status"), text=_TEXT, html=_TEXT)},
         }
     },
     "/generations": {
@@ -224,7 +235,9 @@ PATHS: dict[str, dict[str, Schema]] = {
                 _query("before", "only runs below this number", {"type": "integer", "minimum": 0}),
             ],
             "responses": {
-                "200": _answer("the runs", json={"type": "array", "items": _ref("Entry")}, text=_TEXT),
+                "200": _answer(
+                    "the runs", json={"type": "array", "items": _ref("Entry")}, text=_TEXT, html=_TEXT
+                ),
                 "400": _error("a parameter is not a whole number"),
                 **_NOT_ALLOWED,
             },
@@ -243,7 +256,7 @@ PATHS: dict[str, dict[str, Schema]] = {
                 }
             ],
             "responses": {
-                "200": _answer("the run that published it", json=_ref("Entry"), text=_TEXT),
+                "200": _answer("the run that published it", json=_ref("Entry"), text=_TEXT, html=_TEXT),
                 "404": _error("the history does not know it"),
                 **_NOT_ALLOWED,
             },
@@ -297,9 +310,9 @@ def document() -> Schema:
             "title": "Sidecar",
             "version": __version__,
             "summary": "Keeps a machine's web server configuration in step with the index database.",
-            "description": "The same on the Unix socket, where the socket's mode decides who may do what, and on TCP, "
-            "where reading status and metrics is open and everything else needs an administrator. `Accept` decides "
-            "between text, JSON and, where a run is followed, server-sent events.",
+            "description": "The same on the Unix socket, where the socket's mode decides who may do what, "
+            "and on TCP, where reading status and metrics is open and all else needs an administrator. "
+            "`Accept` decides between text, JSON and, where a run is followed, server-sent events.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],

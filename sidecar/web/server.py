@@ -6,6 +6,7 @@ connects while no daemon accepts waits in them for the next one.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -22,6 +23,7 @@ logger = logging.getLogger("sidecar.web")
 
 _BACKLOG = 1024
 _SHUTDOWN = 1.0
+_LAST_WORDS = 0.05
 
 
 class Server:
@@ -76,8 +78,11 @@ class Server:
 
     async def leave_to_successor(self) -> None:
         """Accept nothing more on passed sockets: whoever connects from now on waits for the next daemon."""
-        while self._passed:
-            await self._passed.pop().stop()
+        if self._passed:
+            while self._passed:
+                await self._passed.pop().stop()
+            # Who was accepted just now has yet to send what it wants.
+            await asyncio.sleep(_LAST_WORDS)
 
     async def shutdown(self) -> None:
         """Stop listening and end what is open."""

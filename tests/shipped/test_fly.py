@@ -41,7 +41,7 @@ def fly_toml() -> dict[str, Any]:
 
 
 def test_the_two_files_agree() -> None:
-    """fly.toml's ports, folders and variables are those of the sidecar's settings; the check is Navigator's."""
+    """fly.toml's ports, folders and variables are those of the sidecar's settings; Navigator's check fits."""
     toml = fly_toml()
     document = yaml.safe_load((FLY / "sidecar.yml").read_text())
     settings = parse(document, {**ENVIRON, **toml["env"]}, "fly/sidecar.yml")
@@ -149,7 +149,7 @@ def children(pid: int) -> list[int]:
 
 
 async def test_a_fresh_machine_comes_up(tmp_path: Path) -> None:
-    """From the maintenance page to the first generation by itself; a killed sidecar comes back, Navigator stays."""
+    """From the maintenance page to the first generation by itself; a killed sidecar comes back."""
     port = navigator.free_port()
     machine = Machine(tmp_path, {"navigator": {"port": port, "pid_file": str(tmp_path / "navigator.pid")}})
     machine.put_index()

@@ -145,7 +145,7 @@ def test_the_build_steps_make_a_working_environment(tmp_path: Path) -> None:
     wanted = [
         command
         for command in commands()
-        if "/opt/sidecar" in command and "--require-hashes" not in command or "hatchling build" in command
+        if ("/opt/sidecar" in command and "--require-hashes" not in command) or "hatchling build" in command
     ]
     wanted = [command for command in wanted if "compileall" not in command]
     assert [command.split()[0] for command in wanted] == ["python3", "/opt/build/bin/hatchling", "python3"]

@@ -1,4 +1,4 @@
-"""Rules, dashboard and metrics: checked and tested by Prometheus's own tools, against what the code exports."""
+"""Rules, dashboard and metrics: held against what the code exports, by Prometheus's own tools."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_the_panels_do_not_overlap() -> None:
 
 
 def test_every_alert_says_what_to_do() -> None:
-    """Each alert has a summary, a severity and a section of its own on the page, and no section has no alert."""
+    """Each alert has a summary, a severity and a section on the page, and no section is without alert."""
     sections = set(re.findall(r"^### (\w+)$", (MONITORING / "README.md").read_text(), re.MULTILINE))
     assert sections == {rule["alert"] for rule in ALERTS}
     for rule in ALERTS:

@@ -25,6 +25,7 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "trigger.secret": (SECRET, SECRET),
     "trigger.previous_secret": (SECRET, SECRET),
     "update.check_command": ('["/bin/check", "-v"]', ["/bin/check", "-v"]),
+    "page.deployment_check": ('["/bin/check", "-v"]', ["/bin/check", "-v"]),
     "navigator.process_names": ('["a", "b"]', ("a", "b")),
     "logging.format": ("json", "json"),
     "logging.level": ("debug", "debug"),
@@ -52,6 +53,8 @@ def sample(key: str, field: FieldInfo) -> tuple[str, Any]:
     kind = get_args(field.type)[0] if get_origin(field.type) is Annotated else field.type
     if key.startswith(("paths.", "navigator.pid_file")):
         return "/some/where", "/some/where"
+    if kind == list[str]:
+        return '["one", "two"]', ["one", "two"]
     if get_origin(kind) is tuple:
         return '[{"url": "/up"}]', (msgspec.convert({"url": "/up"}, get_args(kind)[0]),)
     samples: dict[Any, tuple[str, Any]] = {
@@ -341,6 +344,7 @@ def test_secrets_never_show_themselves() -> None:
     """Not in a repr, not in what `sidecar config` prints; the code itself can read them."""
     environ = {variable(key): sample(key, field)[0] for key, field in KEYS.items()}
     environ |= {"SIDECAR_NAVIGATOR_PROBES": json.dumps([{"url": "/up", "user": "u", "password": SECRET}])}
+    environ |= {"SIDECAR_PAGE_THROUGH_NAVIGATOR": "false"}  # which would want listen.tcp
     environ = {name: text for name, text in environ.items() if name in map(variable, KEYS)}
     settings = parse({}, environ)
     assert settings.trigger.secret == settings.s3.secret_access_key == SECRET

@@ -1,0 +1,439 @@
+"""The operators' page: what browsers get where others get JSON or text, and the buttons."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from aiohttp import web
+
+from sidecar import yamltext
+from sidecar.changes import Changes, changes, unified
+from sidecar.errors import BadRequest, CommandError, NotFound, SidecarError
+from sidecar.events import Broker
+from sidecar.generate import MAP
+from sidecar.generate.programmes import owners
+from sidecar.generations import Generations
+from sidecar.history import History
+from sidecar.index import Deployed, read_index
+from sidecar.memo import Memo
+from sidecar.page import before, change, now, parts
+from sidecar.page.atlas import atlas
+from sidecar.page.layout import Frame, page
+from sidecar.page.markup import Content, Markup
+from sidecar.process import run_command
+from sidecar.reload import ReloadTracker
+from sidecar.run import Outcome, Request
+from sidecar.settings import Settings
+from sidecar.status import Status
+from sidecar.web.access import Administrators
+from sidecar.web.answers import EVENTS, Handler, wants_page
+from sidecar.web.forms import Forms
+from sidecar.web.html import ADDRESSES, base_of, html_answer
+from sidecar.worker import Worker
+
+logger = logging.getLogger("sidecar.web")
+
+_ENTRIES = 50
+# How often to look while something is under way, whether or not an event came; and how long to gather events.
+_RECHECK = 1.0
+_GATHER = 0.05
+_SHORTEST_OUTPUT = 2000
+
+Fleet = Callable[[], Mapping[str, Any] | None]
+
+
+def either(shown: Handler, plain: Handler) -> Handler:
+    """One address for both: a page for browsers, `plain` for everyone else."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await (shown if wants_page(request) else plain)(request)
+
+    return handler
+
+
+class Pages:
+    """Reading and acting need an administrator. The state alone is open, as it is in JSON."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker: Worker,
+        status: Status,
+        tracker: ReloadTracker,
+        generations: Generations,
+        history: History,
+        broker: Broker,
+        administrators: Administrators,
+        deployed: Callable[[], Deployed],
+        pending_regions: Callable[[], list[str]],
+        fleet: Fleet = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._status = status
+        self._tracker = tracker
+        self._generations = generations
+        self._history = history
+        self._broker = broker
+        self._administrators = administrators
+        self._deployed = deployed
+        self._pending_regions = pending_regions
+        self._fleet = fleet
+        self._forms = Forms()
+        self._map: tuple[str, Mapping[str, Any]] | None = None
+        self._background: set[asyncio.Task[Outcome]] = set()
+
+    # Now
+
+    async def home(self, request: web.Request) -> web.StreamResponse:
+        """What is."""
+        who = await self._administrators.require(request)
+        seen = self._seen()
+        base = base_of(request)
+        content = now.main(seen, await self._atlas(seen), base=base)
+        return self._answer(request, who, "Now", content, section="", refresh=seen.active)
+
+    async def state(self, request: web.Request) -> web.StreamResponse:
+        """What everyone may see."""
+        frame = self._frame(request, "")
+        content = now.status_page(self._seen(), base=frame.base)
+        return html_answer(page(msgspec.structs.replace(frame, section=None), "State", *content))
+
+    async def live(self, request: web.Request) -> web.StreamResponse:
+        """The changing part of the first page, whenever it changes, for as long as something is under way.
+
+        Each event holds all of it: a browser that was away gets what it missed with the next one. The end
+        of what is under way is the end of the stream, which would keep an idle machine awake.
+        """
+        await self._administrators.require(request)
+        response = web.StreamResponse(
+            headers={"Content-Type": EVENTS, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+        with self._broker.listening() as queue:
+            await response.prepare(request)
+            await response.write(b"retry: 1000\n\n")
+            sent: Markup | None = None
+            going = True
+            while going:
+                seen = self._seen()
+                shown = now.panel(seen, base="./")
+                if not seen.active:
+                    # A rollback may be about to follow.
+                    await asyncio.sleep(_GATHER)
+                    seen = self._seen()
+                if not seen.active:
+                    await _write(response, "end", now.main(seen, await self._atlas(seen), base="./"))
+                    break
+                if shown != sent:
+                    await _write(response, "panel", shown)
+                    sent = shown
+                else:
+                    await response.write(b": still here\n\n")
+                going = await _something(queue)
+        return response
+
+    def _seen(self) -> now.Now:
+        status = self._status.data()
+        run = self._worker.running
+        if run is not None and run.request.preview:
+            run = None
+        ready = status.get("ready")
+        fleet = self._fleet()
+        active = (
+            run is not None
+            or self._worker.queued > 0
+            or not self._tracker.settled
+            or _is_running(ready)
+            or _is_running(fleet)
+        )
+        running = None
+        if run is not None:
+            running = now.Active(
+                run.request.trigger, run.request.who, run.started, dict(run.stages), tuple(run.lines)
+            )
+        status = {**status, "waiting": self._worker.queued}
+        return now.Now(time.time(), status, active, running, self._status.last, fleet)
+
+    async def _atlas(self, seen: now.Now) -> Markup | None:
+        current = self._generations.current
+        if current is None:
+            return None
+        digest = current.digests.get(MAP, "")
+        if self._map is None or self._map[0] != digest:
+            self._map = digest, await asyncio.to_thread(self._read_map, current.number)
+        here = self._settings.machine.region or None
+        states: dict[str, str] = {}
+        for one in now.machines_of(seen.fleet) if seen.fleet else ():
+            known = states.get(one["region"])
+            # The worst of a region's machines is the region's.
+            if known is None or parts.tone(known) == "good":
+                states[one["region"]] = one["state"]
+        if here is not None:
+            states.setdefault(here, now.state(seen))
+        return atlas(self._map[1], states, here)
+
+    def _read_map(self, number: int) -> Mapping[str, Any]:
+        try:
+            content = next(
+                one.content for one in self._generations.archive.artifacts(number) if one.name == MAP
+            )
+            found = yamltext.load(content)
+        except (NotFound, StopIteration, yaml.YAMLError) as error:
+            logger.warning("the map cannot be shown: %s", error)
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    # What would change
+
+    async def preview(self, request: web.Request) -> web.StreamResponse:
+        """What an update would change, with the button that applies exactly that."""
+        who = await self._administrators.require(request)
+        outcome = await self._previewed(who)
+        needed = await self._deployment(outcome)
+        current = self._generations.current
+        content = change.preview(
+            outcome, needed, pinned=current is not None and current.pinned, base=base_of(request)
+        )
+        return self._answer(request, who, "What would change", content, section="preview")
+
+    async def confirm(self, request: web.Request) -> web.StreamResponse:
+        """The question before an update."""
+        who = await self._administrators.require(request)
+        tag = request.query.get("tag", "")
+        outcome = await self._previewed(who)
+        needed = await self._deployment(outcome)
+        if outcome.error is not None or outcome.tag != tag or needed or not outcome.written:
+            # Something else than was shown: it has to be shown first.
+            raise web.HTTPSeeOther("../preview")
+        first = outcome.changes is None
+        content = change.question(
+            "Update the configuration?",
+            f"{parts.plural(len(outcome.written), 'file')} will be written and Navigator will load them. "
+            + (
+                "This is the first generation."
+                if first
+                else "If it does not, the machine goes back to what is in place now."
+            ),
+            change.consequences(outcome.changes, outcome.drift),
+            outcome.changes,
+            action="update",
+            button="Update configuration",
+            fields=[("tag", tag), ("token", self._forms.token(who, f"update {tag}"))],
+            back="../preview",
+        )
+        return self._answer(request, who, "Update the configuration?", content, section="preview")
+
+    async def apply(self, request: web.Request) -> web.StreamResponse:
+        """Apply what was shown, and nothing else."""
+        who = await self._administrators.require(request)
+        tag = str((await request.post()).get("tag", ""))
+        await self._forms.require(request, who, f"update {tag}")
+        await self._start(Request(trigger="http", who=who, if_match=tag))
+        raise web.HTTPSeeOther("../")
+
+    async def _previewed(self, who: str) -> Outcome:
+        return await self._worker.submit(Request(trigger="preview", who=who, preview=True))
+
+    async def _deployment(self, outcome: Outcome) -> list[str]:
+        """Why an update would not be enough; empty when it is."""
+        reasons = [f"{sentence}." for sentence in self._pending_regions()]
+        if outcome.changes is not None:
+            regions = outcome.changes.regions
+            for what in ("added", "removed", "changed"):
+                names = getattr(regions, what)
+                if names.count:
+                    reasons.append(f"{parts.plural(names.count, 'region')} {what}: {', '.join(names.names)}.")
+        settings = self._settings.page
+        if settings.deployment_check:
+            try:
+                finished = await run_command(
+                    settings.deployment_check,
+                    Path(self._settings.paths.application),
+                    settings.deployment_timeout,
+                    {"PREVIEW_INDEX": outcome.sha256 or ""},
+                )
+            except CommandError as error:
+                reasons.append(f"Whether one is needed could not be found out: {error}.")
+            else:
+                if finished.status != 0:
+                    said = finished.output.strip()[-_SHORTEST_OUTPUT:]
+                    lines = [line for line in said.splitlines() if line.strip()]
+                    reasons += lines or [f"The deployment check ended with status {finished.status}."]
+        return reasons
+
+    # Before
+
+    async def past(self, request: web.Request) -> web.StreamResponse:
+        """The history."""
+        who = await self._administrators.require(request)
+        text = request.query.get("before", "")
+        if text and (not text.isdecimal() or len(text) > 12):
+            raise BadRequest(f"before must be a whole number, not {text!r}")
+        entries = await asyncio.to_thread(self._history.entries, _ENTRIES + 1, int(text) if text else None)
+        more = entries[_ENTRIES - 1].run if len(entries) > _ENTRIES else None
+        kept = set(await asyncio.to_thread(self._generations.archive.numbers))
+        content = before.history(
+            entries[:_ENTRIES], kept, self._number, time.time(), base=base_of(request), more=more
+        )
+        return self._answer(request, who, "Before", content, section="generations")
+
+    async def generation(self, request: web.Request) -> web.StreamResponse:
+        """One generation."""
+        who = await self._administrators.require(request)
+        number = _number(request)
+        entry = await asyncio.to_thread(self._history.generation, number)
+        if entry is None:
+            raise NotFound(f"the history knows no generation {number}", "look at the list of runs")
+        kept = await asyncio.to_thread(self._generations.archive.numbers)
+        older = max((one for one in kept if one < number), default=None)
+        diffs = None
+        if number in kept and older == number - 1:
+            diffs = await asyncio.to_thread(self._diffs, older, number)
+        content = before.generation(
+            entry,
+            number,
+            diffs,
+            older,
+            time.time(),
+            kept=number in kept,
+            current=number == self._number,
+            base=base_of(request),
+        )
+        return self._answer(request, who, f"Generation {number}", content, section="generations")
+
+    async def confirm_rollback(self, request: web.Request) -> web.StreamResponse:
+        """The question before a rollback."""
+        who = await self._administrators.require(request)
+        number, current = _number(request), self._generations.current
+        await asyncio.to_thread(self._generations.archive.manifest, number)
+        found, diffs = None, {}
+        if current is not None:
+            found = await asyncio.to_thread(self._compare, current.number, number)
+            diffs = await asyncio.to_thread(self._diffs, current.number, number)
+        drift = dict.fromkeys(self._status.data()["drift"], "")
+        content = change.question(
+            f"Roll back to generation {number}?",
+            "Its files and its index come back as a new generation, which stays until somebody asks for an "
+            "update.",
+            change.consequences(found, drift),
+            found,
+            action=str(number),
+            button=f"Roll back to generation {number}",
+            fields=[("token", self._forms.token(who, f"rollback {number}"))],
+            back=f"../../generations/{number}",
+            more=parts.diffs(diffs, "File by file"),
+        )
+        title = f"Roll back to generation {number}?"
+        return self._answer(request, who, title, content, section="generations")
+
+    async def roll_back(self, request: web.Request) -> web.StreamResponse:
+        """Restore an older generation."""
+        who = await self._administrators.require(request)
+        number = _number(request)
+        await self._forms.require(request, who, f"rollback {number}")
+        await self._start(Request(trigger="rollback", who=who, rollback=number))
+        raise web.HTTPSeeOther("../../")
+
+    @property
+    def _number(self) -> int | None:
+        current = self._generations.current
+        return current.number if current else None
+
+    def _diffs(self, old: int, new: int) -> dict[str, str]:
+        """What differs between the files of two generations that are kept."""
+        older, newer = (
+            {one.name: one.content for one in self._generations.archive.artifacts(number)}
+            for number in (old, new)
+        )
+        return {
+            name: unified(name, older.get(name), content)
+            for name, content in newer.items()
+            if older.get(name) != content
+        }
+
+    def _compare(self, old: int, new: int) -> Changes | None:
+        """What changes from one kept generation's index to another's."""
+        archive, deployed, memo = self._generations.archive, self._deployed(), Memo()
+        try:
+            first, second = (read_index(archive.index(number), deployed) for number in (old, new))
+        except (OSError, SidecarError) as error:
+            logger.warning("the indexes of generations %d and %d cannot be compared: %s", old, new, error)
+            return None
+        return changes(first, owners(first, memo), second, owners(second, memo))
+
+    # Common to all
+
+    async def _start(self, wanted: Request) -> None:
+        """Begin a run whose progress the first page shows. What refuses it at once is an error."""
+        task = asyncio.ensure_future(self._worker.submit(wanted))
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+        await asyncio.sleep(0)
+        if task.done():
+            task.result()
+
+    def _ended(self, task: asyncio.Task[Outcome]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.warning("a run asked for on the page was not run: %s", task.exception())
+
+    def _frame(self, request: web.Request, who: str) -> Frame:
+        data = self._status.data()
+        return Frame(
+            base=base_of(request),
+            assets=ADDRESSES,
+            machine=str(data["machine"]),
+            region=str(data["region"] or ""),
+            who=who,
+        )
+
+    def _answer(
+        self,
+        request: web.Request,
+        who: str,
+        title: str,
+        content: Content,
+        *,
+        section: str,
+        refresh: bool = False,
+    ) -> web.Response:
+        frame = msgspec.structs.replace(self._frame(request, who), section=section, refresh=refresh)
+        return html_answer(page(frame, title, content))
+
+
+def _number(request: web.Request) -> int:
+    text = request.match_info["number"]
+    if not text.isdecimal() or len(text) > 11:
+        raise NotFound(f"there is no generation {text!r}", "look at the list of runs")
+    return int(text)
+
+
+def _is_running(data: Any) -> bool:
+    """Whether work in the background, or of the fleet, is under way."""
+    if not isinstance(data, Mapping):
+        return False
+    return bool(data.get("running")) or data.get("state") == "running"
+
+
+async def _something(queue: asyncio.Queue[Any]) -> bool:
+    """Wait until something happens or it is time to look, gather what follows; False at the daemon's end."""
+    try:
+        event = await asyncio.wait_for(queue.get(), _RECHECK)
+        await asyncio.sleep(_GATHER)
+    except TimeoutError:
+        return True
+    while event is not None and not queue.empty():
+        event = queue.get_nowait()
+    return event is not None
+
+
+async def _write(response: web.StreamResponse, kind: str, html: str) -> None:
+    # JSON, so that no line of it can be taken for the stream's own.
+    await response.write(b"event: %s\ndata: %s\n\n" % (kind.encode(), msgspec.json.encode(str(html))))

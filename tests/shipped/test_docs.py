@@ -1,0 +1,345 @@
+"""The manual: complete, current, its links lead somewhere, and its commands do what they are shown for."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import pytest
+import yaml
+
+from sidecar import settings
+from sidecar.client import Client
+from sidecar.metrics import Metrics
+from sidecar.settings import keys as setting_keys
+from sidecar.web.openapi import document
+from tests.conftest import ROOT, free_port
+from tests.support.cgi import BIN, Daemon, environment, run, serving
+from tests.support.machine import SECRET, Machine
+from tests.support.navigator import NavigatorProcess
+from tests.support.navigator import free_port as navigator_port
+
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    {ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"}
+    | set(DOCS.glob("*.md"))
+    | {ROOT / "fly" / "README.md", ROOT / "monitoring" / "README.md"}
+)
+GENERATE = runpy.run_path(str(DOCS / "generate.py"))
+PASSWORD = "a password for tests"
+
+# Commands that no test can run, by how they begin, and why.
+CANNOT = {
+    "make demo": "runs until it is stopped; it is `sidecar demo` in a new environment",
+    "make check": "it is what runs this",
+    "make install-systemd": "writes to the system; with DESTDIR the tests of the units run it",
+    "pip install": "needs a package index",
+    "/opt/sidecar/bin/pip": "needs a package index; the tests of the image run the same",
+    "python3 -m venv /opt/sidecar": "writes to the system",
+    "sidecar serve": "runs until it is stopped; all others talk to it",
+    "sidecar --config /etc/sidecar/sidecar.yml serve": "the same",
+    "sidecar demo": "runs until it is stopped",
+    "systemctl": "needs systemd as process 1",
+    "systemd-": "needs root, and writes to the system",
+    "install -D": "writes to the system",
+    "docker": "needs a container engine",
+    "fly ": "needs a cloud account",
+    "ruby": "needs the application",
+    "diff -r /tmp/compare": "needs the application",
+}
+# What stands for something that is different on every machine.
+STANDS_FOR = {
+    ".venv/bin/sidecar": "sidecar",
+    "sidecar rollback 12": "sidecar rollback 1",
+    "--machine 148e21": "--machine test-machine",
+    "--machine 148e ": "--machine test-machine ",
+    "--user admin ": f"--user 'admin:{PASSWORD}' ",
+}
+
+
+def blocks(page: Path, language: str) -> Iterator[str]:
+    """The fenced blocks of one language."""
+    fence = re.compile(rf"^ *```{language}\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+    yield from fence.findall(page.read_text())
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """Every command of a page's `sh` block, each once, with its page."""
+    found: dict[str, str] = {}
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            joined = re.sub(r"(\\|&&)\n\s*", lambda match: match[1].replace("\\", "") + " ", block)
+            for line in joined.splitlines():
+                command = re.sub(r"\s+# .*", "", line.strip())
+                if command and not command.startswith("#"):
+                    found.setdefault(command, str(page.relative_to(ROOT)))
+    return list(found.items())
+
+
+def exempt(command: str) -> bool:
+    return any(command.startswith(beginning) for beginning in CANNOT)
+
+
+# Complete and current
+
+
+def test_the_generated_parts_are_current() -> None:
+    """What is generated from the code is what the code says now: `make docs` would change nothing."""
+    stale = [
+        str(path.relative_to(ROOT))
+        for path, text in GENERATE["outputs"]().items()
+        if not path.exists() or path.read_text() != text
+    ]
+    assert stale == [], "run `make docs`"
+
+
+def test_every_setting_is_documented() -> None:
+    """Each setting stands in the reference with its variable, what it is, and those of its records too."""
+    text = (DOCS / "configuration.md").read_text()
+    for key, field in setting_keys():
+        assert f"| `{key}`<br>`{settings.variable(key)}` |" in text, key
+        assert GENERATE["description"](field.type), f"{key} has no description"
+    for variable in [*settings._DEPLOYMENT, *settings._OTHER_VARIABLES, "BUCKET_NAME", "STATE_DIRECTORY"]:
+        assert f"`{variable}`" in text, variable
+
+
+def test_every_command_is_documented() -> None:
+    """Each command has its section with an example, its options, and a place in the man page and README."""
+    text, manual = (DOCS / "commands.md").read_text(), (DOCS / "sidecar.1").read_text().replace("\\-", "-")
+    readme = (ROOT / "README.md").read_text()
+    names = []
+    for name, parser, summary in GENERATE["subcommands"](GENERATE["cli"]._parser()):
+        names.append(name)
+        assert f"## sidecar {name}\n" in text
+        assert summary
+        assert f"sidecar {name}" in manual
+        assert f"sidecar {name.split()[0]}" in readme, name
+        for written, about in GENERATE["options"](parser):
+            assert about, f"{name} {written} has no help"
+            assert written.split()[0] in text
+    assert len(names) > 8
+
+
+def test_every_metric_is_documented() -> None:
+    """Each metric of the sidecar's own stands in the reference."""
+    text = (DOCS / "metrics.md").read_text()
+    for family in Metrics("machine", "region").registry.collect():
+        if family.name.startswith("sidecar_"):
+            assert f"`{family.name}" in text
+
+
+def test_every_endpoint_is_documented() -> None:
+    """Each endpoint stands in the table and has its section."""
+    text = (DOCS / "api.md").read_text()
+    for path, item in document()["paths"].items():
+        for method in item:
+            assert f"| `{method.upper()} {path}` |" in text
+            assert f"### {method.upper()} {path}\n" in text
+
+
+def test_every_state_is_explained() -> None:
+    """Each state that the status or the history can show says what to do, or what it means."""
+    text = (DOCS / "operations.md").read_text()
+    states = document()["components"]["schemas"]["Status"]["properties"]["state"]["enum"]
+    for state in [*states, "published", "loaded", "rolled_back", "unchanged", "rejected", "failed"]:
+        assert f"| `{state}` |" in text, state
+
+
+def test_every_command_that_is_mentioned_exists() -> None:
+    """No page names a command or an option that there is not."""
+    known = {
+        name: {
+            part for written, _ in GENERATE["options"](parser) for part in re.findall(r"--[\w-]+", written)
+        }
+        for name, parser, _ in GENERATE["subcommands"](GENERATE["cli"]._parser())
+    }
+    for page in PAGES:
+        prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for mention in re.findall(r"`sidecar ([a-z][^`]*)`", prose):
+            words = mention.split()
+            name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+            assert name in known, f"{page.name}: sidecar {mention}"
+            for option in re.findall(r"--[\w-]+", mention):
+                assert option in known[name] | {"--help"}, f"{page.name}: sidecar {mention}"
+
+
+def test_every_setting_that_is_mentioned_exists() -> None:
+    """No page names a setting that there is not."""
+    known = {key for key, _ in setting_keys()}
+    sections = {key.partition(".")[0] for key in known if "." in key}
+    for page in PAGES:
+        for mention in re.findall(r"`([a-z_0-9]+\.[a-z_]+)`", page.read_text()):
+            section, _, key = mention.partition(".")
+            if (
+                section in sections
+                and not (ROOT / "docs" / mention).exists()
+                and key not in ("yml", "md", "py")
+            ):
+                assert mention in known | STATUS_KEYS, f"{page.name}: {mention}"
+
+
+STATUS_KEYS = {"navigator.state"}
+
+
+def test_examples_of_the_configuration_are_sound() -> None:
+    """Every sidecar.yml that a page shows is accepted."""
+    for page in PAGES:
+        for block in blocks(page, "yaml"):
+            data = yaml.safe_load(block)
+            if "scrape_configs" in data:
+                continue
+            hashed = "$2b$12$" + "a" * 53
+            data["administrators"] = dict.fromkeys(data.get("administrators", {}), hashed)
+            if data.get("trigger", {}).get("secret"):
+                data["trigger"]["secret"] = SECRET
+            environ = {"FLY_REGION": "iad", "FLY_APP_NAME": "showcase"}
+            assert settings.parse(data, environ, str(page)), page
+
+
+# Links
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as a code forge makes them."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page: Path) -> None:
+    """Every link within the repository leads to a file that is there, and to a heading in it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        assert path.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(path), f"{page.name}: {target}"
+
+
+def test_every_page_can_be_reached() -> None:
+    """From the README, by links alone."""
+    reached, todo = set(), [ROOT / "README.md"]
+    while todo:
+        page = todo.pop()
+        if page in reached or page.suffix != ".md":
+            continue
+        reached.add(page)
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if "://" not in target:
+                todo.append((page.parent / target).resolve())
+    assert set(PAGES) <= reached
+
+
+# What is installed with the package
+
+
+def test_completions_and_man_page_are_well_formed() -> None:
+    """The shells parse the completions, and the man page shows without a warning."""
+    subprocess.run(["bash", "-n", ROOT / "completion" / "sidecar.bash"], check=True)
+    if shutil.which("zsh"):
+        subprocess.run(["zsh", "-n", ROOT / "completion" / "_sidecar"], check=True)
+    if shutil.which("man"):
+        command = ["man", "--warnings", "--local-file", str(DOCS / "sidecar.1")]
+        shown = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment(MANWIDTH="90", LC_ALL="C.UTF-8"),
+        )
+        assert shown.stderr == ""
+        assert "sidecar rollback" in shown.stdout
+
+
+# Commands
+
+
+def test_the_exemptions_are_needed() -> None:
+    """Nothing stands on the list that no page shows."""
+    commands = [command for command, _ in command_lines()]
+    for beginning in CANNOT:
+        assert any(command.startswith(beginning) for command in commands), beginning
+
+
+@asynccontextmanager
+async def shown_machine(folder: Path) -> AsyncIterator[tuple[Machine, Daemon, NavigatorProcess]]:
+    """A machine as the pages assume it: daemon and Navigator run, and there are some generations."""
+    port = navigator_port()
+    navigator = NavigatorProcess()
+    pid_file = "/tmp/navigator.pid" if navigator.program else folder / "app" / f"navigator-{port}.pid"
+    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    extra: dict[str, Any] = {
+        "administrators": {"admin": hashed},
+        "listen": {"port": free_port()},
+        "navigator": {"port": port, "pid_file": str(pid_file)},
+        "trigger": {"interval": "0s", "burst": 1000},
+    }
+    machine = Machine(folder, extra)
+    machine.put_index()
+    async with serving(machine) as daemon:
+        client = Client(str(machine.socket))
+        assert client.request("POST", "/update")[0] == 200
+        await navigator.start_async("config/navigator.yml", machine.application)
+        try:
+            machine.put_index(seed=2)
+            status, outcome = client.request("POST", "/update?wait=loaded")
+            assert status == 200, outcome
+            yield machine, daemon, navigator
+        finally:
+            await navigator.stop_async()
+
+
+async def test_every_command_runs(tmp_path: Path) -> None:
+    """Each command line that a page shows ends with status 0, on a machine as the page assumes it."""
+    here = tmp_path / "here"
+    (here / "demo").mkdir(parents=True)
+    (here / "password.txt").write_text(f"{PASSWORD}\n")
+    failures = []
+    folder = tmp_path / "machine"
+    folder.mkdir()
+    async with shown_machine(folder) as (machine, daemon, navigator):
+        config = machine.write_settings()
+        shutil.copy(config, here / "demo" / "sidecar.yml")
+        shutil.copy(machine.store_index, here / "index.sqlite3")
+        other = Machine(tmp_path / "compare")
+        other.put_index()
+        shutil.copy(other.write_settings(), here / "compare.yml")
+        stands_for = {
+            **STANDS_FOR,
+            "https://example.com": navigator.url,
+            "http://localhost:9999": navigator.url,
+            "http://127.0.0.1:9292": f"http://127.0.0.1:{machine.extra['listen']['port']}",
+            "/run/sidecar/sidecar.sock": str(machine.socket),
+        }
+        # By themselves only without a daemon, so they come last.
+        lines = [one for one in command_lines() if not exempt(one[0])]
+        lines.sort(key=lambda one: "--once" in one[0] and "compare.yml" not in one[0])
+        assert len(lines) > 20
+        for command, page in lines:
+            if shutil.which(command.split()[0]) is None and command.startswith(("curl", "openssl")):
+                continue
+            if "--once" in command and "compare.yml" not in command:
+                await daemon.stop()
+            for shown, real in stands_for.items():
+                command = command.replace(shown, real)
+            quiet = command.replace("curl ", "curl --fail --silent --show-error ")
+            done = await run(
+                *("sh", "-c", f"cd '{here}' && {quiet}"),
+                SIDECAR_CONFIG=str(config),
+                SIDECAR_TRIGGER_SECRET=SECRET,
+                PATH=f"{BIN}:{os.environ['PATH']}",
+            )
+            if done.code:
+                failures.append(f"{page}: {command}: {done.code}\n{done.out[-500:]}{done.err[-500:]}")
+    assert not failures, "\n".join(failures)

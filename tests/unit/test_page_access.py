@@ -1,0 +1,82 @@
+"""Limits on sign-in attempts, and the proofs that forms carry."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.errors import TooManyAttempts
+from sidecar.web.access import Attempts
+from sidecar.web.forms import Forms
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_after_a_burst_attempts_have_to_wait() -> None:
+    """Ten wrong passwords at once, then one in twenty seconds; the error says when."""
+    clock = Clock()
+    attempts = Attempts(clock)
+    for _ in range(10):
+        attempts.take("a")
+    with pytest.raises(TooManyAttempts) as caught:
+        attempts.take("a")
+    assert caught.value.retry_after == 20
+    clock.now += 19
+    with pytest.raises(TooManyAttempts):
+        attempts.take("a")
+    clock.now += 1
+    attempts.take("a")
+    with pytest.raises(TooManyAttempts):
+        attempts.take("a")
+
+
+def test_addresses_do_not_hinder_each_other() -> None:
+    """Who guesses at one address locks out nobody at another; a right password costs nothing."""
+    attempts = Attempts(Clock())
+    for _ in range(10):
+        attempts.take("a")
+    for _ in range(50):
+        attempts.take("b")
+        attempts.give_back("b")
+
+
+def test_memory_is_bounded() -> None:
+    """However many addresses guess, only the latest are remembered."""
+    attempts = Attempts(Clock())
+    for number in range(5000):
+        attempts.take(str(number))
+    assert len(attempts._full_at) == 1000
+
+
+def test_a_token_is_for_one_person_one_action_and_one_hour() -> None:
+    """Nobody else's, nothing else's, no older, none that was made up, none of another run of the daemon."""
+    clock = Clock()
+    forms = Forms(clock)
+    token = forms.token("alice", "update x")
+    assert forms.fits(token, "alice", "update x")
+    assert not forms.fits(token, "bob", "update x")
+    assert not forms.fits(token, "alice", "update y")
+    assert not Forms(clock).fits(token, "alice", "update x")
+    until, _, proof = token.partition(".")
+    for made_up in (
+        "",
+        ".",
+        "x",
+        f"{int(until) + 1}.{proof}",
+        f"{until}.",
+        f"{until}.é",
+        "9" * 30,
+        f"-1.{proof}",
+    ):
+        assert not forms.fits(made_up, "alice", "update x")
+    clock.now += 3599
+    assert forms.fits(token, "alice", "update x")
+    clock.now += 2
+    assert not forms.fits(token, "alice", "update x")

@@ -1,0 +1,250 @@
+"""States, durations, diffs and changes, as the page words them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from sidecar.changes import Changes, Delta, Names
+from sidecar.page import atlas, before, change, now, parts
+from sidecar.page.layout import POLICY, Frame, page, problem
+from sidecar.page.markup import render
+from sidecar.run import Outcome, Problem
+
+
+def names(*found: str) -> Names:
+    return Names(len(found), found)
+
+
+def outcome(**given: Any) -> Outcome:
+    facts: dict[str, Any] = {
+        "state": "previewed",
+        "trigger": "http",
+        "who": "a",
+        "started": 0,
+        "seconds": 0.1,
+    }
+    return Outcome(**facts | given)
+
+
+def plain(html: str) -> str:
+    return re.sub(r"<[^>]*>", "", html)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (0, "under 1 ms"), (0.0424, "42 ms"), (0.4, "0.40 s"), (9.94, "9.94 s"), (31.2, "31 s")],  # noqa: RUF001
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    """Durations are in the unit that a person would say."""
+    assert parts.took(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "just now"), (4, "just now"), (5, "5 seconds ago"), (60, "1 minute ago"), (7300, "2 hours ago")],
+)
+def test_ages(seconds: float, text: str) -> None:
+    """Ages are rough; a clock that is behind makes no negative ones."""
+    assert parts.ago(seconds) == text
+
+
+def test_every_state_has_colour_and_word() -> None:
+    """A state is never told by colour alone, an unknown one included."""
+    for state in (*parts.STATES, "something_new", ""):
+        shown = parts.pill(state)
+        assert re.search(r'class="state \w+"', shown)
+        assert plain(shown).strip()
+
+
+def test_a_diff_of_htpasswd_shows_names_only() -> None:
+    """No hash of a password gets onto the page."""
+    text = (
+        "--- a/htpasswd\n+++ b/htpasswd\n@@ -1,2 +1,2 @@\n kept:$2a$secret\n-old:{SHA}secret\n+new:secret:x\n"
+    )
+    shown = parts.diff("htpasswd", text)
+    assert "secret" not in shown
+    assert [name in shown for name in ("kept", "old", "new")] == [True] * 3
+    assert "secret" in parts.diff("navigator.yml", text)
+
+
+def test_a_long_diff_is_cut_and_says_so() -> None:
+    """The page stays small however much changes."""
+    text = "".join(f"+line {number} {'x' * 1000}\n" for number in range(5000))
+    shown = parts.diff("map.yml", text)
+    assert len(shown) < 150_000
+    assert "4,700 more lines" in shown
+    assert "+5000" in shown
+
+
+def test_what_is_destructive_is_named() -> None:
+    """Events and users that go, passwords that change, studios that move and edits by hand, each by name."""
+    changes = Changes(
+        users=Delta(removed=names("carol"), changed=names("dave"), added=names("erin")),
+        studios=Delta(moved=names("oakford: iad to fra"), removed=names("elmton")),
+        events=Delta(removed=names("2026/oakford/gala"), added=names("2026/oakford/new")),
+    )
+    said = plain(render(change.consequences(changes, {"htpasswd": "diff"})))
+    for name in ("carol", "dave", "oakford: iad to fra", "elmton", "2026/oakford/gala", "htpasswd"):
+        assert name in said
+    assert "erin" not in said
+    assert "2026/oakford/new" not in said
+    assert change.consequences(Changes()) == []
+    assert change.consequences(None) == []
+
+
+def test_many_names_are_counted() -> None:
+    """Of many names some are shown, and how many more there are."""
+    removed = Names(1234, tuple(f"user{number}" for number in range(200)))
+    said = plain(render(change.consequences(Changes(users=Delta(removed=removed)))))
+    assert "1,234 users" in said
+    assert "1,228 more" in said
+
+
+def test_events_are_by_year_and_studio() -> None:
+    """The newest year first; in it each studio with what is added, removed and changed."""
+    events = Delta(
+        added=names("2025/elmton/b", "2026/oakford/a"),
+        removed=names("2026/oakford/c"),
+        changed=names("2026/ash/d"),
+    )
+    said = plain(change.summary(Changes(events=events)))
+    order = [said.index(text) for text in ("2026", "ash", "oakford", "2025", "elmton")]
+    assert order == sorted(order)
+
+
+def test_a_preview_without_changes_has_no_button() -> None:
+    """There is nothing to press when there is nothing to do, or when it would be refused."""
+    nothing = render(change.preview(outcome(tag="t"), [], pinned=False, base="./"))
+    assert "page/update" not in nothing
+    error = Problem("veto", "the check command refused", "correct `it`", 422)
+    refused = render(change.preview(outcome(tag="t", error=error), [], pinned=False, base="./"))
+    assert "page/update" not in refused
+    assert "<code>it</code>" in refused
+    something = render(change.preview(outcome(tag="t", written=("map.yml",)), [], pinned=False, base="./"))
+    assert 'href="./page/update?tag=t"' in something
+
+
+def test_a_required_deployment_takes_the_buttons_place() -> None:
+    """With the reasons, and without the button."""
+    shown = render(
+        change.preview(
+            outcome(tag="t", written=("map.yml",)), ["1 region added: ams."], pinned=False, base="./"
+        )
+    )
+    assert "Full deployment required" in shown
+    assert "ams" in shown
+    assert "page/update" not in shown
+
+
+def status(**given: Any) -> dict[str, Any]:
+    return {
+        "state": "in_sync",
+        "region": "iad",
+        "generation": {"current": 3, "loaded": 3, "pending": None, "source": None, "pinned": False},
+        "index": {"etag": "e", "sha256": "ab" * 32, "modified": 5.0},
+        "published": 10.0,
+        "tenants": 4,
+        "users": 5,
+        "navigator": {"state": "up", "process": "x"},
+        "drift": [],
+        "waiting": 0,
+        "error": None,
+        "not_loaded": None,
+        "started": 1.0,
+    } | given
+
+
+def test_work_in_the_background_shows_when_there_is_some() -> None:
+    """Ready work with its progress, the fleet with its machines; no trace of either where it is not told."""
+    bare = now.panel(now.Now(100.0, status(), False, None, None), base="./")
+    assert "Ready work" not in bare
+    assert "fleet" not in bare
+    ready = {"state": "running", "steps": [{"name": "databases", "state": "running", "done": 3, "total": 12}]}
+    fleet = {"machines": [{"machine": "<b>1</b>", "region": "syd", "state": "unreachable", "generation": 2}]}
+    full = now.panel(now.Now(100.0, status(ready=ready), True, None, None, fleet), base="./")
+    assert '<progress value="3" max="12"' in full
+    assert "&lt;b&gt;1&lt;/b&gt;" in full
+    assert "1 not in sync" in full
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {},
+        {"steps": None},
+        {"steps": [None, 3]},
+        {"steps": {"a": None}},
+        {"state": 5, "steps": ["x"], "error": 7},
+    ],
+)
+def test_strange_data_does_not_break_the_page(strange: dict[str, Any]) -> None:
+    """What other parts tell may change its form; the page shows what it understands."""
+    now.panel(now.Now(1.0, status(ready=strange), False, None, None, {"machines": strange}), base="./")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "Generation 3 is loaded."),
+        ({"state": "updating", "waiting": 2}, "An update is under way."),
+        ({"state": "loading"}, "waiting until Navigator has loaded it"),
+        ({"error": Problem("c", "the store is away", "", 502)}, "stays in place: the store is away."),
+        ({"not_loaded": "Navigator did not load generation 4"}, "did not load generation 4"),
+    ],
+)
+def test_the_state_is_a_sentence(given: dict[str, Any], said: str) -> None:
+    """Whoever reads one line knows how things are."""
+    assert said in now.sentence(now.Now(1.0, status(**given), False, None, None))
+
+
+def test_the_map_draws_what_it_can_place() -> None:
+    """Every map that shows something; studios tied to their region; what has no place only in the list."""
+    document = {
+        "regions": {
+            "iad": {"name": "Ashburn", "map": "us", "x": 700.0, "y": 250.0},
+            "gru": {"name": "São Paulo"},
+        },
+        "studios": {
+            "a": {"name": '<script>"', "region": "iad", "map": "us", "x": 600.0, "y": 200.0},
+            "b": {"name": "B", "region": "iad", "map": "eu", "x": 480.0, "y": 250.0},
+            "c": {"name": "C", "region": None},
+        },
+    }
+    drawn = atlas.atlas(document, {"iad": "in_sync"}, "iad")
+    assert drawn is not None
+    assert drawn.count("<svg") == 2
+    assert "M700 250L600 200" in drawn
+    assert "<script>" not in drawn
+    assert "São Paulo" in drawn
+    assert "this machine" in drawn
+    assert atlas.atlas({}, {}, None) is None
+    assert atlas.atlas({"regions": [1], "studios": {"a": None}}, {}, None) is None
+
+
+def test_charts_need_two_publications() -> None:
+    """One bar is no chart; entries without a load are gaps."""
+    from sidecar.history import Entry
+
+    def entry(number: int, seconds: float | None) -> Entry:
+        done = outcome(state="published", generation=number, stages={"fetch": 0.1, "publish": 0.2})
+        return Entry(number, "loaded", 1.0, seconds, None, done)
+
+    assert before.charts([entry(1, 0.1)]) is None
+    drawn = render(before.charts([entry(3, None), entry(2, 0.2), entry(1, 0.1)]))
+    assert drawn.count("<figure>") == 2
+    assert "the last 3 publications" in drawn
+    assert "<rect" in drawn
+
+
+def test_pages_hold_nothing_inline() -> None:
+    """No inline script, style or handler, and no address elsewhere: the policy would block them."""
+    frame = Frame("../", {name: name for name in ("page.css", "page.js", "icon.svg")}, machine='"><script>')
+    for text in (page(frame, "T", "<script>"), problem(frame, 404, "there is nothing", "look `elsewhere`")):
+        assert re.findall(r"<script[^>]*>", text) == ['<script type="module" src="../page.js">']
+        assert not re.search(r"<[^>]+\s(on\w+|style)=", text)
+        assert not re.search(r'(?:src|href)="(?:https?:)?//', text)
+    assert "unsafe" not in POLICY
+    assert "default-src 'none'" in POLICY
