@@ -120,6 +120,7 @@ class Pages:
             await response.prepare(request)
             await response.write(b"retry: 1000\n\n")
             sent: Markup | None = None
+            drawn: Markup | None = None
             going = True
             while going:
                 seen = self._seen()
@@ -131,11 +132,14 @@ class Pages:
                 if not seen.active:
                     await _write(response, "end", now.main(seen, await self._atlas(seen), base="./"))
                     break
-                if shown != sent:
+                map_ = await self._atlas(seen)
+                if map_ != drawn:
+                    await _write(response, "main", now.main(seen, map_, base="./"))
+                elif shown != sent:
                     await _write(response, "panel", shown)
-                    sent = shown
                 else:
                     await response.write(b": still here\n\n")
+                sent, drawn = shown, map_
                 going = await _something(queue)
         return response
 

@@ -18,7 +18,8 @@ function age() {
 }
 
 const said = document.getElementById("said");
-function say(text) {
+function say(text, trouble = false) {
+  said.toggleAttribute("data-trouble", trouble);
   if (said.textContent !== text) said.textContent = text;
 }
 
@@ -50,14 +51,17 @@ function follow(address) {
     replace(document.getElementById("now"), JSON.parse(event.data));
     say(sentence() ?? "");
   });
+  source.addEventListener("main", (event) => {
+    replace(main, JSON.parse(event.data));
+    say(sentence() ?? "");
+  });
   source.addEventListener("end", (event) => {
     source.close();
     replace(main, JSON.parse(event.data));
-    document.documentElement.dataset.followed = "true";
     say(sentence() ?? "");
   });
   source.addEventListener("error", () => {
-    say("The connection broke; trying again.");
+    say("The connection broke; trying again.", true);
     // The browser tries again by itself, but not after an answer that is no stream: a daemon that restarts.
     if (source.readyState === EventSource.CLOSED) setTimeout(() => follow(address), 2000);
   });
