@@ -9,6 +9,9 @@ from sidecar.page import parts
 from sidecar.page.markup import MINUS, Content, Markup, h
 from sidecar.run import Outcome
 
+# The changes' records hold more names; the differences of the files have the rest.
+_MOST_NAMES = 50
+
 _KINDS = (("removed", MINUS, "del"), ("added", "+", "add"), ("changed", "~", "mod"))
 
 
@@ -100,7 +103,7 @@ def _heading(title: str, delta: Delta) -> Markup:
 def _events(delta: Delta) -> Markup | None:
     years: dict[str, dict[str, list[tuple[str, str, str, str]]]] = {}
     for what, sign, kind in _KINDS:
-        for name in getattr(delta, what).names:
+        for name in getattr(delta, what).names[:_MOST_NAMES]:
             year, _, rest = name.partition("/")
             studio, _, event = rest.partition("/")
             years.setdefault(year, {}).setdefault(studio, []).append((event, what, sign, kind))
@@ -129,7 +132,7 @@ def _moves(moved: Names) -> Markup | None:
     if not moved.count:
         return None
     rows = []
-    for name in moved.names:
+    for name in moved.names[:_MOST_NAMES]:
         studio, _, regions = name.partition(": ")
         before, _, after = regions.partition(" to ")
         rows.append(
@@ -139,7 +142,7 @@ def _moves(moved: Names) -> Markup | None:
             )
         )
     count = h.span(h.span(parts.plural(moved.count, "studio"), class_="mod"), class_="counts")
-    more = moved.count - len(moved.names)
+    more = moved.count - len(rows)
     return h.section(
         h.h3("Moved to another region", count),
         h.dl(rows),
@@ -153,8 +156,8 @@ def _plain(title: str, noun: str, delta: Delta) -> Markup | None:
         h.div(
             h.dt(h.span(sign, aria_hidden="true"), f" {parts.plural(names.count, noun)} {what}", class_=kind),
             h.dd(
-                h.ul([h.li(name) for name in names.names], class_="names"),
-                f"and {names.count - len(names.names):,} more" if names.count > len(names.names) else None,
+                h.ul([h.li(name) for name in names.names[:_MOST_NAMES]], class_="names"),
+                f"and {more:,} more" if (more := names.count - len(names.names[:_MOST_NAMES])) else None,
             ),
         )
         for what, sign, kind in _KINDS
@@ -166,7 +169,8 @@ def _plain(title: str, noun: str, delta: Delta) -> Markup | None:
 
 
 def _more(delta: Delta) -> Markup | None:
-    hidden = sum(getattr(delta, what).count - len(getattr(delta, what).names) for what, _, _ in _KINDS)
+    found = [getattr(delta, what) for what, _, _ in _KINDS]
+    hidden = sum(names.count - len(names.names[:_MOST_NAMES]) for names in found)
     return h.p(f"and {hidden:,} more, which the differences below show", class_="quiet") if hidden else None
 
 

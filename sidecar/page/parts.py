@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from html import escape
 
 from sidecar.generate import HTPASSWD
 from sidecar.page.layout import as_code, capital
@@ -11,7 +12,10 @@ from sidecar.page.markup import MINUS, NONE, Content, Markup, h, render
 from sidecar.run import Problem
 
 _MOST_LINES = 300
-_LONGEST_LINE = 400
+_LONGEST_LINE = 300
+_SPAN = 26
+# Of all differences on a page, as HTML: so much that the whole stays below 100 KB whatever changes.
+_MOST_DIFFERENCES = 32_000
 
 # State -> tone (the colour) and words. Colour never stands alone.
 STATES = {
@@ -167,20 +171,25 @@ def diffs(found: Mapping[str, str], title: str, hint: str = "") -> Markup | None
     """Unified diffs, folded."""
     if not found:
         return None
-    return h.section(
-        h.h2(title), h.p(hint, class_="quiet") if hint else None, [diff(*one) for one in found.items()]
-    )
+    share = _MOST_DIFFERENCES // len(found)
+    shown = [diff(name, text, share) for name, text in found.items()]
+    return h.section(h.h2(title), h.p(hint, class_="quiet") if hint else None, shown)
 
 
-def diff(name: str, text: str) -> Markup:
-    """One artifact's unified diff, folded. Of htpasswd only the names show."""
+def diff(name: str, text: str, most: int = _MOST_DIFFERENCES) -> Markup:
+    """One artifact's unified diff, folded, up to so many characters. Of htpasswd only the names show."""
     lines = [line for line in text.splitlines() if not line.startswith(("--- ", "+++ "))]
     added, removed = (sum(line.startswith(sign) for line in lines) for sign in "+-")
     numbers = (h.span(f"+{added}", class_="add"), " ", h.span(f"{MINUS}{removed}", class_="del"))
     body: list[Content] = []
     group: list[str] = []
     kind = ""
+    fitting, size = 0, 0
     for line in lines[:_MOST_LINES]:
+        size += len(escape(line[:_LONGEST_LINE])) + _SPAN
+        if size > most:
+            break
+        fitting += 1
         sign = line[:1]
         now = {"+": "add", "-": "del", "@": "at"}.get(sign, "")
         if now != kind:
@@ -188,7 +197,7 @@ def diff(name: str, text: str) -> Markup:
             kind, group = now, []
         group.append(_shown(name, line))
     body.append(_lines(kind, group))
-    rest = len(lines) - _MOST_LINES
+    rest = len(lines) - fitting
     return h.details(
         h.summary(h.code(name), h.span(numbers)),
         h.pre(body, class_="diff", tabindex="0", role="region", aria_label=f"Changes of {name}")

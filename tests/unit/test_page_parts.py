@@ -71,12 +71,27 @@ def test_a_diff_of_htpasswd_shows_names_only() -> None:
 
 
 def test_a_long_diff_is_cut_and_says_so() -> None:
-    """The page stays small however much changes."""
+    """However much changes, the differences of a page stay small, and it says how much is not shown."""
     text = "".join(f"+line {number} {'x' * 1000}\n" for number in range(5000))
-    shown = parts.diff("map.yml", text)
-    assert len(shown) < 150_000
-    assert "4,700 more lines" in shown
-    assert "+5000" in shown
+    assert len(parts.diff("map.yml", text)) < 40_000
+    assert re.search(r"4,9\d\d more lines", parts.diff("map.yml", text))
+    assert "+5000" in parts.diff("map.yml", text)
+    short = "".join(f"+{number}\n" for number in range(5000))
+    assert "4,700 more lines" in parts.diff("map.yml", short)
+
+
+def test_everything_changing_fits_a_page() -> None:
+    """A preview in which every name there is changes stays well below 100 KB."""
+    many = Names(5000, tuple(f"2026/{'studio' * 4}{number}/{'event' * 3}" for number in range(200)))
+    delta = Delta(added=many, removed=many, changed=many, moved=many)
+    text = "".join(f"+line {number} {'<' * 60}\n-old {number}\n" for number in range(5000))
+    found = outcome(
+        tag="t",
+        written=("map.yml",),
+        changes=Changes(users=delta, studios=delta, events=delta, regions=Delta()),
+        diffs=dict.fromkeys(("htpasswd", "map.yml", "showcases.yml", "navigator.yml"), text),
+    )
+    assert len(render(change.preview(found, [], pinned=False, base="./")).encode()) < 80_000
 
 
 def test_what_is_destructive_is_named() -> None:
