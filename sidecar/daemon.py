@@ -90,6 +90,7 @@ class Daemon:
             self._roll_back,
             self.broker.emit,
         )
+        self.metrics.follow_navigator(lambda: self.tracker.process is not None)
         self.worker = Worker(
             self.updater.run,
             self.broker.emit,

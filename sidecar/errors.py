@@ -88,13 +88,6 @@ class NotFound(SidecarError):
     status = 404
 
 
-class Conflict(SidecarError):
-    """Not in the present state."""
-
-    code = "conflict"
-    status = 409
-
-
 class PreconditionFailed(SidecarError):
     """What would be applied is not what the caller looked at."""
 

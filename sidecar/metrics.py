@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -182,9 +183,9 @@ class Metrics:
         """Take a rollback into account."""
         self._rollbacks.labels(reason).inc()
 
-    def set_navigator(self, up: bool) -> None:
-        """Note whether the web server is there."""
-        self._navigator_up.set(1 if up else 0)
+    def follow_navigator(self, is_up: Callable[[], bool]) -> None:
+        """Ask at each scrape whether the web server is there."""
+        self._navigator_up.set_function(is_up)
 
     def set_generation(self, state: str, number: int | None) -> None:
         """Note which generation is in a state."""

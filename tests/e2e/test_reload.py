@@ -154,6 +154,7 @@ async def test_poke_is_loaded_and_remembered(tmp_path: Path) -> None:
         _, metrics = running.client.request("GET", "/metrics")
         assert re.search(r"sidecar_reload_seconds_count 2\.0", metrics)
         assert 'sidecar_generation{state="loaded"} 2.0' in metrics
+        assert "sidecar_navigator_up 1.0" in metrics
         _, entry = running.client.request("GET", "/generations/2")
         assert entry["state"] == "loaded"
         assert 0 <= entry["reload_seconds"] < 10
@@ -266,6 +267,7 @@ async def test_navigator_down_is_not_refusing(tmp_path: Path) -> None:
         assert status == 503
         assert outcome["error"]["code"] == "load_down"
         assert running.status()["navigator"]["state"] == "down"
+        assert "sidecar_navigator_up 0.0" in running.client.request("GET", "/metrics")[1]
         assert running.status()["generation"] == {
             "current": 2, "loaded": 1, "pending": 2, "source": None, "pinned": False,
         }  # fmt: skip
