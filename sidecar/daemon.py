@@ -28,8 +28,7 @@ from sidecar.run import Outcome, Request
 from sidecar.settings import Settings
 from sidecar.signatures import UsedSignatures
 from sidecar.status import Drift, Status
-from sidecar.store import open_store
-from sidecar.store.local import LocalIndex
+from sidecar.store import open_store, own_index
 from sidecar.ticker import LocalWatch, Ticker
 from sidecar.update import Updater
 from sidecar.web.access import Administrators
@@ -72,9 +71,10 @@ class Daemon:
             markers.clear,
         )
         self.store = open_store(settings, self.metrics.observe_store)
+        self._own_index = own_index(settings, self.metrics.observe_store)
         self.updater = Updater(
             settings,
-            self.store,
+            self._own_index or self.store,
             self.generations,
             Rejections(state / "rejected.json"),
             Machine(settings, state / "loaded").inputs,
@@ -165,8 +165,8 @@ class Daemon:
         self._keep_running(stack, self.tracker.run())
         self._keep_running(stack, self.drift.run())
         self._keep_running(stack, Ticker(self._settings.update.poll, self._poll, self._resumed).run())
-        if isinstance(self.store, LocalIndex):
-            self._keep_running(stack, LocalWatch(self.store.signature, self._local_changed).run())
+        if self._own_index is not None:
+            self._keep_running(stack, LocalWatch(self._own_index.signature, self._local_changed).run())
         await self.server.startup(systemd.listening_sockets())
         stack.push_async_callback(self.server.shutdown)
         stack.callback(self.broker.close)

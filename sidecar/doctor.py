@@ -16,7 +16,7 @@ from sidecar.machine import Machine, placeholder_values
 from sidecar.memo import Memo
 from sidecar.model import Record
 from sidecar.settings import Settings
-from sidecar.store import open_store
+from sidecar.store import open_store, own_index
 
 
 class Finding(Record, frozen=True):
@@ -72,13 +72,14 @@ def _forwarder(settings: Settings) -> Finding:
 
 
 async def _store_and_generation(settings: Settings) -> AsyncIterator[Finding]:
-    store = open_store(settings, lambda operation, outcome, seconds: None)
-    subject = f"store {settings.store}"
+    store = open_store(settings, _unobserved)
+    source = own_index(settings, _unobserved) or store
+    subject = "the own index" if settings.update.own_index else f"store {settings.store}"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "index.sqlite3"
         try:
             await store.startup()
-            fetched = await store.fetch(settings.index_key, path, None)
+            fetched = await source.fetch(settings.index_key, path, None)
             assert fetched is not None  # noqa: S101 - it was asked for without a condition
             yield Finding(subject, True, f"serves {settings.index_key}, {fetched.size} bytes")
         except SidecarError as error:
@@ -87,6 +88,10 @@ async def _store_and_generation(settings: Settings) -> AsyncIterator[Finding]:
         finally:
             await store.shutdown()
         yield _generation(settings, path)
+
+
+def _unobserved(operation: str, outcome: str, seconds: float) -> None:
+    """Nobody counts these requests."""
 
 
 def _generation(settings: Settings, path: Path) -> Finding:

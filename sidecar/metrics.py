@@ -38,8 +38,10 @@ _REJECTIONS = (
     "value",
     "veto",
 )
+_STORE_OPERATIONS = ("get", "head", "list", "put")
 _STORE_OUTCOMES = (
     "ok",
+    "changed",
     "not_modified",
     "denied",
     "disk",
@@ -150,9 +152,10 @@ class Metrics:
             self._rollbacks.labels(reason)
         for reason in _REJECTIONS:
             self._rejected.labels(reason)
-        for outcome in _STORE_OUTCOMES:
-            self._store_requests.labels("get", outcome)
-        self._store_seconds.labels("get")
+        for operation in _STORE_OPERATIONS:
+            for outcome in _STORE_OUTCOMES:
+                self._store_requests.labels(operation, outcome)
+            self._store_seconds.labels(operation)
 
     def count_update(self, outcome: Outcome, tenants: int, skipped: int) -> None:
         """Take an update's outcome into account; previews are not updates."""

@@ -114,3 +114,16 @@ class Fetched(Record, frozen=True):
     modified: float | None
     sha256: str
     size: int
+
+
+class Stored(Record, frozen=True, gc=False):
+    """An object as the store tells of it.
+
+    `modified` is in seconds since 1970: the object's true age where its metadata were asked for, in a listing
+    the time of its upload.
+    """
+
+    key: str
+    etag: str
+    modified: float
+    size: int

@@ -24,15 +24,6 @@ class LocalIndex:
         self._limits = limits
         self._observe = observe
 
-    async def startup(self) -> None:
-        """Nothing to open."""
-
-    async def shutdown(self) -> None:
-        """Nothing to close."""
-
-    async def reset(self) -> None:
-        """Nothing to drop."""
-
     def signature(self) -> str:
         """Changes whenever the database does; empty when there is none."""
         parts = []

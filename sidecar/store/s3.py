@@ -11,13 +11,14 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidecar.errors import SettingsError, StoreError
-from sidecar.model import Fetched
+from sidecar.model import Fetched, Stored
 from sidecar.settings import S3, Fetch
-from sidecar.store.transfer import CHUNK, Incoming, parse_age, too_large
+from sidecar.store.transfer import CHUNK, Incoming, changed, format_age, parse_age, too_large
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
@@ -80,18 +81,51 @@ class S3Store:
 
     async def fetch(self, key: str, target: Path, etag: str | None) -> Fetched | None:
         """Write the object to `target`, or give None when its ETag still is `etag`."""
-        started = time.perf_counter()
-        outcome = "error"
-        try:
-            async with self._explained(key):
-                fetched = await self._fetch_whole(self._prefix + key, target, etag)
-            outcome = "not_modified" if fetched is None else "ok"
+        async with self._request("get", key) as request:
+            fetched = await self._fetch_whole(self._prefix + key, target, etag)
+            request.outcome = "not_modified" if fetched is None else "ok"
             return fetched
-        except StoreError as error:
-            outcome = error.code.removeprefix("store_")
-            raise
-        finally:
-            self._observe("get", outcome, time.perf_counter() - started)
+
+    async def objects(self, prefix: str) -> list[Stored]:
+        """All objects whose keys begin with `prefix`, by key."""
+        found = []
+        async with self._request("list", prefix):
+            pages = self._client.get_paginator("list_objects_v2")
+            async for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
+                for entry in page.get("Contents", ()):
+                    key = entry["Key"].removeprefix(self._prefix)
+                    modified = entry["LastModified"].timestamp()
+                    found.append(Stored(key, entry["ETag"].strip('"'), modified, entry["Size"]))
+        return found
+
+    async def head(self, key: str) -> Stored | None:
+        """What there is to know of an object, or None when there is none."""
+        from botocore.exceptions import ClientError
+
+        async with self._request("head", key):
+            try:
+                answer = await self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+            except ClientError as error:
+                # The answer to HEAD has no body, so it cannot tell whether the bucket is missing.
+                if _status(error.response) == 404:
+                    return None
+                raise
+        modified = parse_age(answer["Metadata"].get("last-modified")) or answer["LastModified"].timestamp()
+        return Stored(key, answer["ETag"].strip('"'), modified, answer["ContentLength"])
+
+    async def put(self, key: str, source: Path, modified: float, replaces: str | None) -> str:
+        """Store a file of the age `modified` over the object with the ETag `replaces`, or where none is."""
+        condition: dict[str, Any] = {"IfMatch": f'"{replaces}"'} if replaces else {"IfNoneMatch": "*"}
+        body = await asyncio.to_thread(source.read_bytes)
+        async with self._request("put", key):
+            answer = await self._client.put_object(
+                Bucket=self._bucket,
+                Key=self._prefix + key,
+                Body=body,
+                Metadata={"last-modified": format_age(modified)},
+                **condition,
+            )
+        return answer["ETag"].strip('"')
 
     async def _fetch_whole(self, key: str, target: Path, etag: str | None) -> Fetched | None:
         for attempt in range(1, self._limits.attempts + 1):
@@ -157,43 +191,70 @@ class S3Store:
         return self._opened
 
     @asynccontextmanager
-    async def _explained(self, key: str) -> AsyncIterator[None]:
-        """Bound a transfer, and turn the library's errors into sentences."""
+    async def _request(self, operation: str, key: str) -> AsyncIterator[_Request]:
+        """Bound a request, tell how it went, and turn the library's errors into sentences."""
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
         where = f"s3://{self._bucket}/{self._prefix}{key}"
+        request = _Request()
+        started = time.perf_counter()
         try:
-            async with asyncio.timeout(self._limits.timeout):
-                yield
-        except TimeoutError:
-            raise StoreError(
-                f"fetching {where} took longer than {self._limits.timeout:g} s",
-                "look at the store's health; fetch.timeout sets the limit",
-                code="store_timeout",
-            ) from None
-        except ClientError as error:
-            raise _explain(where, error.response) from error
-        except (ResponseParserError, ValueError) as error:
-            raise StoreError(
-                f"{where}: the store's answer cannot be understood: {error}",
-                "check the endpoint: is this an S3 store?",
-            ) from error
-        except (BotoCoreError, OSError) as error:
-            raise StoreError(
-                f"{where} cannot be reached: {' '.join(str(error).split())}",
-                "check the endpoint, the credentials and the network",
-                code="store_unreachable",
-            ) from error
+            try:
+                async with asyncio.timeout(self._limits.timeout):
+                    yield request
+            except TimeoutError:
+                raise StoreError(
+                    f"{_DOING[operation]} {where} took longer than {self._limits.timeout:g} s",
+                    "look at the store's health; fetch.timeout sets the limit",
+                    code="store_timeout",
+                ) from None
+            except ClientError as error:
+                raise _explain(where, error.response) from error
+            except (ResponseParserError, KeyError, ValueError) as error:
+                raise StoreError(
+                    f"{where}: the store's answer cannot be understood: {error}",
+                    "check the endpoint: is this an S3 store?",
+                ) from error
+            except (BotoCoreError, OSError) as error:
+                raise StoreError(
+                    f"{where} cannot be reached: {' '.join(str(error).split())}",
+                    "check the endpoint, the credentials and the network",
+                    code="store_unreachable",
+                ) from error
+        except StoreError as error:
+            request.outcome = error.code.removeprefix("store_")
+            raise
+        except BaseException:
+            request.outcome = "error"
+            raise
+        finally:
+            self._observe(operation, request.outcome, time.perf_counter() - started)
+
+
+_DOING = {"get": "fetching", "head": "asking for", "list": "listing", "put": "storing"}
+
+
+@dataclass
+class _Request:
+    """A request under way, and how it ends."""
+
+    outcome: str = "ok"
 
 
 class _Torn(Exception):
     """A transfer that did not bring what was promised."""
 
 
+def _status(response: Any) -> int:
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
 def _explain(where: str, response: Any) -> StoreError:
     code = str(response.get("Error", {}).get("Code", "unknown"))
-    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    status = _status(response)
+    if status == 412 or code == "ConditionalRequestConflict":
+        return changed(where)
     if status == 404:
         what = "the bucket" if code == "NoSuchBucket" else "the object"
         return StoreError(

@@ -75,6 +75,15 @@ def too_large(size: int, limit: int) -> StoreError:
     )
 
 
+def changed(where: str) -> StoreError:
+    """The error for an object that is not the one the caller has seen."""
+    return StoreError(
+        f"{where} is not what was last seen of it: somebody else has stored something there",
+        "look at what is there now; nothing was overwritten",
+        code="store_changed",
+    )
+
+
 def parse_age(text: str | None) -> float | None:
     """The metadata entry `last-modified` (`2026-05-01 12:00:00.25 UTC`) in seconds since 1970, or None."""
     if not text:
@@ -88,7 +97,7 @@ def parse_age(text: str | None) -> float | None:
 
 
 def format_age(seconds: float) -> str:
-    """The same, written."""
-    return (
-        datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S.%f").rstrip("0").rstrip(".") + " UTC"
-    )
+    """The same, written as the application's own tools write it."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    text = moment.strftime("%Y-%m-%d %H:%M:%S")
+    return f"{text}{f'.{moment.microsecond:06d}'.rstrip('0').rstrip('.')} UTC"

@@ -605,3 +605,66 @@ async def test_a_full_disk_is_not_blamed_on_the_folder(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="No space left") as caught:
             await shop.store.fetch(KEY, Path("/dev/full"), None)
     assert caught.value.code == "store_disk"
+
+
+@pytest.fixture(params=["folder", "s3"])
+async def writable(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """An empty store of each kind, opened."""
+    document: dict[str, object] = {"store": f"file://{tmp_path}/objects"}
+    if request.param == "s3":
+        document = request.getfixturevalue("bucket").settings
+    (tmp_path / "objects").mkdir()
+    store = open_store(parse(document, {}), lambda operation, outcome, seconds: None)
+    await store.startup()
+    yield store
+    await store.shutdown()
+
+
+async def test_what_is_put_is_listed_and_fetched(writable: Store, tmp_path: Path) -> None:
+    """An object keeps its content, its ETag and its true age."""
+    source = tmp_path / "source"
+    source.write_bytes(BODY)
+    etag = await writable.put("db/one.sqlite3", source, 1_700_000_000.25, None)
+    await writable.put("other/two", source, 1.0, None)
+
+    (listed,) = await writable.objects("db/")
+    assert (listed.key, listed.etag, listed.size) == ("db/one.sqlite3", etag, len(BODY))
+    assert await writable.objects("nothing/") == []
+    head = await writable.head("db/one.sqlite3")
+    assert head is not None
+    assert (head.etag, head.modified, head.size) == (etag, 1_700_000_000.25, len(BODY))
+    assert await writable.head("db/none") is None
+    fetched = await writable.fetch("db/one.sqlite3", tmp_path / "target", None)
+    assert fetched == Fetched(etag, 1_700_000_000.25, SHA256, len(BODY))
+
+
+async def test_put_never_replaces_what_was_not_seen(writable: Store, tmp_path: Path) -> None:
+    """Of two writers that saw the same object one wins, and the other is told."""
+    source = tmp_path / "source"
+    source.write_bytes(b"first")
+    first = await writable.put("db/one", source, 1.0, None)
+    with pytest.raises(StoreError) as caught:
+        await writable.put("db/one", source, 2.0, None)
+    assert caught.value.code == "store_changed"
+
+    source.write_bytes(b"second")
+    second = await writable.put("db/one", source, 3.0, first)
+    source.write_bytes(b"third")
+    with pytest.raises(StoreError) as caught:
+        await writable.put("db/one", source, 4.0, first)
+    assert caught.value.code == "store_changed"
+    await writable.fetch("db/one", tmp_path / "target", None)
+    assert (tmp_path / "target").read_bytes() == b"second"
+    assert second != first
+
+
+async def test_a_listing_has_all_pages(bucket: Bucket, tmp_path: Path) -> None:
+    """More objects than one answer of the store holds."""
+    for number in range(1005):
+        bucket.put(f"db/{number:04d}", b"")
+    store = open_store(parse(bucket.settings, {}), lambda operation, outcome, seconds: None)
+    await store.startup()
+    try:
+        assert [one.key for one in await store.objects("db/")] == [f"db/{n:04d}" for n in range(1005)]
+    finally:
+        await store.shutdown()
