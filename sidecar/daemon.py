@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from sidecar import systemd
+from sidecar.database import install_database
 from sidecar.errors import NotFound, PublishError, Rejected, SidecarError
 from sidecar.events import Broker
 from sidecar.generate import Generated
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.history import History
-from sidecar.index import Deployed, install_index, read_deployed, read_pending
+from sidecar.index import Deployed, read_deployed, read_pending
 from sidecar.machine import Machine, machine_id
 from sidecar.metrics import Metrics
 from sidecar.navigator import Markers, NavigatorProcess, Probes
@@ -66,7 +67,7 @@ class Daemon:
         self.generations = Generations(
             state,
             targets(settings),
-            _leave_index if settings.update.own_index else install_index,
+            _leave_index if settings.update.own_index else install_database,
             settings.update.keep,
             markers.clear,
         )

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
-from sidecar.errors import PublishError, Rejected
+from sidecar.database import check_header, check_sound, limit_time, open_immutable, unreadable
+from sidecar.errors import Rejected
 from sidecar.model import Event, Index, Region, Studio, User
 
 TABLES: Mapping[str, tuple[str, ...]] = {
@@ -34,15 +32,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 }
 """The tables and columns that are read; others may exist."""
 
-_HEADER = b"SQLite format 3\0"
-# SQLite's verdicts on a file that it cannot open as a database.
-_UNUSABLE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB})
-_READ_LIMIT = 30.0
-_BACKUP_LIMIT = 10.0
-# How many virtual machine steps may pass between two looks at the clock, and how many bytes a computed value
-# may have: a generated column can make each step as slow as its value is long.
-_STEPS = 1_000
-_LONGEST_VALUE = 1 << 20
+_WHAT = "the index"
 # What stands for bytes that are not UTF-8.
 _REPLACED = "\ufffd"
 # A part of a URL path, a file name, a line of a list: so no slash, no control character, nothing hidden.
@@ -62,17 +52,11 @@ class Deployed:
 
 def read_index(path: Path, deployed: Deployed = Deployed()) -> Index:
     """Check the database file and read it; `Rejected` says what is wrong with it."""
-    with path.open("rb") as stream:
-        if stream.read(len(_HEADER)) != _HEADER:
-            raise Rejected(
-                f"the index is not an SQLite database ({path.stat().st_size} bytes)",
-                "put a whole index.sqlite3 in the store",
-                code="not_sqlite",
-            )
+    check_header(path, _WHAT)
     try:
-        with closing(_open_immutable(path)) as connection:
-            _limit_time(connection, _READ_LIMIT)
-            _check_sound(connection, path.stat().st_size)
+        with closing(open_immutable(path)) as connection:
+            limit_time(connection)
+            check_sound(connection, path.stat().st_size, _WHAT)
             _check_tables(connection)
             try:
                 return _read(connection, deployed)
@@ -81,39 +65,7 @@ def read_index(path: Path, deployed: Deployed = Deployed()) -> Index:
                     raise
                 return _read_replacing(connection, deployed)
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where a message quotes a damaged name
-        slow = "interrupted" in str(error)
-        raise Rejected(
-            f"the index cannot be read: {'it takes too long' if slow else error}",
-            "check the database with `sqlite3 index.sqlite3 'pragma integrity_check'` where it is made",
-            code="unsound",
-        ) from error
-
-
-def _open_immutable(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
-    connection.execute("pragma trusted_schema = off")
-    connection.execute("pragma cell_size_check = on")
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
-    return connection
-
-
-def _limit_time(connection: sqlite3.Connection, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
-
-
-def _check_sound(connection: sqlite3.Connection, size: int) -> None:
-    # SQLite itself takes what is missing of the last page for zeros.
-    (pages,) = connection.execute("pragma page_count").fetchone()
-    if size < pages * _page_size(connection):
-        raise Rejected("the index is cut off", "upload it again", code="unsound")
-    problems = [str(row[0]) for row in connection.execute("pragma quick_check(3)")]
-    if problems != ["ok"]:
-        raise Rejected(
-            f"the index is damaged: {' '.join('; '.join(problems).split())}",
-            "restore it where it is made and upload it again",
-            code="unsound",
-        )
+        raise unreadable(error, _WHAT) from error
 
 
 def _check_tables(connection: sqlite3.Connection) -> None:
@@ -306,84 +258,3 @@ def _known_regions(data: Any) -> tuple[Region, ...] | None:
         )
     except (KeyError, TypeError, Rejected):
         return None
-
-
-def install_index(
-    source: Path, target: Path, modified: float | None, patience: float = _BACKUP_LIMIT
-) -> None:
-    """Put the content of one database into another under its readers, by SQLite's backup API.
-
-    Readers that have the target open see the old content or the new, never a mixture, and no
-    write-ahead log of the old file is left beside the new one. A crash in between is undone by the next
-    reader. `modified` becomes the file's mtime (seconds since 1970). A target that is no database is
-    replaced as a file. Raises `PublishError`, after `patience` seconds when others keep the target locked;
-    the old content stays then.
-    """
-    try:
-        if not _is_database(target):
-            _replace_index(source, target)
-        else:
-            with closing(_open_immutable(source)) as old, closing(_open_target(target, patience)) as new:
-                _backup(old, new, patience)
-        if modified is not None:
-            os.utime(target, (modified, modified))
-    except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
-        raise PublishError(
-            f"the index {target} could not be replaced: {error}",
-            "check the disk's free space, the folder's owner, and that no process keeps the database locked",
-        ) from error
-
-
-def _open_target(path: Path, patience: float) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
-    connection.execute("pragma synchronous = normal")
-    return connection
-
-
-def _backup(source: sqlite3.Connection, target: sqlite3.Connection, patience: float) -> None:
-    deadline = time.monotonic() + patience
-
-    def tick(status: int, remaining: int, total: int) -> None:
-        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
-            raise sqlite3.OperationalError("the database stayed locked for too long")
-
-    if _page_size(source) != _page_size(target):
-        # With a write-ahead log the size of the pages is fixed.
-        target.execute("pragma journal_mode = delete")
-    # All pages in one step: other connections wait for a moment instead of restarting the copy.
-    source.backup(target, pages=-1, progress=tick, sleep=0.05)
-
-
-def _page_size(connection: sqlite3.Connection) -> int:
-    (size,) = connection.execute("pragma page_size").fetchone()
-    return int(size)
-
-
-def _is_database(path: Path) -> bool:
-    """Whether there is a database that SQLite can open, locked or not."""
-    try:
-        with path.open("rb") as stream:
-            if stream.read(len(_HEADER)) != _HEADER:
-                return False
-        with closing(sqlite3.connect(path, timeout=0)) as connection:
-            connection.execute("select 1 from sqlite_schema").fetchone()
-    except (FileNotFoundError, UnicodeDecodeError):
-        return False
-    except sqlite3.Error as error:
-        return error.sqlite_errorcode & 0xFF not in _UNUSABLE
-    return True
-
-
-def _replace_index(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.sidecar-new")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(source.read_bytes())
-            stream.flush()
-            os.fsync(stream.fileno())
-        for suffix in ("-wal", "-shm", "-journal"):
-            target.with_name(target.name + suffix).unlink(missing_ok=True)
-        temporary.replace(target)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from sidecar.daemon import Daemon
+from sidecar.database import install_database
 from sidecar.errors import PublishError
 from sidecar.generate import NAMES
 from sidecar.generations import INDEX, Generations, Manifest
-from sidecar.index import install_index
 from sidecar.run import Outcome, Request
 from sidecar.sample import Size, set_password
 from tests.support.machine import Machine
@@ -348,7 +348,7 @@ class _Failing:
         if self.failures:
             self.failures -= 1
             raise PublishError("the index could not be replaced: it is a test", "wait")
-        install_index(source, target, modified)
+        install_database(source, target, modified)
 
 
 def test_an_index_that_cannot_be_replaced(published: Machine) -> None:
@@ -596,7 +596,7 @@ def test_a_locked_index(published: Machine) -> None:
     """While somebody keeps the index locked an update fails, with the old set intact; afterwards it works."""
 
     def impatient(source: Path, target: Path, modified: float | None) -> None:
-        install_index(source, target, modified, patience=0.2)
+        install_database(source, target, modified, patience=0.2)
 
     published.put_index(SIZE, seed=3)
     set_password(published.store_index, "user0001", None)

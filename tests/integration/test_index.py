@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from sidecar.database import install_database
 from sidecar.errors import PublishError, Rejected
-from sidecar.index import Deployed, install_index, read_deployed, read_index
+from sidecar.index import Deployed, read_deployed, read_index
 from sidecar.model import Event, Index, Region, Studio, User
 from sidecar.sample import Size, write_index
 
@@ -714,7 +715,7 @@ def test_install(pair: tuple[Path, Path], modified: float | None) -> None:
     source, target = pair
     inode = target.stat().st_ino
     started = time.time()
-    install_index(source, target, modified)
+    install_database(source, target, modified)
     assert dump(target) == dump(source)
     assert beside(target) == []
     assert target.stat().st_ino == inode
@@ -733,7 +734,7 @@ def test_a_target_that_is_no_database(pair: tuple[Path, Path], content: bytes | 
         target.write_bytes(content)
     for suffix in ("-wal", "-shm", "-journal"):
         target.with_name(target.name + suffix).write_bytes(b"of something else")
-    install_index(source, target, 1_700_000_000.0)
+    install_database(source, target, 1_700_000_000.0)
     assert target.read_bytes() == source.read_bytes()
     assert beside(target) == []
     assert target.stat().st_mtime == 1_700_000_000.0
@@ -750,7 +751,7 @@ def test_a_damaged_database_is_replaced(pair: tuple[Path, Path]) -> None:
             for _ in range(20 if length > 100 else 0):
                 damaged[rng.randrange(100, length)] = rng.randrange(256)
             target.write_bytes(damaged)
-            install_index(source, target, None, patience=0.1)
+            install_database(source, target, None, patience=0.1)
             assert dump(target) == dump(source)
             assert beside(target) == []
 
@@ -760,7 +761,7 @@ def test_a_target_in_wal_mode(pair: tuple[Path, Path]) -> None:
     source, target = pair
     with closing(into_wal(target)) as application:
         application.execute("select count(*) from users").fetchone()
-        install_index(source, target, 1_700_000_000.0)
+        install_database(source, target, 1_700_000_000.0)
         assert list(application.iterdump()) == dump(source)
         assert dump(target) == dump(source)
         copy = target.with_name("copy")
@@ -782,7 +783,7 @@ def test_the_log_of_a_killed_application(pair: tuple[Path, Path], tmp_path: Path
             shutil.copyfile(target.with_name(name), elsewhere / name)
     target = elsewhere / target.name
     assert beside(target) == [f"{target.name}-wal"]
-    install_index(source, target, None)
+    install_database(source, target, None)
     assert beside(target) == []
     assert dump(target) == dump(source)
 
@@ -795,7 +796,7 @@ def test_a_reader_in_wal_mode_keeps_what_it_reads(pair: tuple[Path, Path]) -> No
     with closing(sqlite3.connect(target, isolation_level=None)) as reader:
         reader.execute("begin")
         assert list(reader.iterdump()) == old
-        install_index(source, target, None)
+        install_database(source, target, None)
         assert list(reader.iterdump()) == old
         reader.execute("commit")
         assert list(reader.iterdump()) == new
@@ -825,13 +826,13 @@ def test_a_locked_target(pair: tuple[Path, Path], lock: str) -> None:
         other.execute(lock)
         other.execute("select count(*) from users").fetchone()
         with pytest.raises(PublishError, match="locked") as caught:
-            soon(lambda: install_index(source, target, 1_700_000_000.0, patience=0.2))
+            soon(lambda: install_database(source, target, 1_700_000_000.0, patience=0.2))
         assert str(target) in caught.value.message
         assert caught.value.hint
         assert list(other.iterdump()) == old
     assert target.stat().st_mtime == stat.st_mtime
     assert beside(target) == []
-    install_index(source, target, None)
+    install_database(source, target, None)
     assert dump(target) == dump(source)
 
 
@@ -843,7 +844,7 @@ def test_a_lock_that_ends_in_time(pair: tuple[Path, Path]) -> None:
 
     def install() -> None:
         started.set()
-        install_index(source, target, None, patience=60)
+        install_database(source, target, None, patience=60)
 
     with closing(sqlite3.connect(target, isolation_level=None)) as reader:
         reader.execute("begin")
@@ -888,7 +889,7 @@ def test_readers_see_the_old_or_the_new(pair: tuple[Path, Path], tmp_path: Path,
     for path in (source, second):
         with closing(sqlite3.connect(path)) as connection:
             whole.append(contents(connection))
-    install_index(source, target, None)
+    install_database(source, target, None)
     stop = threading.Event()
     problems: list[str] = []
     seen: list[set[int]] = [set(), set()]
@@ -917,7 +918,7 @@ def test_readers_see_the_old_or_the_new(pair: tuple[Path, Path], tmp_path: Path,
         while turn < 100 or seen != [{0, 1}, {0, 1}]:
             assert time.monotonic() < deadline, (turn, seen, problems)
             turn += 1
-            install_index((source, second)[turn % 2], target, float(turn), patience=20)
+            install_database((source, second)[turn % 2], target, float(turn), patience=20)
     finally:
         stop.set()
         for reader in readers:
@@ -933,7 +934,7 @@ def test_another_page_size(pair: tuple[Path, Path], journal: str) -> None:
     change_page_size(source, 1024)
     if journal == "wal":
         into_wal(target).close()
-    install_index(source, target, None)
+    install_database(source, target, None)
     assert dump(target) == dump(source)
     assert beside(target) == []
 
@@ -952,9 +953,9 @@ def test_another_page_size_under_a_reader(pair: tuple[Path, Path]) -> None:
     with closing(into_wal(target)) as reader:
         old = list(reader.iterdump())
         with pytest.raises(PublishError):
-            soon(lambda: install_index(source, target, None, patience=0.2))
+            soon(lambda: install_database(source, target, None, patience=0.2))
         assert list(reader.iterdump()) == old
-    install_index(source, target, None)
+    install_database(source, target, None)
     assert dump(target) == dump(source)
 
 
@@ -963,10 +964,10 @@ def test_a_source_in_wal_mode_is_installed(pair: tuple[Path, Path]) -> None:
     source, target = pair
     with closing(sqlite3.connect(source)) as connection:
         connection.execute("pragma journal_mode = wal")
-    install_index(source, target, 1_700_000_000.0)
+    install_database(source, target, 1_700_000_000.0)
     assert target.stat().st_mtime == 1_700_000_000.0
     assert read_index(target) == read_index(source)
-    install_index(source, target, None)
+    install_database(source, target, None)
     assert read_index(target) == read_index(source)
 
 
@@ -981,7 +982,7 @@ def test_a_target_that_cannot_be_written(pair: tuple[Path, Path], exists: bool) 
         target.parent.rmdir()
         target.parent.write_text("a file")
     with pytest.raises(PublishError, match="could not be replaced") as caught:
-        install_index(source, target, None)
+        install_database(source, target, None)
     assert str(target) in caught.value.message
 
 
@@ -991,10 +992,10 @@ def test_no_source(pair: tuple[Path, Path]) -> None:
     old = dump(target)
     source.unlink()
     with pytest.raises(PublishError):
-        install_index(source, target, None)
+        install_database(source, target, None)
     assert dump(target) == old
     target.write_bytes(b"garbage")
     with pytest.raises(PublishError):
-        install_index(source, target, None)
+        install_database(source, target, None)
     assert target.read_bytes() == b"garbage"
     assert beside(target) == []

@@ -33,8 +33,9 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from sidecar.daemon import Daemon
+from sidecar.database import install_database
 from sidecar.generations import INDEX, Generations, Manifest, targets
-from sidecar.index import install_index, read_index
+from sidecar.index import read_index
 from sidecar.run import Outcome, Request
 from tests.support.machine import Machine
 
@@ -47,7 +48,7 @@ def open_generations(
 ) -> Generations:
     """The generations of a machine, not started yet."""
     settings = machine.settings()
-    return Generations(machine.state, targets(settings), install_index, keep, checkpoint=checkpoint)
+    return Generations(machine.state, targets(settings), install_database, keep, checkpoint=checkpoint)
 
 
 def update(machine: Machine, checkpoint: Callable[[str], None] | None = None, **request: Any) -> Outcome:
