@@ -5,7 +5,8 @@
 #    source ~/.local/share/bash_completion/sidecar
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_sidecar_subparsers=(serve update preview status history rollback config doctor hash-password sign demo)
+_shtab_sidecar_databases_subparsers=(status push)
+_shtab_sidecar_subparsers=(serve update preview status history rollback ready databases config doctor hash-password sign demo)
 
 _shtab_sidecar_serve_option_strings=(-h --help --json)
 _shtab_sidecar_update_option_strings=(-h --help --json --once --wait --force --trigger --patience)
@@ -13,6 +14,10 @@ _shtab_sidecar_preview_option_strings=(-h --help --json --diff --once)
 _shtab_sidecar_status_option_strings=(-h --help --json --alive)
 _shtab_sidecar_history_option_strings=(-h --help --json --limit)
 _shtab_sidecar_rollback_option_strings=(-h --help --json --keep-index --wait)
+_shtab_sidecar_ready_option_strings=(-h --help --json --everything)
+_shtab_sidecar_databases_status_option_strings=(-h --help --json)
+_shtab_sidecar_databases_push_option_strings=(-h --help --json --overwrite)
+_shtab_sidecar_databases_option_strings=(-h --help)
 _shtab_sidecar_config_option_strings=(-h --help --json --check --maintenance)
 _shtab_sidecar_doctor_option_strings=(-h --help --json)
 _shtab_sidecar_hash_password_option_strings=(-h --help --json --cost)
@@ -22,11 +27,12 @@ _shtab_sidecar_option_strings=(-h --help --version --config)
 
 
 
-_shtab_sidecar_update___wait_choices=(published loaded)
+_shtab_sidecar_update___wait_choices=(published loaded ready)
 _shtab_sidecar_update___trigger_choices=(boot resume)
-_shtab_sidecar_rollback___wait_choices=(published loaded)
+_shtab_sidecar_rollback___wait_choices=(published loaded ready)
+_shtab_sidecar_databases_pos_0_choices=(status push)
 _shtab_sidecar_hash_password___cost_choices=(8 9 10 11 12 13 14 15)
-_shtab_sidecar_pos_0_choices=(serve update preview status history rollback config doctor hash-password sign demo)
+_shtab_sidecar_pos_0_choices=(serve update preview status history rollback ready databases config doctor hash-password sign demo)
 
 _shtab_sidecar_serve__h_nargs=0
 _shtab_sidecar_serve___help_nargs=0
@@ -52,6 +58,21 @@ _shtab_sidecar_rollback__h_nargs=0
 _shtab_sidecar_rollback___help_nargs=0
 _shtab_sidecar_rollback___json_nargs=0
 _shtab_sidecar_rollback___keep_index_nargs=0
+_shtab_sidecar_ready__h_nargs=0
+_shtab_sidecar_ready___help_nargs=0
+_shtab_sidecar_ready___json_nargs=0
+_shtab_sidecar_ready___everything_nargs=0
+_shtab_sidecar_databases_status__h_nargs=0
+_shtab_sidecar_databases_status___help_nargs=0
+_shtab_sidecar_databases_status___json_nargs=0
+_shtab_sidecar_databases_push_pos_0_nargs='*'
+_shtab_sidecar_databases_push__h_nargs=0
+_shtab_sidecar_databases_push___help_nargs=0
+_shtab_sidecar_databases_push___json_nargs=0
+_shtab_sidecar_databases_push___overwrite_nargs=0
+_shtab_sidecar_databases_pos_0_nargs=A...
+_shtab_sidecar_databases__h_nargs=0
+_shtab_sidecar_databases___help_nargs=0
 _shtab_sidecar_config__h_nargs=0
 _shtab_sidecar_config___help_nargs=0
 _shtab_sidecar_config___json_nargs=0

@@ -9,9 +9,9 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import bcrypt
 import msgspec
@@ -24,8 +24,14 @@ from sidecar.logs import set_up
 from sidecar.run import Outcome, Request
 from sidecar.settings import Settings, masked, parse
 
+if TYPE_CHECKING:
+    from sidecar.ready.assembly import Parts
+    from sidecar.ready.command import Alone
+
+_LONGEST_PUSH = 3600.0
 DEFAULT_FILE = "/etc/sidecar/sidecar.yml"
 
+Result = TypeVar("Result")
 Command = Callable[[argparse.Namespace, Settings], int]
 
 
@@ -156,7 +162,8 @@ def _once(settings: Settings, request: Request) -> Outcome:
     set_up(msgspec.structs.replace(settings.logging, level="error"))
 
     async def once() -> Outcome:
-        return await Daemon(settings).once(request)
+        async with Daemon(settings).without_server() as daemon:
+            return await daemon.worker.submit(request)
 
     return asyncio.run(once())
 
@@ -206,6 +213,66 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     else:
         _print_tree(body)
     return 0 if body.get("error") is None else 1
+
+
+def _ready(options: argparse.Namespace, settings: Settings) -> int:
+    from sidecar.ready.command import ready
+    from sidecar.ready.records import work_text
+
+    def tell(kind: str, data: dict[str, Any]) -> None:
+        if kind == "ready_log" and not options.json:
+            print(f"{data['step']}: {data['line']}", flush=True)
+
+    client = Client(settings.listen.socket)
+    work = ready(client, _alone(settings), everything=options.everything, tell=tell)
+    if options.json:
+        _print_json(work)
+    else:
+        print(work_text(work))
+    return 0 if work.good else 1
+
+
+def _databases_status(options: argparse.Namespace, settings: Settings) -> int:
+    from sidecar.ready.command import databases
+    from sidecar.ready.table import table
+
+    rows = databases(Client(settings.listen.socket), _alone(settings))
+    if options.json:
+        _print_json(rows)
+    else:
+        print(table(rows))
+    return 0
+
+
+def _databases_push(options: argparse.Namespace, settings: Settings) -> int:
+    from sidecar.ready.command import push
+
+    if options.overwrite and not options.names:
+        raise SidecarError("--overwrite needs names", "name the databases whose objects are to be replaced")
+    client = Client(settings.listen.socket, timeout=_LONGEST_PUSH)
+    pushed = push(client, _alone(settings), options.names, overwrite=options.overwrite)
+    if options.json:
+        _print_json(pushed)
+    else:
+        print("\n".join(pushed.said) or "Nothing has changed here since it was stored.")
+    return 1 if pushed.failed else 0
+
+
+def _alone(settings: Settings) -> Alone:
+    """Where no daemon runs, this process does the work instead, and holds the daemon's lock meanwhile."""
+
+    def alone(do: Callable[[Parts], Awaitable[Result]]) -> Result:
+        from sidecar.daemon import Daemon
+
+        set_up(msgspec.structs.replace(settings.logging, level="error"))
+
+        async def work() -> Result:
+            async with Daemon(settings).without_server() as daemon:
+                return await do(daemon.ready)
+
+        return asyncio.run(work())
+
+    return alone
 
 
 def _config(options: argparse.Namespace, settings: Settings) -> int:
@@ -349,9 +416,10 @@ def _print_tree(tree: dict[str, Any], indent: str = "") -> None:
 def _add_wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait",
-        choices=["published", "loaded"],
+        choices=["published", "loaded", "ready"],
         default="published",
-        help="return when the files are in place, or when Navigator has loaded them (default %(default)s)",
+        help="return when the files are in place, when Navigator has loaded them, or when the ready work"
+        " is done too (default %(default)s)",
     )
 
 
@@ -365,8 +433,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Command, summary: str, example: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(
+    def command(
+        name: str,
+        run: Command,
+        summary: str,
+        example: str,
+        group: Any = commands,
+    ) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = group.add_parser(
             name,
             help=summary,
             description=f"{summary[:1].upper()}{summary[1:]}.",
@@ -426,6 +500,41 @@ def _parser() -> argparse.ArgumentParser:
     )
     rollback.add_argument("--keep-index", action="store_true", help="restore the files but not the index")
     _add_wait(rollback)
+
+    ready = command(
+        "ready",
+        _ready,
+        "run the ready work: event databases and prerendered pages",
+        "sidecar ready --everything",
+    )
+    ready.add_argument(
+        "--everything", action="store_true", help="render also the pages that cannot have changed"
+    )
+
+    databases = commands.add_parser(
+        "databases",
+        help="look at the databases of the events, and push them to the store",
+        description="Look at the databases of the events, and push them to the store.",
+        epilog="example: sidecar databases status",
+    ).add_subparsers(required=True, metavar="COMMAND")
+    command(
+        "status",
+        _databases_status,
+        "list the databases: here, in the store, whose, and what would happen",
+        "sidecar databases status",
+        databases,
+    )
+    push = command(
+        "push",
+        _databases_push,
+        "upload databases that are written here",
+        "sidecar databases push",
+        databases,
+    )
+    push.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all with something new)")
+    push.add_argument(
+        "--overwrite", action="store_true", help="replace what the store holds of them, whatever it is"
+    )
 
     config = command(
         "config", _config, "show the configuration in force, secrets masked", "sidecar config --check"

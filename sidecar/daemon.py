@@ -6,8 +6,8 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from sidecar.machine import Machine, machine_id
 from sidecar.metrics import Metrics
 from sidecar.navigator import Markers, NavigatorProcess, Probes
 from sidecar.process import run_command
+from sidecar.ready.assembly import assemble
+from sidecar.ready.records import Work
 from sidecar.rejections import Rejections
 from sidecar.reload import ReloadTracker
 from sidecar.run import Outcome, Request
@@ -34,6 +36,7 @@ from sidecar.ticker import LocalWatch, Ticker
 from sidecar.update import Updater
 from sidecar.web.access import Administrators
 from sidecar.web.app import application
+from sidecar.web.background import Background
 from sidecar.web.operations import Operations
 from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger
@@ -73,6 +76,12 @@ class Daemon:
         )
         self.store = open_store(settings, self.metrics.observe_store)
         self._own_index = own_index(settings, self.metrics.observe_store)
+        self.ready = assemble(
+            settings, self.store, self.generations, self._deployed, self.broker.emit, self._worked
+        )
+        self.metrics.follow_ready(
+            lambda: work.started if (work := self.ready.work.current) is not None else 0.0
+        )
         self.updater = Updater(
             settings,
             self._own_index or self.store,
@@ -80,6 +89,7 @@ class Daemon:
             Rejections(state / "rejected.json"),
             Machine(settings, state / "loaded").inputs,
             self._ask_check_command if settings.update.check_command else None,
+            self.ready.databases.prepare if settings.databases.fetch else None,
             self._published,
         )
         self.tracker = ReloadTracker(
@@ -103,7 +113,9 @@ class Daemon:
             lambda: systemd.notify("WATCHDOG=1"),
         )
         self.drift = Drift(self.generations)
-        self.status = Status(settings, self._id, self.generations, self.worker, self.tracker, self.drift)
+        self.status = Status(
+            settings, self._id, self.generations, self.worker, self.tracker, self.drift, self.ready.work
+        )
         self._signatures = UsedSignatures(state / "signatures", trigger.window)
         administrators = Administrators(
             settings.administrators, behind_navigator=settings.page.through_navigator
@@ -113,11 +125,13 @@ class Daemon:
                 Operations(
                     self.worker,
                     self.tracker,
+                    self.ready.work,
                     self.broker,
                     administrators,
                     trigger.webhook_token,
                     navigator.reload_timeout,
                 ),
+                Background(self.ready, self.broker, administrators),
                 Views(self.worker, self.status, self.history, self.metrics, self.broker, administrators),
                 PublicTrigger(trigger, self._id, self.worker, self._signatures, state / "received"),
                 Pages(
@@ -153,11 +167,12 @@ class Daemon:
             # Better to be started anew than to answer without doing the work.
             raise SidecarError("a loop that must not end has ended") from self._failure
 
-    async def once(self, request: Request) -> Outcome:
-        """One run without a server, for a machine without a daemon; `Busy` beside one."""
+    @asynccontextmanager
+    async def without_server(self) -> AsyncIterator[Daemon]:
+        """All but the server and the watching, for one command where no daemon runs; `Busy` beside one."""
         async with AsyncExitStack() as stack:
             await self._start_work(stack)
-            return await self.worker.submit(request)
+            yield self
 
     async def startup(self, stack: AsyncExitStack) -> None:
         """Start every part; what was started is stopped in reverse when the stack closes."""
@@ -176,6 +191,9 @@ class Daemon:
         logger.info(
             "listening on %s and %s", self._settings.listen.socket, self.server.url or "no TCP address"
         )
+        if self._settings.ready.at_start:
+            self.ready.work.request("start", "the daemon's start")
+        self._keep_running(stack, self.ready.work.run())
         if self._settings.update.at_start:
             self._soon(self._ask(Request(trigger="start", who="the daemon's start")))
 
@@ -193,6 +211,8 @@ class Daemon:
         current = self.generations.current
         self.metrics.set_generation("current", current.number if current else None)
         self.metrics.set_generation("loaded", self.generations.loaded())
+        self.metrics.set_generation("ready", self.generations.ready())
+        stack.callback(self.ready.background.shutdown)
         await self.store.startup()
         stack.push_async_callback(self.store.shutdown)
         stack.push_async_callback(self._end_background)
@@ -239,6 +259,8 @@ class Daemon:
         # The other ends of the connections have long forgotten them.
         await self.store.reset()
         await self._ask(Request(trigger="resume", who=f"waking after {gap:.0f} s"))
+        # Copies of other regions' databases may have aged meanwhile.
+        self.ready.work.request("resume", f"waking after {gap:.0f} s")
 
     # From run to publication to load
 
@@ -297,6 +319,7 @@ class Daemon:
         self.broker.emit("loaded", {"generation": generation, "seconds": seconds})
         self.status.unloaded = None
         self.worker.wake()
+        self.ready.work.request("loaded", f"generation {generation}")
 
     def failed(self, generation: int, reason: str, sentence: str) -> None:
         """A generation was not loaded."""
@@ -304,6 +327,18 @@ class Daemon:
         self._soon(asyncio.to_thread(self.history.settle, generation, "rolled_back", None, sentence))
         self.broker.emit("not_loaded", {"generation": generation, "reason": reason, "message": sentence})
         self.worker.wake()
+
+    def _worked(self, work: Work) -> None:
+        """The ready work has ended."""
+        self.metrics.count_ready(work)
+        if work.good:
+            try:
+                self.generations.mark_ready(work.generation)
+            except PublishError as error:
+                logger.warning("%s", error)
+            self.metrics.set_generation("ready", work.generation)
+        self._soon(asyncio.to_thread(self.history.add_ready, work))
+        self.broker.emit("ready", {"generation": work.generation, "state": work.state, "steps": work.steps})
 
     def _roll_back(self, generation: int, reason: str) -> bool:
         """Go back to the last generation that was loaded; False when there is none."""

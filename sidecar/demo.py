@@ -7,7 +7,7 @@ from pathlib import Path
 import bcrypt
 import yaml
 
-from sidecar.sample import DEMO_PASSWORD, DEMO_USER, write_index
+from sidecar.sample import DEMO_PASSWORD, DEMO_USER, write_events, write_index
 
 
 def prepare(folder: Path, port: int) -> Path:
@@ -22,6 +22,7 @@ def prepare(folder: Path, port: int) -> Path:
     index.parent.mkdir(parents=True, exist_ok=True)
     if not index.exists():
         write_index(index)
+        write_events(index, index.parent)
     file = folder / "sidecar.yml"
     settings = {
         "store": f"file://{folder}/store",

@@ -18,6 +18,7 @@ from typing import TypeVar
 import msgspec
 
 from sidecar.model import Record
+from sidecar.ready.records import Work
 from sidecar.run import Outcome
 
 logger = logging.getLogger("sidecar.history")
@@ -31,7 +32,8 @@ create table if not exists runs (
     state text not null,
     settled real,
     reload_seconds real,
-    note text
+    note text,
+    ready blob
 );
 create index if not exists runs_by_generation on runs (generation);
 """
@@ -46,6 +48,7 @@ class Entry(Record, frozen=True):
 
     `state` starts as the outcome's and becomes loaded or rolled_back; `settled` says when, in seconds since
     1970, `reload_seconds` how long after the publication the web server had loaded it, `note` why not.
+    `ready` is the last ready work for this generation.
     """
 
     run: int
@@ -54,6 +57,7 @@ class Entry(Record, frozen=True):
     reload_seconds: float | None
     note: str | None
     outcome: Outcome
+    ready: Work | None = None
 
 
 class History:
@@ -112,12 +116,22 @@ class History:
 
         self._attempt(update, None)
 
+    def add_ready(self, work: Work) -> None:
+        """Record how the ready work for a published generation went."""
+
+        def update(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "update runs set ready = ? where generation = ?", (msgspec.json.encode(work), work.generation)
+            )
+
+        self._attempt(update, None)
+
     def entries(self, limit: int = 50, before: int | None = None) -> list[Entry]:
         """The newest entries first; `before` continues below a run's number."""
 
         def select(connection: sqlite3.Connection) -> list[Entry]:
             rows = connection.execute(
-                "select id, state, settled, reload_seconds, note, outcome from runs "
+                "select id, state, settled, reload_seconds, note, outcome, ready from runs "
                 "where ? is null or id < ? order by id desc limit ?",
                 (before, before, limit),
             )
@@ -130,7 +144,7 @@ class History:
 
         def select(connection: sqlite3.Connection) -> Entry | None:
             row = connection.execute(
-                "select id, state, settled, reload_seconds, note, outcome from runs "
+                "select id, state, settled, reload_seconds, note, outcome, ready from runs "
                 "where generation = ? order by id desc limit 1",
                 (number,),
             ).fetchone()
@@ -152,12 +166,20 @@ class History:
             connection.execute("pragma journal_mode = wal")
             connection.execute("pragma synchronous = normal")
             connection.executescript(_SCHEMA)
+            _add_column(connection)
         except BaseException:
             connection.close()
             raise
         return closing(connection)
 
 
-def _entry(row: tuple[int, str, float | None, float | None, str | None, bytes]) -> Entry:
-    run, state, settled, seconds, note, outcome = row
-    return Entry(run, state, settled, seconds, note, msgspec.json.decode(outcome, type=Outcome))
+def _add_column(connection: sqlite3.Connection) -> None:
+    """A file of the first version lacks a column."""
+    if not any(row[1] == "ready" for row in connection.execute("pragma table_info(runs)")):
+        connection.execute("alter table runs add column ready blob")
+
+
+def _entry(row: tuple[int, str, float | None, float | None, str | None, bytes, bytes | None]) -> Entry:
+    run, state, settled, seconds, note, outcome, ready = row
+    work = msgspec.json.decode(ready, type=Work) if ready else None
+    return Entry(run, state, settled, seconds, note, msgspec.json.decode(outcome, type=Outcome), work)

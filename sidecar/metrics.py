@@ -17,9 +17,11 @@ from prometheus_client import (
 )
 
 from sidecar import __version__
+from sidecar.ready.records import STEPS as READY_STEPS
+from sidecar.ready.records import Work
 from sidecar.run import Outcome
 
-STAGES = ("fetch", "read", "generate", "check", "check_command", "publish")
+STAGES = ("fetch", "read", "generate", "check", "check_command", "databases", "publish")
 TRIGGERS = (
     *("boot", "cgi", "command", "http", "local", "once"),
     *("resume", "rollback", "socket", "start", "timer", "webhook"),
@@ -53,6 +55,8 @@ _STORE_OUTCOMES = (
     "too_large",
     "error",
 )
+READY_OUTCOMES = ("done", "skipped", "failed", "cancelled")
+_READY_SECONDS = (0.01, 0.05, 0.2, 1, 5, 15, 60, 300, 900, 1800)
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 
 
@@ -130,6 +134,21 @@ class Metrics:
         self._rollbacks = Counter(
             "sidecar_rollbacks", "Generations that were taken back, by reason.", ["reason"], registry=registry
         )
+        self._ready_seconds = Histogram(
+            "sidecar_ready_seconds",
+            "Duration of the ready work's steps.",
+            ["step", "outcome"],
+            buckets=_READY_SECONDS,
+            registry=registry,
+        )
+        self._ready_running = Gauge(
+            "sidecar_ready_running", "1 while the ready work is under way, else 0.", registry=registry
+        )
+        self._ready_started = Gauge(
+            "sidecar_ready_started_timestamp_seconds",
+            "When the ready work under way began; 0 while there is none.",
+            registry=registry,
+        )
         self._navigator_up = Gauge(
             "sidecar_navigator_up", "1 while the web server's process is there, else 0.", registry=registry
         )
@@ -146,7 +165,10 @@ class Metrics:
                 self._updates.labels(trigger, outcome)
         for stage in STAGES:
             self._stage_seconds.labels(stage)
-        for state in ("current", "loaded"):
+        for step in READY_STEPS:
+            for outcome in READY_OUTCOMES:
+                self._ready_seconds.labels(step, outcome)
+        for state in ("current", "loaded", "ready"):
             self._generation.labels(state)
         for reason in ROLLBACKS:
             self._rollbacks.labels(reason)
@@ -185,6 +207,18 @@ class Metrics:
     def count_rollback(self, reason: str) -> None:
         """Take a rollback into account."""
         self._rollbacks.labels(reason).inc()
+
+    def follow_ready(self, started: Callable[[], float]) -> None:
+        """Ask at each scrape since when the ready work is under way; 0 says that it is not."""
+        self._ready_running.set_function(lambda: started() > 0)
+        self._ready_started.set_function(started)
+
+    def count_ready(self, work: Work) -> None:
+        """Take the end of the ready work into account."""
+        for step in work.steps:
+            self._ready_seconds.labels(step.name, step.state).observe(step.seconds)
+        if work.good:
+            self._success.labels("ready").set(time.time())
 
     def follow_navigator(self, is_up: Callable[[], bool]) -> None:
         """Ask at each scrape whether the web server is there."""

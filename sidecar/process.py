@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from sidecar.errors import CommandError
 
 _KEPT = 64 << 10
+_LONGEST_LINE = 4096
 _GRACE = 2.0
 
 
@@ -25,9 +26,18 @@ class Finished:
 
 
 async def run_command(
-    command: Sequence[str], folder: Path, timeout: float, environ: Mapping[str, str] | None = None
+    command: Sequence[str],
+    folder: Path,
+    timeout: float,
+    environ: Mapping[str, str] | None = None,
+    *,
+    nice: int = 0,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Finished:
-    """Run a command in a folder; `CommandError` when it cannot start or takes over `timeout` seconds."""
+    """Run a command in a folder; `CommandError` when it cannot start or takes over `timeout` seconds.
+
+    `nice` is its niceness, children included; `tell` gets each line that it prints, as it comes.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -44,8 +54,11 @@ async def run_command(
         ) from error
     kept = bytearray()
     try:
+        if nice:
+            with suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PGRP, process.pid, nice)
         async with asyncio.timeout(timeout):
-            await _collect(process, kept)
+            await _collect(process, kept, tell)
             status = await process.wait()
     except TimeoutError:
         raise CommandError(
@@ -59,11 +72,18 @@ async def run_command(
     return Finished(status, kept.decode("utf-8", "replace"))
 
 
-async def _collect(process: asyncio.subprocess.Process, kept: bytearray) -> None:
+async def _collect(process: asyncio.subprocess.Process, kept: bytearray, tell: Callable[[str], None]) -> None:
     assert process.stdout is not None  # noqa: S101 - it was asked for
+    line = bytearray()
     while chunk := await process.stdout.read(4096):
         kept += chunk
         del kept[:-_KEPT]
+        *whole, rest = (line + chunk).split(b"\n")
+        for one in whole:
+            tell(one.decode("utf-8", "replace"))
+        line = rest[-_LONGEST_LINE:]
+    if line:
+        tell(line.decode("utf-8", "replace"))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -474,6 +474,25 @@ def rename_studio(path: Path, key: str, name: str) -> None:
         connection.execute("update locations set name = ? where id = ?", (name, number))
 
 
+def write_events(index: Path, folder: Path) -> None:
+    """A small database for each event of an index, as the application names them."""
+    with closing(sqlite3.connect(index)) as connection:
+        rows = connection.execute(
+            "select s.year, l.key, s.key, s.name, s.date,"
+            " count(*) over (partition by s.year, s.location_id)"
+            " from showcases s join locations l on l.id = s.location_id"
+        ).fetchall()
+    for year, studio, event, name, day, count in rows:
+        stem = f"{year}-{studio}" if count == 1 and event == "showcase" else f"{year}-{studio}-{event}"
+        path = folder / f"{stem}.sqlite3"
+        path.unlink(missing_ok=True)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("pragma synchronous = off")
+            connection.execute("pragma journal_mode = memory")
+            connection.execute("create table events (id integer primary key, name text, date text)")
+            connection.execute("insert into events (name, date) values (?, ?)", (name, day))
+
+
 def _studio_number(connection: sqlite3.Connection, key: str) -> int:
     row = connection.execute("select id from locations where key = ?", (key,)).fetchone()
     if row is None:

@@ -239,6 +239,103 @@ class Page(Section, frozen=True):
     deployment_timeout: Annotated[Duration, _doc("for that command")] = Duration(20)
 
 
+class Ready(Section, frozen=True):
+    """The work in the background once a generation is loaded."""
+
+    at_start: Annotated[bool, _doc("whether it runs when the daemon starts, too")] = True
+    every: Annotated[Duration, _doc("how often it runs without any reason; 0: never")] = Duration(0)
+    retry: Annotated[Duration, _doc("how long after a failure it runs again; 0: not by itself")] = Duration(
+        300
+    )
+    supersede: Annotated[
+        str,
+        Meta(
+            pattern="^(finish|cancel)$",
+            description="what becomes of the work under way when a newer generation is loaded: "
+            "`finish` ends it first, `cancel` stops it at the next safe point",
+        ),
+    ] = "finish"
+    nice: Annotated[
+        int,
+        Meta(
+            ge=0, le=19, description="niceness of its commands and threads, so that the web server goes first"
+        ),
+    ] = 10
+    step_timeout: Annotated[Duration, _doc("for each of its steps")] = Duration(1800)
+    lock: Annotated[str, _doc("its lock file; default .sidecar-ready.lock in paths.temporary")] = ""
+    patience: Annotated[Duration, _doc("how long to wait for another process that holds the lock")] = (
+        Duration(3600)
+    )
+
+
+class Databases(Section, frozen=True):
+    """The databases of the events."""
+
+    fetch: Annotated[bool, _doc("whether those that are missing, empty or older are fetched")] = True
+    owns: Annotated[
+        str,
+        Meta(
+            pattern="^(region|all)$",
+            description="which events' databases are written here and so never overwritten: "
+            "`region` those of the machine's own region, `all` every one",
+        ),
+    ] = "region"
+    copies: Annotated[
+        bool, _doc("whether copies of the databases that other regions serve are kept here")
+    ] = False
+    parallel: Annotated[Count, _doc("how many are fetched at once")] = 8
+    prepare_timeout: Annotated[
+        Duration, _doc("how long a publication waits for the databases of new tenants")
+    ] = Duration(10)
+    create_command: Annotated[
+        list[str],
+        _doc(
+            "command and arguments that make the database of a new event; its path is added as the last one"
+        ),
+    ] = []
+    create_timeout: Annotated[Duration, _doc("for each of its calls")] = Duration(60)
+    migrations: Annotated[str, _doc("folder of the migrations, in the application's folder")] = "db/migrate"
+    migrate_command: Annotated[
+        list[str],
+        _doc("command and arguments that migrate databases; their paths are added, several a call"),
+    ] = []
+    migrate_batch: Annotated[Count, _doc("how many databases a call gets")] = 20
+    migrate_timeout: Annotated[Duration, _doc("for each of its calls")] = Duration(600)
+    remove_orphans: Annotated[
+        bool,
+        _doc("whether databases whose events left this machine are removed, once the store surely has them"),
+    ] = False
+
+
+class Prerender(Section, frozen=True):
+    """The public pages, rendered ahead of time."""
+
+    renderer: Annotated[
+        str,
+        Meta(
+            pattern="^(none|command|http)$",
+            description="`command` runs the application's own, `http` asks the application for each page",
+        ),
+    ] = "none"
+    command: Annotated[
+        list[str],
+        _doc("command and arguments that render all pages; default the application's bin/prerender"),
+    ] = []
+    timeout: Annotated[Duration, _doc("for that command")] = Duration(600)
+    origin: Annotated[str, _doc("URL of the application itself, not of Navigator's static files")] = ""
+    root: Annotated[str, _doc("what comes before each page's path there, such as /showcase")] = "/showcase"
+    page_timeout: Annotated[Duration, _doc("for each page")] = Duration(30)
+    parallel: Annotated[Count, _doc("how many pages are asked for at once")] = 4
+    incremental: Annotated[bool, _doc("whether pages that cannot have changed are skipped")] = True
+    remove: Annotated[
+        bool, _doc("whether pages that were rendered here and no longer belong are removed")
+    ] = False
+    docs: Annotated[
+        str,
+        _doc("documents that are pages too, as a glob in the application's folder: app/views/docs/**/*.md"),
+    ] = ""
+
+
 class History(Section, frozen=True):
     """How much of the past is remembered."""
 
@@ -281,6 +378,9 @@ class Settings(Section, frozen=True):
     fetch: Annotated[Fetch, _doc("bounds of a transfer from the store")] = Fetch()
     update: Annotated[Update, _doc("what an update may do")] = Update()
     trigger: Annotated[Trigger, _doc("the public trigger")] = Trigger()
+    ready: Annotated[Ready, _doc("the work in the background")] = Ready()
+    databases: Annotated[Databases, _doc("the databases of the events")] = Databases()
+    prerender: Annotated[Prerender, _doc("the pages that are rendered ahead of time")] = Prerender()
     page: Annotated[Page, _doc("the operators' page")] = Page()
     history: Annotated[History, _doc("how much of the past is remembered")] = History()
     logging: Annotated[Logging, _doc("what is logged, and how")] = Logging()
@@ -466,6 +566,12 @@ def _completed(settings: Settings, environ: Mapping[str, str]) -> Settings:
         settings,
         store=store or f"file://{paths.state}/store",
         profile=profile,
+        ready=msgspec.structs.replace(
+            settings.ready, lock=settings.ready.lock or f"{filled['temporary']}/.sidecar-ready.lock"
+        ),
+        prerender=msgspec.structs.replace(
+            settings.prerender, command=settings.prerender.command or [f"{application}/bin/prerender"]
+        ),
         paths=msgspec.structs.replace(paths, application=application or "/", **filled),
     )
     _check(settings)
@@ -491,6 +597,7 @@ def _check(settings: Settings) -> None:
             "page.through_navigator: Navigator reaches the page on TCP only",
             "set listen.tcp to true and listen.port to a number",
         )
+    _check_prerender(settings.prerender)
     for name, hashed in settings.administrators.items():
         if not re.match(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}\Z", hashed):
             raise SettingsError(
@@ -502,6 +609,18 @@ def _check(settings: Settings) -> None:
                 f"trigger.{name}: shorter than {_SHORTEST_SECRET} characters",
                 "make one with `openssl rand -hex 32`",
             )
+
+
+def _check_prerender(prerender: Prerender) -> None:
+    if prerender.renderer == "http" and not re.match(r"https?://[^/]+/?\Z", prerender.origin):
+        raise SettingsError(
+            f"prerender.origin: {prerender.origin!r} is not the URL of the application",
+            "name scheme, host and port: http://127.0.0.1:3000",
+        )
+    if prerender.docs.startswith("/") or ".." in prerender.docs:
+        raise SettingsError(
+            "prerender.docs: it must stay inside the application's folder", "leave out / and .."
+        )
 
 
 def masked(settings: Settings) -> dict[str, Any]:

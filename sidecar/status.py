@@ -7,10 +7,13 @@ import logging
 import time
 from typing import Any
 
+import msgspec
+
 from sidecar import __version__
 from sidecar.changes import unified
 from sidecar.errors import SidecarError
 from sidecar.generations import Generations
+from sidecar.ready.runner import ReadyWork
 from sidecar.reload import ReloadTracker
 from sidecar.run import Outcome
 from sidecar.settings import Settings
@@ -81,6 +84,7 @@ class Status:
         worker: Worker,
         tracker: ReloadTracker,
         drift: Drift,
+        ready_work: ReadyWork,
     ) -> None:
         self._settings = settings
         self._machine = machine
@@ -88,6 +92,7 @@ class Status:
         self._worker = worker
         self._tracker = tracker
         self._drift = drift
+        self._ready_work = ready_work
         self._started = time.time()
         self.last: Outcome | None = None
         self.unloaded: str | None = None
@@ -131,6 +136,7 @@ class Status:
             "generation": {
                 "current": current.number if current else None,
                 "loaded": self._generations.loaded(),
+                "ready": self._generations.ready(),
                 "pending": pending.generation if pending else None,
                 "source": current.source if current else None,
                 "pinned": current.pinned if current else False,
@@ -145,6 +151,7 @@ class Status:
             "tenants": current.counts.tenants if current else None,
             "users": current.counts.users if current else None,
             "navigator": {"state": "up" if process else "down", "process": str(process) if process else None},
+            "ready": self._ready(),
             "drift": self._drift.names,
             "waiting": self._worker.waiting,
             "running": {"trigger": running.request.trigger, "since": running.started} if running else None,
@@ -160,4 +167,17 @@ class Status:
             "error": last.error if last else None,
             "not_loaded": self.unloaded,
             "started": self._started,
+        }
+
+    def _ready(self) -> dict[str, Any]:
+        """The ready work: under way, or as it ended; without what its commands printed."""
+        work = self._ready_work.current or self._ready_work.last
+        holder = self._ready_work.waiting_for
+        return {
+            "state": "waiting" if holder else work.state if work else "idle",
+            "holder": holder.pid if holder else None,
+            "generation": work.generation if work else None,
+            "started": work.started if work else None,
+            "seconds": work.seconds if work else None,
+            "steps": [msgspec.structs.replace(step, output="") for step in work.steps] if work else [],
         }

@@ -4,6 +4,7 @@
     read      check the database and read it
     generate  make every artifact in memory
     check     look at the whole set, and ask the operator's own command
+    databases see that the databases of new events are there, for a bounded time
     publish   put it in place as one numbered generation (see `generations`)
 
 Nothing before `publish` touches what the web server reads, and a failure anywhere leaves the set that is
@@ -17,9 +18,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -27,7 +28,7 @@ import msgspec
 from sidecar.changes import changes, unified
 from sidecar.check import Limits, check, counts
 from sidecar.errors import NotFound, PreconditionFailed, Rejected, SidecarError, StoreError
-from sidecar.generate import Generated, generate
+from sidecar.generate import TENANTS, Generated, generate
 from sidecar.generate.programmes import owners
 from sidecar.generations import INDEX, Generations, IndexVersion, Manifest
 from sidecar.index import Deployed, read_index
@@ -45,6 +46,7 @@ logger = logging.getLogger("sidecar.update")
 _OUTDATED_FOR = 600.0
 _OUTDATED_MOST = 20
 _POLL_PAUSE = 0.25
+_INDEX = PurePosixPath(INDEX).stem
 
 AUTOMATIC = frozenset({"boot", "local", "resume", "start", "timer"})
 """Triggers that no person is behind; a generation restored by hand outlasts them."""
@@ -64,6 +66,9 @@ class CheckCommand(Protocol):
 
     def __call__(self, generated: Generated, folder: Path, index: Path) -> Awaitable[None]: ...
 
+
+PrepareDatabases = Callable[[Sequence[str]], Awaitable[tuple[str, ...]]]
+"""Sees that the databases of new tenants exist; sentences about those that do not. It never fails."""
 
 Published = Callable[[Manifest, Request, bool], None]
 """Told of each publication: what, for whom, and whether the web server has something to load."""
@@ -93,6 +98,7 @@ class Updater:
         rejections: Rejections,
         inputs: Callable[[], Inputs],
         check_command: CheckCommand | None,
+        prepare_databases: PrepareDatabases | None,
         published: Published,
     ) -> None:
         self._settings = settings
@@ -101,6 +107,7 @@ class Updater:
         self._rejections = rejections
         self._inputs = inputs
         self._check_command = check_command
+        self._prepare_databases = prepare_databases
         self._published = published
         self._memo = Memo()
         self._known: tuple[str, Deployed, Index] | None = None
@@ -153,6 +160,11 @@ class Updater:
         if not candidate.todo:
             run.say("nothing changed; no file was touched")
             return "unchanged"
+        if self._prepare_databases is not None and (new := _new_databases(candidate)):
+            # Before Navigator routes to a tenant, its database must be there.
+            with run.stage("databases"):
+                for sentence in await self._prepare_databases(new):
+                    run.warn(sentence)
         published = await self._in_thread(self._publish, run, candidate)
         self._published(published, request, bool(candidate.todo.artifacts))
         return "published"
@@ -416,3 +428,10 @@ class Updater:
     def _note_generation(self, run: Run) -> None:
         current = self._generations.current
         run.note(generation=current.number if current else None)
+
+
+def _new_databases(candidate: Candidate) -> list[str]:
+    """The databases of tenants that this machine has not served so far, by stem."""
+    listed = (candidate.present[TENANTS] or b"").decode("utf-8", "replace").splitlines()
+    before = {PurePosixPath(line).stem for line in listed}
+    return [name for name in candidate.generated.databases if name not in before and name != _INDEX]

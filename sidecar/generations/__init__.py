@@ -7,6 +7,7 @@ The state folder holds
     generations/<number>/   a whole generation: manifest.json, index.sqlite3 and the artifacts
     installed.json          the number of the generation that is in place
     loaded.json             the number of the last one that the web server has loaded
+    ready.json              the number of the last one whose ready work was done
     loaded/                 the markers that the web server's ready hook leaves
 
 A publication goes through these steps, each up to the last durable before the next:
@@ -166,6 +167,16 @@ class Generations:
         """Remember that a generation was loaded: the one to go back to."""
         with explained(f"the state folder {self._state}"):
             replace(self._state / "loaded.json", msgspec.json.encode(Loaded(number, time.time())))
+
+    def ready(self) -> int | None:
+        """The number of the last generation whose ready work was done."""
+        found = load(self._state / "ready.json", Loaded)
+        return found.generation if found else None
+
+    def mark_ready(self, number: int) -> None:
+        """Remember that a generation's ready work is done."""
+        with explained(f"the state folder {self._state}"):
+            replace(self._state / "ready.json", msgspec.json.encode(Loaded(number, time.time())))
 
     # Publishing
 

@@ -50,7 +50,7 @@ class Installed(Record, frozen=True):
 
 
 class Loaded(Record, frozen=True):
-    """Which generation the web server is known to have loaded, and when."""
+    """Which generation came how far (the file says so), and when, in seconds since 1970."""
 
     generation: int
     at: float

@@ -15,6 +15,8 @@ from aiohttp import web
 from sidecar import __version__
 from sidecar.history import Entry
 from sidecar.metrics import TRIGGERS
+from sidecar.ready.records import Pushed, Work
+from sidecar.ready.table import Line
 from sidecar.run import Outcome, Problem
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer
 
@@ -53,7 +55,12 @@ STATUS: Schema = _object(
         "enum": ["starting", "updating", "loading", "in_sync", "pinned", "not_loaded", "out_of_sync"],
     },
     generation=_object(
-        current=_MAYBE_COUNT, loaded=_MAYBE_COUNT, pending=_MAYBE_COUNT, source=_MAYBE_COUNT, pinned=_FLAG
+        current=_MAYBE_COUNT,
+        loaded=_MAYBE_COUNT,
+        ready=_MAYBE_COUNT,
+        pending=_MAYBE_COUNT,
+        source=_MAYBE_COUNT,
+        pinned=_FLAG,
     ),
     fingerprint=_MAYBE_TEXT,
     index=_object(etag=_MAYBE_TEXT, sha256=_MAYBE_TEXT, modified={}),
@@ -61,6 +68,17 @@ STATUS: Schema = _object(
     tenants=_MAYBE_COUNT,
     users=_MAYBE_COUNT,
     navigator=_object(state={"type": "string", "enum": ["up", "down"]}, process=_MAYBE_TEXT),
+    ready=_object(
+        state={
+            "type": "string",
+            "enum": ["idle", "waiting", "running", "done", "failed", "superseded", "joined"],
+        },
+        holder=_MAYBE_COUNT,
+        generation=_MAYBE_COUNT,
+        started=_MAYBE_NUMBER,
+        seconds=_MAYBE_NUMBER,
+        steps={"type": "array", "items": _ref("Step")},
+    ),
     drift={"type": "array", "items": _TEXT},
     waiting=_COUNT,
     running=_or_null(_object(trigger=_TEXT, since=_NUMBER)),
@@ -112,8 +130,8 @@ _RUN: Mapping[str, Schema] = {
 _WAIT = {
     "name": "wait",
     "in": "query",
-    "description": "answer when it is in place, or when Navigator has loaded it",
-    "schema": {"type": "string", "enum": ["published", "loaded"], "default": "published"},
+    "description": "answer when it is in place, when Navigator has loaded it, or when its ready work is done",
+    "schema": {"type": "string", "enum": ["published", "loaded", "ready"], "default": "published"},
 }
 _BASIC: list[Schema] = [{"administrator": []}]
 _TOKEN: list[Schema] = [{"token": []}, {"basicToken": []}]
@@ -193,6 +211,72 @@ PATHS: dict[str, dict[str, Schema]] = {
                 },
             },
             "responses": dict(_RUN),
+            "security": _BASIC,
+        }
+    },
+    "/ready": {
+        "post": {
+            "summary": "Run the ready work: event databases and prerendered pages.",
+            "description": "It answers when the work has ended. As text/event-stream its progress comes "
+            "as it happens, its result last.",
+            "parameters": [
+                _query("everything", "1, true or yes: render also what cannot have changed", _TEXT)
+            ],
+            "responses": {
+                "200": _answer("done", json=_ref("Work"), text=_TEXT, events=_TEXT),
+                **_NOT_ALLOWED,
+                "500": _answer("a step failed", json=_ref("Work"), text=_TEXT, html=_TEXT),
+                "503": _error("there is no generation yet, or another process does the work"),
+            },
+            "security": _BASIC,
+        }
+    },
+    "/databases": {
+        "get": {
+            "summary": "The event databases that belong here: local, in the store, whose, what would happen.",
+            "responses": {
+                "200": _answer("the databases", json={"type": "array", "items": _ref("Line")}, text=_TEXT),
+                **_NOT_ALLOWED,
+                "404": _error("there is no generation yet"),
+                "502": _error("the store failed"),
+            },
+            "security": _BASIC,
+        }
+    },
+    "/databases/push": {
+        "post": {
+            "summary": "Upload event databases that are written here, and renew the inventory.",
+            "description": "Without names all with something new. What the store holds is replaced only "
+            "if it is what was last seen here, or with `overwrite`.",
+            "requestBody": {
+                "content": {
+                    JSON: {
+                        "schema": {
+                            "type": "object",
+                            "properties": {
+                                "names": {"type": "array", "items": _TEXT},
+                                "overwrite": {"type": "boolean", "default": False},
+                            },
+                            "additionalProperties": False,
+                        },
+                        "example": {"names": []},
+                    }
+                },
+            },
+            "responses": {
+                "200": _answer("all are stored", json=_ref("Pushed"), text=_TEXT),
+                "400": _error("the body cannot be used"),
+                **_NOT_ALLOWED,
+                "404": _error("there is no such database here, or no generation yet"),
+                "409": _answer(
+                    "some are not stored",
+                    json={"anyOf": [_ref("Pushed"), _ref("Error")]},
+                    text=_TEXT,
+                    html=_TEXT,
+                ),
+                "413": _error("the body is too large"),
+                "502": _error("the store failed"),
+            },
             "security": _BASIC,
         }
     },
@@ -303,7 +387,9 @@ PATHS: dict[str, dict[str, Schema]] = {
 @cache
 def document() -> Schema:
     """The whole description."""
-    _, components = msgspec.json.schema_components([Outcome, Entry, Problem], ref_template=_REF)
+    _, components = msgspec.json.schema_components(
+        [Outcome, Entry, Problem, Work, Line, Pushed], ref_template=_REF
+    )
     return {
         "openapi": "3.1.0",
         "info": {

@@ -13,6 +13,7 @@ from sidecar.errors import BadRequest, NotFound, SidecarError, Unauthorized
 from sidecar.events import Broker
 from sidecar.metrics import TRIGGERS
 from sidecar.model import Record
+from sidecar.ready.runner import ReadyWork
 from sidecar.reload import ReloadTracker
 from sidecar.run import Outcome, Problem, Request
 from sidecar.web.access import Administrators, basic_credentials, on_unix_socket
@@ -22,7 +23,8 @@ from sidecar.worker import Worker
 
 logger = logging.getLogger("sidecar.web")
 
-_WAITS = ("published", "loaded")
+_WAITS = ("published", "loaded", "ready")
+_LONGEST_WORK = 3600.0
 
 
 class _Rollback(Record, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +39,7 @@ class Operations:
         self,
         worker: Worker,
         tracker: ReloadTracker,
+        ready_work: ReadyWork,
         broker: Broker,
         administrators: Administrators,
         webhook_token: str,
@@ -44,6 +47,7 @@ class Operations:
     ) -> None:
         self._worker = worker
         self._tracker = tracker
+        self._ready_work = ready_work
         self._broker = broker
         self._administrators = administrators
         self._webhook_token = webhook_token
@@ -123,6 +127,8 @@ class Operations:
             return outcome
         verdict = await self._tracker.wait(outcome.generation, self._longest_load)
         if verdict == "loaded":
+            if wait == "ready":
+                return await self._until_ready(outcome, outcome.generation)
             return (
                 msgspec.structs.replace(outcome, state="loaded") if outcome.state == "published" else outcome
             )
@@ -131,6 +137,18 @@ class Operations:
             outcome,
             error=Problem(f"load_{verdict}", f"generation {outcome.generation} {message}", hint, status),
         )
+
+    async def _until_ready(self, outcome: Outcome, generation: int) -> Outcome:
+        work = await self._ready_work.wait_for(generation, _LONGEST_WORK)
+        if work is not None and work.good:
+            return msgspec.structs.replace(outcome, state="ready")
+        if work is None:
+            code, message, status = "ready_pending", "its ready work has not ended", 504
+        else:
+            errors = (f"{step.name}: {step.error.message}" for step in work.steps if step.error is not None)
+            code, message, status = "ready_failed", f"its ready work failed, {next(errors, work.state)}", 500
+        sentence = f"generation {generation} is loaded, but {message}"
+        return msgspec.structs.replace(outcome, error=Problem(code, sentence, "look at /status", status))
 
 
 _VERDICTS = {

@@ -25,8 +25,10 @@ import yaml
 from sidecar.client import Client, NoDaemon
 from sidecar.machine import profile_text
 from sidecar.sample import add_event, set_password
+from tests.support.cgi import sidecar
 from tests.support.machine import Machine, until
 from tests.support.navigator import NavigatorProcess, free_port
+from tests.support.origin import origin
 
 REAL = NavigatorProcess().program is not None
 stand_in_only = pytest.mark.skipif(REAL, reason="needs an option that only the stand-in has")
@@ -162,6 +164,32 @@ async def test_poke_is_loaded_and_remembered(tmp_path: Path) -> None:
         assert entry["outcome"]["changes"]["users"]["changed"]["names"] == ["user0003"]
 
 
+async def test_ready_work_follows_the_load(tmp_path: Path) -> None:
+    """`--wait ready` answers when Navigator has loaded the set and its pages are there, or says why not."""
+    async with origin() as application:
+        prerender = {"renderer": "http", "origin": application.url}
+        async with site(tmp_path, prerender=prerender, databases={"fetch": False}) as running:
+            running.change("fresh")
+            done = await sidecar(running.machine, "update", "--wait", "ready", "--json")
+            assert done.code == 0, done.err
+            assert done.json["state"] == "ready"
+            assert done.json["generation"] == 2
+            assert running.status()["generation"]["ready"] == 2
+            public = running.machine.application / "public"
+            assert (public / "studios/index.html").read_text() == "<p>/showcase/studios/</p>"
+
+            application.broken = {"/showcase/studios/"}
+            (public / "studios/index.html").unlink()
+            running.change("again")
+            failed = await sidecar(running.machine, "update", "--wait", "ready", "--json")
+            assert failed.code == 1
+            assert failed.json["error"]["code"] == "ready_failed"
+            assert "/studios/" in failed.json["error"]["message"]
+            assert running.status()["generation"] | {"source": 0} == {
+                "current": 3, "loaded": 3, "ready": 2, "pending": None, "source": 0, "pinned": False,
+            }  # fmt: skip
+
+
 async def test_revoked_password_is_refused_after_the_reload(tmp_path: Path) -> None:
     """After the load the old password is refused at once, without a failed login in between."""
     async with site(tmp_path) as running:
@@ -269,7 +297,7 @@ async def test_navigator_down_is_not_refusing(tmp_path: Path) -> None:
         assert running.status()["navigator"]["state"] == "down"
         assert "sidecar_navigator_up 0.0" in running.client.request("GET", "/metrics")[1]
         assert running.status()["generation"] == {
-            "current": 2, "loaded": 1, "pending": 2, "source": None, "pinned": False,
+            "current": 2, "loaded": 1, "ready": 1, "pending": 2, "source": None, "pinned": False,
         }  # fmt: skip
         await running.navigator.start_async("config/navigator.yml", running.machine.application)
         await running.loaded_is(running.digest)

@@ -27,6 +27,7 @@ from tests.support.publisher import (
     check_whole,
     leftovers,
     machine_in_memory,
+    once,
     open_generations,
     stamps,
     update,
@@ -413,7 +414,7 @@ def test_an_uncertain_commit_is_taken_back(published: Machine) -> None:
 
 
 def _once(daemon: Daemon) -> Outcome:
-    return asyncio.run(daemon.once(Request(trigger="once")))
+    return asyncio.run(once(daemon, Request(trigger="once")))
 
 
 # What is kept is lost or damaged

@@ -56,7 +56,13 @@ def update(machine: Machine, checkpoint: Callable[[str], None] | None = None, **
     daemon = Daemon(machine.settings())
     if checkpoint is not None:
         daemon.generations._checkpoint = checkpoint
-    return asyncio.run(daemon.once(Request(trigger="once", **request)))
+    return asyncio.run(once(daemon, Request(trigger="once", **request)))
+
+
+async def once(daemon: Daemon, request: Request) -> Outcome:
+    """One run of a daemon without a server."""
+    async with daemon.without_server():
+        return await daemon.worker.submit(request)
 
 
 Stamp = tuple[int, int, int]

@@ -27,6 +27,9 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "update.check_command": ('["/bin/check", "-v"]', ["/bin/check", "-v"]),
     "page.deployment_check": ('["/bin/check", "-v"]', ["/bin/check", "-v"]),
     "navigator.process_names": ('["a", "b"]', ("a", "b")),
+    "ready.supersede": ("cancel", "cancel"),
+    "databases.owns": ("all", "all"),
+    "prerender.renderer": ("command", "command"),
     "logging.format": ("json", "json"),
     "logging.level": ("debug", "debug"),
 }
@@ -115,8 +118,12 @@ def test_every_setting_has_its_variable(key: str) -> None:
     assert variable(key) == f"SIDECAR_{key.replace('.', '_').upper()}"
     assert value(settings, key) == expected != value(before, key)
     others = {other for other in KEYS if value(settings, other) != value(before, other)} - {key}
-    follow = {"paths.application": "paths.", "paths.state": "store"}
-    assert all(other.startswith(follow.get(key, "nothing")) for other in others)
+    follow = {
+        "paths.application": ("paths.", "ready.lock", "prerender.command"),
+        "paths.temporary": ("ready.lock",),
+        "paths.state": ("store",),
+    }
+    assert all(other.startswith(follow.get(key, ())) for other in others)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -277,10 +284,14 @@ def test_what_is_no_mode(written: object) -> None:
         ("update.max_lost_users", -0.1),
         ("update.check_command", "/bin/check"),
         ("logging.format", "xml"),
+        ("ready.supersede", "later"),
+        ("ready.nice", 20),
+        ("databases.owns", "none"),
+        ("prerender.renderer", "ruby"),
         ("logging.level", "loud"),
         ("machine.pool_size", -1),
         ("trigger.secret", 12345678901234567890),
-        ("administrators", ["ann"]),
+        ("administrators", ["admin"]),
         ("values", "x"),
         ("listen", "here"),
     ],
@@ -374,3 +385,18 @@ def test_masked_settings_can_be_read_again() -> None:
     """What is printed, secrets apart, is a configuration file."""
     settings = parse({"files": {"mode": "0600"}, "update": {"keep": 3}}, {})
     assert parse(masked(settings), {}) == settings
+
+
+@pytest.mark.parametrize(
+    ("prerender", "place"),
+    [
+        ({"renderer": "http"}, "prerender.origin"),
+        ({"renderer": "http", "origin": "localhost:3000"}, "prerender.origin"),
+        ({"renderer": "http", "origin": "http://localhost:3000/showcase"}, "prerender.origin"),
+        ({"docs": "/etc/*.md"}, "prerender.docs"),
+        ({"docs": "../*.md"}, "prerender.docs"),
+    ],
+)
+def test_a_renderer_knows_where_to_ask(prerender: dict[str, str], place: str) -> None:
+    """The origin is a whole URL without a path, and documents come from the application's folder only."""
+    assert error({"prerender": prerender}).message.startswith(f"{place}: ")

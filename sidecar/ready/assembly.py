@@ -1,0 +1,83 @@
+"""Puts the parts of the ready work together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidecar.generations import Generations
+from sidecar.index import Deployed
+from sidecar.ready.background import Background
+from sidecar.ready.databases import Databases
+from sidecar.ready.facts import Facts, read_facts
+from sidecar.ready.folder import DatabaseFolder
+from sidecar.ready.lock import WorkLock
+from sidecar.ready.memory import Memory
+from sidecar.ready.pages import Rendered
+from sidecar.ready.plan import Known
+from sidecar.ready.prerender import Prerender
+from sidecar.ready.push import Push
+from sidecar.ready.records import Work
+from sidecar.ready.report import Report
+from sidecar.ready.runner import Do, ReadyWork
+from sidecar.run import Emit
+from sidecar.settings import Settings
+from sidecar.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The ready work of one machine, and what else works on its databases."""
+
+    work: ReadyWork
+    databases: Databases
+    push: Push
+    facts: Callable[[], Awaitable[Facts | None]]
+    background: Background
+
+
+def assemble(
+    settings: Settings,
+    store: Store,
+    generations: Generations,
+    deployed: Callable[[], Deployed],
+    emit: Emit,
+    finished: Callable[[Work], None],
+) -> Parts:
+    """The parts, as the settings want them."""
+    state, where = Path(settings.paths.state), generations.site.where
+    background = Background(settings.databases.parallel, settings.ready.nice)
+    folder = DatabaseFolder(Path(settings.paths.databases), where.mode, where.owner, where.group)
+    known = Memory(state / "databases.json", Known)
+    databases = Databases(settings, store, folder, known, background)
+    prerender = Prerender(
+        settings, Memory(state / "pages.json", Rendered), background, (where.owner, where.group)
+    )
+
+    async def facts() -> Facts | None:
+        return await asyncio.to_thread(read_facts, generations, deployed)
+
+    async def fetch(facts: Facts, report: Report, *, everything: bool) -> str | None:
+        return await databases.fetch(facts, report) if settings.databases.fetch else None
+
+    async def migrate(facts: Facts, report: Report, *, everything: bool) -> str | None:
+        return await databases.migrate(facts, report)
+
+    async def orphans(facts: Facts, report: Report, *, everything: bool) -> str | None:
+        return await databases.orphans(facts, report) if settings.databases.fetch else None
+
+    steps: dict[str, Do] = {
+        "databases": fetch,
+        "migrate": migrate,
+        "orphans": orphans,
+        "prerender": prerender.render,
+    }
+    return Parts(
+        work=ReadyWork(settings.ready, WorkLock(Path(settings.ready.lock)), facts, steps, emit, finished),
+        databases=databases,
+        push=Push(databases, store, folder, known, settings.machine.region, state),
+        facts=facts,
+        background=background,
+    )

@@ -1,0 +1,192 @@
+"""The folder of the event databases: what lies there, and how a database gets there, or away."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from sidecar.database import SIDE_FILES, install_database
+from sidecar.errors import PublishError, SidecarError
+from sidecar.ready.plan import SUFFIX, Here
+
+_STAGED = ".sidecar-new"
+# What is staged is in place within seconds: what is older was left behind by a crash.
+_ABANDONED = 3600.0
+_PATIENCE = 5.0
+
+
+class DatabaseFolder:
+    """One folder; `owner` and `group` of new files are -1 for the daemon's own. All methods block."""
+
+    def __init__(self, folder: Path, mode: int, owner: int, group: int) -> None:
+        self._folder = folder
+        self._mode = mode
+        self._owner = owner
+        self._group = group
+        self._numbers = itertools.count()
+
+    def path(self, name: str) -> Path:
+        """The file of a database."""
+        return self._folder / f"{name}{SUFFIX}"
+
+    def look(self) -> dict[str, Here]:
+        """All databases by stem. A write-ahead log counts as a part of its database."""
+        with os.scandir(self._folder) as entries:
+            stats = {
+                entry.name: entry.stat()
+                for entry in entries
+                if not entry.name.startswith(".") and entry.is_file()
+            }
+        return {
+            file.removesuffix(SUFFIX): _here(stat, stats.get(f"{file}-wal"))
+            for file, stat in stats.items()
+            if file.endswith(SUFFIX)
+        }
+
+    def look_at(self, name: str) -> Here | None:
+        """One database, or None."""
+        path = self.path(name)
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return None
+        try:
+            log = path.with_name(f"{path.name}-wal").stat()
+        except FileNotFoundError:
+            log = None
+        return _here(stat, log)
+
+    def missing(self, names: list[str]) -> list[str]:
+        """Those of the databases that are not there, or empty."""
+        here = self.look()
+        return [name for name in names if (found := here.get(name)) is None or found.size == 0]
+
+    def staging(self, name: str) -> Path:
+        """A new name beside a database, to write its successor to."""
+        return self._folder / f".{name}.{os.getpid()}-{next(self._numbers)}{_STAGED}"
+
+    def clean(self) -> None:
+        """Remove what a crash left behind."""
+        for path in self._folder.glob(f".*{_STAGED}"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_ctime > _ABANDONED:
+                    path.unlink()
+
+    def install(self, staged: Path, name: str, modified: float, seen: Here | None) -> Here | None:
+        """Put a staged database in place, with its age; None when another is there than the one `seen`.
+
+        `staged` is gone afterwards. A database that is there is replaced under its readers.
+        """
+        target = self.path(name)
+        try:
+            present = self.look_at(name)
+            if present != seen:
+                return None
+            if present is not None and present.size:
+                install_database(staged, target, modified, _PATIENCE)
+                return self.look_at(name)
+            self._finish(staged, modified)
+            if present is None:
+                try:
+                    os.link(staged, target)  # never over what has come meanwhile
+                except FileExistsError:
+                    return None
+            else:
+                self._remove_side_files(target)
+                staged.replace(target)
+            self._sync()
+            return self.look_at(name)
+        except OSError as error:
+            raise PublishError(
+                f"{target} could not be written: {error.strerror}",
+                "check the disk's free space and the folder's owner and mode",
+            ) from error
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def _finish(self, staged: Path, modified: float) -> None:
+        """Owner, mode, age, and all of it on the disk."""
+        with staged.open("rb+") as stream:
+            os.fchown(stream.fileno(), self._owner, self._group)
+            os.fchmod(stream.fileno(), self._mode)
+            os.utime(stream.fileno(), (modified, modified))
+            os.fsync(stream.fileno())
+
+    def _sync(self) -> None:
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def adopt(self, name: str) -> None:
+        """Give a database that a command made, and what lies beside it, the right owner and mode."""
+        path = self.path(name)
+        for part in (path, *(path.with_name(path.name + end) for end in SIDE_FILES)):
+            with suppress(FileNotFoundError):
+                os.chown(part, self._owner, self._group)
+                part.chmod(self._mode)
+
+    def remove(self, name: str, seen: Here) -> bool:
+        """Remove a database, unless it has changed since it was `seen`."""
+        if self.look_at(name) != seen:
+            return False
+        path = self.path(name)
+        path.unlink()
+        self._remove_side_files(path)
+        return True
+
+    def _remove_side_files(self, path: Path) -> None:
+        for end in SIDE_FILES:
+            path.with_name(path.name + end).unlink(missing_ok=True)
+
+    def copy(self, name: str) -> Path:
+        """A consistent copy of a database, whoever writes to it meanwhile; the caller removes it."""
+        staged = self.staging(name)
+        try:
+            with closing(self._open(name)) as live, closing(sqlite3.connect(staged)) as copy:
+                live.backup(copy)
+        except sqlite3.Error as error:
+            staged.unlink(missing_ok=True)
+            raise SidecarError(f"{self.path(name)} cannot be copied: {error}", "is it a database?") from error
+        return staged
+
+    def versions(self, name: str) -> frozenset[str]:
+        """The migrations that a database has; none when it has no list of them, or is no database."""
+        try:
+            with closing(self._open(name)) as connection:
+                rows = connection.execute("select version from schema_migrations").fetchall()
+        except sqlite3.Error:
+            return frozenset()
+        return frozenset(str(row[0]) for row in rows)
+
+    def _open(self, name: str) -> sqlite3.Connection:
+        """Open a database that others may be writing to; nothing stays beside one that nobody has open."""
+        connection = sqlite3.connect(
+            f"file:{quote(str(self.path(name)))}?mode=rw", uri=True, timeout=_PATIENCE
+        )
+        connection.execute("pragma query_only = on")
+        return connection
+
+
+def first_date(path: Path) -> str | None:
+    """The date of a database's first event; None when it has none."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)) as connection:
+            row = connection.execute("select date from events limit 1").fetchone()
+    except sqlite3.Error:
+        return None
+    return str(row[0]) if row and row[0] is not None else None
+
+
+def _here(stat: os.stat_result, log: os.stat_result | None) -> Here:
+    signature, modified = f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}", stat.st_mtime
+    if log is not None and log.st_size:
+        signature += f"+{log.st_mtime_ns:x}-{log.st_size:x}"
+        modified = max(modified, log.st_mtime)
+    return Here(stat.st_size + (log.st_size if log else 0), modified, signature)

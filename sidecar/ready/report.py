@@ -1,0 +1,68 @@
+"""How far a step is: what it tells while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+_KEPT = 16_000
+_TELL_EVERY = 0.2
+
+
+class Superseded(Exception):
+    """A newer generation was loaded, and this work is to end at the next safe point."""
+
+
+class Report:
+    """One step's progress. `changed` is called now and then, `line` for each line of output."""
+
+    def __init__(
+        self, changed: Callable[[], None], line: Callable[[str], None], superseded: Callable[[], bool]
+    ) -> None:
+        self._changed = changed
+        self._line = line
+        self._superseded = superseded
+        self._told = 0.0
+        self.done = 0
+        self.total = 0
+        self.current = ""
+        self.output = ""
+        self.failures: list[str] = []
+
+    def expect(self, total: int) -> None:
+        """Say how many items there are."""
+        self.total = total
+        self._changed()
+
+    def begin(self, current: str) -> None:
+        """Say which item is begun. A safe point: raises `Superseded` when this work shall end."""
+        self.safe_point()
+        self.current = current
+        self._tell()
+
+    def advance(self, count: int = 1) -> None:
+        """Say that items are done."""
+        self.done += count
+        self._tell()
+
+    def safe_point(self) -> None:
+        """Raise `Superseded` when this work shall end."""
+        if self._superseded():
+            raise Superseded
+
+    def say(self, text: str) -> None:
+        """Keep and pass on what was printed or found; of much the end is kept."""
+        for line in text.splitlines():
+            self.output = f"{self.output}{line}\n"[-_KEPT:]
+            self._line(line)
+
+    def fail(self, sentence: str) -> None:
+        """Note the failure of one item; the others go on."""
+        self.failures.append(sentence)
+        self.say(sentence)
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self._told >= _TELL_EVERY or self.done == self.total:
+            self._told = now
+            self._changed()

@@ -1,0 +1,84 @@
+"""The databases as a table: local, store, owner, age, what would happen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from sidecar.model import Record
+from sidecar.ready.databases import Row
+from sidecar.ready.plan import pushes
+
+
+class Line(Record, frozen=True):
+    """A database in figures and words: times in seconds since 1970, sizes in bytes, None where it is not.
+
+    `stored` is the object's true age where that is known, else the time of its upload. `action` is fetch,
+    push (by command only), create or keep.
+    """
+
+    name: str
+    owner: str | None
+    ours: bool
+    served: bool
+    local: float | None
+    local_size: int | None
+    stored: float | None
+    stored_size: int | None
+    action: str
+    reason: str
+
+
+def lines(rows: Iterable[Row]) -> list[Line]:
+    """The rows of a survey for people and JSON."""
+    return [_line(row) for row in rows]
+
+
+def _line(row: Row) -> Line:
+    here, stored = row.here, row.stored
+    age = row.age if row.age is not None else stored.modified if stored else None
+    action, reason = str(row.verdict.action), row.verdict.reason
+    if row.wanted.ours and pushes(here, stored, row.known, age):
+        action, reason = "push", "newer here than in the store"
+    return Line(
+        name=row.wanted.name,
+        owner=row.wanted.owner,
+        ours=row.wanted.ours,
+        served=row.wanted.served,
+        local=here.modified if here else None,
+        local_size=here.size if here else None,
+        stored=age,
+        stored_size=stored.size if stored else None,
+        action=action,
+        reason=reason,
+    )
+
+
+_HEADER = ("NAME", "OWNER", "HERE", "IN THE STORE", "ACTION", "WHY")
+
+
+def table(rows: Sequence[Line]) -> str:
+    """The lines as text in columns."""
+    cells = [
+        _HEADER,
+        *(
+            (
+                row.name,
+                f"{row.owner or '-'}{' (here)' if row.ours else ''}",
+                _moment(row.local),
+                _moment(row.stored),
+                row.action,
+                row.reason,
+            )
+            for row in rows
+        ),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    )
+
+
+def _moment(seconds: float | None) -> str:
+    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

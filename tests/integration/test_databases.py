@@ -1,0 +1,439 @@
+"""Event databases between a real S3 server and a real folder, by a daemon in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.daemon import Daemon
+from sidecar.ready.records import Step, Work
+from sidecar.run import Request
+from sidecar.sample import add_event
+from tests.conftest import Bucket
+from tests.support import proxy as faults
+from tests.support.events import change_event, read_event, write_event
+from tests.support.machine import Machine
+from tests.support.proxy import Proxy
+
+OLD, NEW = "2026-01-01 00:00:00 UTC", "2026-06-01 12:30:00.5 UTC"
+NEW_SECONDS = 1780317000.5
+
+
+@asynccontextmanager
+async def published(machine: Machine, bucket: Bucket) -> AsyncIterator[Daemon]:
+    """A daemon with a generation in place, made of the machine's sample index."""
+    bucket.put("db/index.sqlite3", machine.put_index().read_bytes())
+    async with machine.daemon() as daemon:
+        outcome = await daemon.worker.submit(Request(trigger="socket"))
+        assert outcome.error is None
+        yield daemon
+
+
+async def work(daemon: Daemon, *, everything: bool = False) -> Work:
+    async with asyncio.timeout(60):
+        done = await daemon.ready.work.request("socket", "a test", everything=everything)
+    assert done is not None
+    return done
+
+
+def step(done: Work, name: str) -> Step:
+    return next(one for one in done.steps if one.name == name)
+
+
+def tenants(machine: Machine) -> list[str]:
+    """The stems of the databases that this machine serves, the index left out."""
+    lines = machine.target("tenants.list").read_text().splitlines()
+    return [Path(line).stem for line in lines if Path(line).stem != "index"]
+
+
+def database(machine: Machine, name: str) -> Path:
+    return machine.application / "db" / f"{name}.sqlite3"
+
+
+def machine_on(tmp_path: Path, bucket: Bucket, **more: Any) -> Machine:
+    """A machine with the bucket as store, whose work starts only when asked for."""
+    extra = {**bucket.settings, "ready": {"at_start": False, "retry": 0}, **more}
+    return Machine(tmp_path, extra)
+
+
+def counted(daemon: Daemon, operation: str) -> float:
+    """How many requests of a kind went to the store."""
+    value = daemon.metrics.registry.get_sample_value(
+        "sidecar_store_request_seconds_count", {"operation": operation}
+    )
+    return value or 0.0
+
+
+async def test_first_all_then_none_then_one(tmp_path: Path, bucket: Bucket) -> None:
+    """The first run fetches every database, the second lists once and fetches none, a change costs one."""
+    machine = machine_on(tmp_path, bucket)
+    async with published(machine, bucket) as daemon:
+        names = tenants(machine)
+        for number, name in enumerate(names):
+            content = write_event(tmp_path / "event", name, size=1000 * number)
+            bucket.put(f"db/{name}.sqlite3", content, OLD)
+        done = await work(daemon)
+        assert done.state == "done"
+        assert step(done, "databases").done == step(done, "databases").total == len(names)
+        assert [read_event(database(machine, name)) for name in names] == names
+        assert database(machine, names[0]).stat().st_mtime == 1767225600
+
+        listed, got = counted(daemon, "list"), counted(daemon, "get")
+        again = await work(daemon)
+        assert again.state == "done"
+        assert counted(daemon, "list") == listed + 1
+        assert counted(daemon, "get") == got
+        assert counted(daemon, "head") == 0
+
+        bucket.put(f"db/{names[3]}.sqlite3", write_event(tmp_path / "event", "changed"), NEW)
+        await work(daemon)
+        assert counted(daemon, "get") == got + 1
+        assert read_event(database(machine, names[3])) == "changed"
+        assert database(machine, names[3]).stat().st_mtime == NEW_SECONDS
+
+
+async def test_what_is_remembered_survives_a_restart(tmp_path: Path, bucket: Bucket) -> None:
+    """A new daemon knows the ETags: it only lists. Without its memory it asks once, and fetches none."""
+    machine = machine_on(tmp_path, bucket)
+    async with published(machine, bucket) as daemon:
+        for name in tenants(machine):
+            bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", name), OLD)
+        await work(daemon)
+    async with published(machine, bucket) as daemon:
+        got = counted(daemon, "get")
+        await work(daemon)
+        assert counted(daemon, "get") == got
+        assert counted(daemon, "head") == 0
+    (machine.state / "databases.json").write_bytes(b"{torn")
+    async with published(machine, bucket) as daemon:
+        got = counted(daemon, "get")
+        await work(daemon)
+        assert counted(daemon, "get") == got
+        assert counted(daemon, "head") == len(tenants(machine))
+        await work(daemon)
+        assert counted(daemon, "head") == len(tenants(machine))
+
+
+async def test_an_owner_is_never_overwritten(tmp_path: Path, bucket: Bucket) -> None:
+    """What is written here stays, however new the store's copy; missing or empty files are fetched."""
+    machine = machine_on(tmp_path, bucket, databases={"owns": "all"})
+    async with published(machine, bucket) as daemon:
+        mine, empty, missing = tenants(machine)[:3]
+        write_event(database(machine, mine), "mine")
+        os.utime(database(machine, mine), (1, 1))
+        database(machine, empty).touch()
+        for name in (mine, empty, missing):
+            bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", "theirs"), NEW)
+        done = await work(daemon)
+        assert done.state == "done"
+        assert read_event(database(machine, mine)) == "mine"
+        assert read_event(database(machine, empty)) == "theirs"
+        assert read_event(database(machine, missing)) == "theirs"
+
+
+async def test_a_copy_that_was_changed_here_is_kept(tmp_path: Path, bucket: Bucket) -> None:
+    """A copy that is newer here than in the store stays, until the store has a newer one still."""
+    machine = machine_on(tmp_path, bucket)
+    async with published(machine, bucket) as daemon:
+        name = tenants(machine)[0]
+        bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", "first"), OLD)
+        await work(daemon)
+        change_event(database(machine, name), "changed here")
+        os.utime(database(machine, name), (1_770_000_000, 1_770_000_000))
+        bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", "older"), "2026-01-15 00:00:00 UTC")
+        await work(daemon)
+        assert read_event(database(machine, name)) == "changed here"
+        bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", "newest"), NEW)
+        await work(daemon)
+        assert read_event(database(machine, name)) == "newest"
+
+
+async def test_readers_keep_reading(tmp_path: Path, bucket: Bucket) -> None:
+    """A reader with an open connection, and an open transaction, sees old or new, never an error."""
+    machine = machine_on(tmp_path, bucket)
+    async with published(machine, bucket) as daemon:
+        name = tenants(machine)[0]
+        bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", "first", wal=True), OLD)
+        await work(daemon)
+        with closing(sqlite3.connect(database(machine, name), isolation_level=None)) as reader:
+            reader.execute("begin")
+            assert reader.execute("select name from events").fetchone() == ("first",)
+            bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", "second", wal=True), NEW)
+            done = await work(daemon)
+            assert reader.execute("select name from events").fetchone() == ("first",)
+            reader.execute("commit")
+            seen = reader.execute("select name from events").fetchone()
+            assert seen == ("second" if done.state == "done" else "first",)
+        await work(daemon)
+        assert read_event(database(machine, name)) == "second"
+
+
+async def test_damage_is_refused(tmp_path: Path, bucket: Bucket) -> None:
+    """What is no sound database is not installed; the others are, and the step says which failed."""
+    machine = machine_on(tmp_path, bucket)
+    async with published(machine, bucket) as daemon:
+        good, bad, cut = tenants(machine)[:3]
+        content = write_event(tmp_path / "event", "good", size=50_000)
+        bucket.put(f"db/{good}.sqlite3", content)
+        bucket.put(f"db/{bad}.sqlite3", b"not a database")
+        bucket.put(f"db/{cut}.sqlite3", content[:9000])
+        done = await work(daemon)
+        assert done.state == "failed"
+        said = step(done, "databases")
+        assert said.state == "failed"
+        assert said.error is not None
+        assert said.error.message.startswith("2 of 3 failed")
+        assert bad in said.output
+        assert cut in said.output
+        assert read_event(database(machine, good)) == "good"
+        assert not database(machine, bad).exists()
+        assert not database(machine, cut).exists()
+        left = [path.name for path in (machine.application / "db").iterdir() if path.name.startswith(".")]
+        assert left == []
+
+
+async def test_a_store_that_fails_every_third_request(tmp_path: Path, bucket: Bucket) -> None:
+    """Refusals and torn transfers are tried again: in the end everything is there."""
+    machine = machine_on(tmp_path, bucket)
+    async with published(machine, bucket) as daemon:
+        names = tenants(machine)
+    for name in names:
+        bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", name), OLD)
+    async with Proxy(bucket.endpoint) as proxy:
+        machine.extra["s3"] = {**bucket.settings["s3"], "endpoint": proxy.url}  # type: ignore[dict-item]
+        machine.extra["fetch"] = {"attempts": 5}
+        async with machine.daemon() as daemon:
+            for fault in (faults.unavailable, faults.cut):
+                proxy.every(3, fault)
+                done = await work(daemon)
+                if done.state != "done":
+                    done = await work(daemon)
+                assert done.state == "done", step(done, "databases").output
+                assert [read_event(database(machine, name)) for name in names] == names
+                for name in names:
+                    database(machine, name).unlink()
+
+
+async def test_new_tenants_have_their_database_before_navigator_knows(tmp_path: Path, bucket: Bucket) -> None:
+    """The database of a new event is fetched, or made by the command, before the set is published."""
+    seen = tmp_path / "seen"
+    script = (
+        "import shutil, sys;"
+        f"shutil.copy({str(tmp_path / 'event')!r}, sys.argv[1]);"
+        f"shutil.copy({str(tmp_path / 'app/tmp/tenants.list')!r}, {str(seen)!r})"
+    )
+    machine = machine_on(
+        tmp_path, bucket, databases={"create_command": [sys.executable, "-c", script], "create_timeout": 30}
+    )
+    bucket.put("db/index.sqlite3", machine.put_index().read_bytes())
+    write_event(tmp_path / "event", "made")
+    machine.extra["databases"]["fetch"] = False
+    async with machine.daemon() as daemon:
+        await daemon.worker.submit(Request(trigger="socket"))
+        before = tenants(machine)
+    machine.extra["databases"]["fetch"] = True
+    index = machine.store_index
+    with closing(sqlite3.connect(index)) as connection:
+        (studio,) = connection.execute("select key from locations order by key").fetchone()
+    add_event(index, studio, 2031, "stored", "Stored")
+    add_event(index, studio, 2031, "made", "Made")
+    bucket.put("db/index.sqlite3", index.read_bytes())
+    bucket.put(f"db/2031-{studio}-stored.sqlite3", write_event(tmp_path / "other", "stored"), OLD)
+    async with machine.daemon() as daemon:
+        outcome = await daemon.worker.submit(Request(trigger="socket"))
+        assert outcome.state == "published"
+        assert "databases" in outcome.stages
+        assert outcome.warnings == ()
+    assert read_event(database(machine, f"2031-{studio}-stored")) == "stored"
+    assert read_event(database(machine, f"2031-{studio}-made")) == "made"
+    assert f"2031-{studio}" not in seen.read_text()
+    assert len(tenants(machine)) == len(before) + 2
+
+
+async def test_a_missing_database_is_a_warning(tmp_path: Path, bucket: Bucket) -> None:
+    """A new event whose database is nowhere is published all the same, with one sentence about it."""
+    machine = machine_on(tmp_path, bucket)
+    async with published(machine, bucket) as daemon:
+        index = machine.store_index
+        with closing(sqlite3.connect(index)) as connection:
+            (studio,) = connection.execute("select key from locations order by key").fetchone()
+        add_event(index, studio, 2031, "one", "One")
+        add_event(index, studio, 2031, "two", "Two")
+        bucket.put("db/index.sqlite3", index.read_bytes())
+        outcome = await daemon.worker.submit(Request(trigger="socket"))
+        assert outcome.state == "published"
+        (warning,) = outcome.warnings
+        assert f"2031-{studio}-one, 2031-{studio}-two" in warning
+
+
+async def test_databases_that_lack_a_migration_are_migrated(tmp_path: Path, bucket: Bucket) -> None:
+    """The command gets the databases that lack one, several a call; one that still lacks it is a failure."""
+    calls = tmp_path / "calls"
+    script = (
+        "import sqlite3, sys\n"
+        f"open({str(calls)!r}, 'a').write(str(len(sys.argv) - 1) + chr(10))\n"
+        "print('migrating')\n"
+        "for path in sys.argv[1:]:\n"
+        "    if 'stubborn' in path: continue\n"
+        "    c = sqlite3.connect(path)\n"
+        "    c.execute(\"insert into schema_migrations values ('20240101000000')\")\n"
+        "    c.commit(); c.close()\n"
+    )
+    machine = machine_on(
+        tmp_path, bucket, databases={"migrate_command": [sys.executable, "-c", script], "migrate_batch": 3}
+    )
+    migrations = machine.application / "db" / "migrate"
+    migrations.mkdir(parents=True)
+    for version in ("20220101000000", "20230101000000", "20240101000000"):
+        (migrations / f"{version}_change.rb").touch()
+    async with published(machine, bucket) as daemon:
+        names = tenants(machine)[:7]
+        for name in names:
+            write_event(database(machine, name), name)
+        done = await work(daemon)
+        assert step(done, "migrate").state == "done"
+        assert "migrating" in step(done, "migrate").output
+        assert calls.read_text().split() == ["3", "3", "1"]
+        again = await work(daemon)
+        assert step(again, "migrate").said.startswith("0 migrated")
+        assert len(calls.read_text().split()) == 3
+
+        index = machine.store_index
+        with closing(sqlite3.connect(index)) as connection:
+            (studio,) = connection.execute("select key from locations order by key").fetchone()
+        add_event(index, studio, 2031, "stubborn", "Stubborn")
+        add_event(index, studio, 2031, "other", "Other")
+        bucket.put("db/index.sqlite3", index.read_bytes())
+        await daemon.worker.submit(Request(trigger="socket"))
+        write_event(database(machine, f"2031-{studio}-stubborn"), "")
+        failed = await work(daemon)
+        said = step(failed, "migrate")
+        assert said.error is not None
+        assert "stubborn still lacks a migration" in said.error.message
+
+
+async def test_a_hung_command_ends_with_its_children(tmp_path: Path, bucket: Bucket) -> None:
+    """At its limit a command is ended, whatever it has started; the other steps go on."""
+    pids = tmp_path / "pids"
+    script = (
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
+        "print('hanging', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    machine = machine_on(
+        tmp_path,
+        bucket,
+        databases={"migrate_command": [sys.executable, "-c", script], "migrate_timeout": 1.5},
+    )
+    migrations = machine.application / "db" / "migrate"
+    migrations.mkdir(parents=True)
+    (migrations / "20990101000000_change.rb").touch()
+    async with published(machine, bucket) as daemon:
+        write_event(database(machine, tenants(machine)[0]), "")
+        done = await work(daemon)
+    said = step(done, "migrate")
+    assert said.state == "failed"
+    assert "ended after its limit" in said.output
+    assert step(done, "orphans").state == "skipped"
+    for pid in pids.read_text().split():
+        status = Path(f"/proc/{pid}/stat")
+        assert not status.exists() or status.read_text().split()[2] == "Z"
+
+
+@pytest.mark.parametrize("remove", [False, True])
+async def test_orphans(tmp_path: Path, bucket: Bucket, remove: bool) -> None:
+    """Databases of events that left are reported; removed only when set, never when newer than stored."""
+    machine = machine_on(tmp_path, bucket, databases={"remove_orphans": remove})
+    async with published(machine, bucket) as daemon:
+        same, newer, unstored = (f"2019-{name}" for name in ("same", "newer", "unstored"))
+        for name in (same, newer, unstored):
+            write_event(database(machine, name), name)
+            os.utime(database(machine, name), (1_700_000_000, 1_700_000_000))
+        bucket.put(f"db/{same}.sqlite3", database(machine, same).read_bytes(), OLD)
+        bucket.put(f"db/{newer}.sqlite3", database(machine, newer).read_bytes(), "2020-01-01 00:00:00 UTC")
+        write_event(database(machine, "demo"), "not an event")
+        done = await work(daemon)
+        said = step(done, "orphans")
+        assert said.total == 3
+        assert database(machine, same).exists() is not remove
+        assert database(machine, newer).exists()
+        assert database(machine, unstored).exists()
+        assert database(machine, "demo").exists()
+        assert f"{unstored} is kept" in said.output
+
+
+async def test_push_brings_what_is_written_here_and_the_inventory(tmp_path: Path, bucket: Bucket) -> None:
+    """A push stores what is newer here with its true age, and keeps the others' entries in the inventory."""
+    machine = machine_on(tmp_path, bucket, databases={"owns": "all"})
+    async with published(machine, bucket):
+        name, other = tenants(machine)[:2]
+        bucket.put("inventory/index.json", json.dumps({"2001-x.sqlite3": {"etag": '"e"'}}).encode())
+        write_event(database(machine, name), "here")
+        os.utime(database(machine, name), (1_770_000_000, 1_770_000_000))
+        async with machine.client() as client:
+            async with client.post("/databases/push", headers={"Accept": "application/json"}) as answer:
+                assert answer.status == 200, await answer.text()
+            head = bucket.client.head_object(Bucket=bucket.name, Key=f"db/{name}.sqlite3")
+            assert head["Metadata"]["last-modified"] == "2026-02-02 02:40:00 UTC"
+            inventory = json.loads(
+                bucket.client.get_object(Bucket=bucket.name, Key="inventory/index.json")["Body"].read()
+            )
+            assert inventory[f"{name}.sqlite3"] == {
+                "etag": head["ETag"],
+                "date": "2026-05-01",
+                "last_modified": "2026-02-02 02:40:00 UTC",
+            }
+            assert inventory["2001-x.sqlite3"] == {"etag": '"e"'}
+
+            async with client.get("/databases", headers={"Accept": "application/json"}) as answer:
+                rows = {row["name"]: row for row in await answer.json()}
+            assert rows[name]["action"] == "keep"
+            assert rows[other]["action"] == "create"
+            async with client.post("/databases/push", headers={"Accept": "application/json"}) as answer:
+                assert await answer.json() == {"said": [], "failed": []}
+
+
+async def test_push_never_loses_somebody_elses_copy(tmp_path: Path, bucket: Bucket) -> None:
+    """An object that was replaced since it was last seen is not overwritten, but for those who insist."""
+    machine = machine_on(tmp_path, bucket, databases={"owns": "all"})
+    async with published(machine, bucket) as daemon:
+        name = tenants(machine)[0]
+        write_event(database(machine, name), "here")
+        assert (await daemon.ready.push.push(await facts(daemon), [name], overwrite=False)).failed == ()
+        theirs = bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", "theirs"), OLD)
+        change_event(database(machine, name), "here again")
+        pushed = await daemon.ready.push.push(await facts(daemon), [name], overwrite=False)
+        assert pushed.failed == (name,)
+        assert "another copy" in pushed.said[0]
+        head = bucket.client.head_object(Bucket=bucket.name, Key=f"db/{name}.sqlite3")
+        assert head["ETag"].strip('"') == theirs
+        assert (await daemon.ready.push.push(await facts(daemon), [name], overwrite=True)).failed == ()
+
+
+async def test_push_refuses_what_another_region_writes(tmp_path: Path, bucket: Bucket) -> None:
+    """Only the owner uploads."""
+    machine = machine_on(tmp_path, bucket)
+    async with published(machine, bucket):
+        name = tenants(machine)[0]
+        write_event(database(machine, name), "copy")
+        async with machine.client() as client:
+            body = json.dumps({"names": [name]})
+            async with client.post("/databases/push", data=body) as answer:
+                assert answer.status >= 400
+                assert "not here" in await answer.text()
+        assert "Contents" not in bucket.client.list_objects_v2(Bucket=bucket.name, Prefix="db/2")
+
+
+async def facts(daemon: Daemon) -> Any:
+    return await daemon.ready.facts()
