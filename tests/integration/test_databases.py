@@ -17,11 +17,11 @@ import pytest
 from sidecar.daemon import Daemon
 from sidecar.ready.records import Step, Work
 from sidecar.run import Request
-from sidecar.sample import add_event
+from sidecar.sample import Size, add_event
 from tests.conftest import Bucket
 from tests.support import proxy as faults
 from tests.support.events import change_event, read_event, write_event
-from tests.support.machine import Machine
+from tests.support.machine import SMALL, Machine
 from tests.support.proxy import Proxy
 
 OLD, NEW = "2026-01-01 00:00:00 UTC", "2026-06-01 12:30:00.5 UTC"
@@ -29,9 +29,9 @@ NEW_SECONDS = 1780317000.5
 
 
 @asynccontextmanager
-async def published(machine: Machine, bucket: Bucket) -> AsyncIterator[Daemon]:
+async def published(machine: Machine, bucket: Bucket, size: Size = SMALL) -> AsyncIterator[Daemon]:
     """A daemon with a generation in place, made of the machine's sample index."""
-    bucket.put("db/index.sqlite3", machine.put_index().read_bytes())
+    bucket.put("db/index.sqlite3", machine.put_index(size).read_bytes())
     async with machine.daemon() as daemon:
         outcome = await daemon.worker.submit(Request(trigger="socket"))
         assert outcome.error is None
@@ -76,10 +76,11 @@ def counted(daemon: Daemon, operation: str) -> float:
 async def test_first_all_then_none_then_one(tmp_path: Path, bucket: Bucket) -> None:
     """The first run fetches every database, the second lists once and fetches none, a change costs one."""
     machine = machine_on(tmp_path, bucket)
-    async with published(machine, bucket) as daemon:
+    async with published(machine, bucket, Size(events=400, studios=150, users=12)) as daemon:
         names = tenants(machine)
+        assert len(names) >= 400
         for number, name in enumerate(names):
-            content = write_event(tmp_path / "event", name, size=1000 * number)
+            content = write_event(tmp_path / "event", name, size=100 * number)
             bucket.put(f"db/{name}.sqlite3", content, OLD)
         done = await work(daemon)
         assert done.state == "done"
