@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import http.server
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,11 +31,12 @@ import boto3
 import yaml
 
 from sidecar import signing
-from sidecar.sample import REAL, Size, set_password, write_index
+from sidecar.sample import REAL, Size, rename_studio, set_password, write_events, write_index
 
 ROOT = Path(__file__).parent.parent
 SECRET = "a-secret-for-the-benchmark"
 MACHINE = "bench"
+PARTS = ["real", "ready", "scaled", "endurance"]
 PATH = "/showcase/update_config"
 PYTHON = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
 
@@ -63,8 +66,9 @@ def yardstick(runs: int = 30) -> float:
 class Bench:
     """A store, a daemon and a forwarder in a folder."""
 
-    def __init__(self, folder: Path, size: Size) -> None:
+    def __init__(self, folder: Path, size: Size, **settings: object) -> None:
         self.folder = folder
+        self.settings = settings
         self.index = folder / "index.sqlite3"
         self.changes = 0
         for part in ("db", "config", "tmp"):
@@ -128,6 +132,7 @@ class Bench:
             "trigger": {"secret": SECRET, "interval": "0s"},
             "update": {"at_start": False},
             "logging": {"level": "warning"},
+            **self.settings,
         }
         file = self.folder / "sidecar.yml"
         file.write_text(yaml.safe_dump(settings))
@@ -185,6 +190,15 @@ class Bench:
             raise SystemExit(f"the forwarder failed: {answer}")
         return seconds, answer
 
+    def ready(self) -> float:
+        """Seconds that the ready work takes, by command."""
+        command = [str(Path(sys.executable).with_name("sidecar")), "--config", f"{self.folder}/sidecar.yml"]
+        done = subprocess.run([*command, "ready", "--json"], capture_output=True, check=False)
+        work = json.loads(done.stdout)
+        if work["state"] != "done":
+            raise SystemExit(done.stdout.decode())
+        return float(work["seconds"])
+
     def status(self) -> dict[str, object]:
         """The daemon's own memory and CPU time, from the kernel."""
         fields = Path(f"/proc/{self.daemon.pid}/stat").read_text().rpartition(")")[2].split()
@@ -233,6 +247,84 @@ def scaled(factor: int, runs: int, limit: float) -> Row:
     return Row(f"CGI, signed body, {factor} times real size", figures, f"{limit * 1000:.0f} ms", limit)
 
 
+def background(runs: int) -> Iterator[Row]:
+    """Ready work: 370 event databases, the public pages, and updates while it is under way."""
+    busy = "import pathlib, time\nwhile not pathlib.Path('stop').exists(): sum(range(10000))"
+    prerender = {"renderer": "command", "command": [PYTHON, "-c", busy], "incremental": False}
+    with tempfile.TemporaryDirectory() as name, origin() as (url, asked):
+        folder = Path(name)
+        pages = {"renderer": "http", "origin": url, "parallel": 8}
+        bench = Bench(folder, REAL, databases={"prepare_timeout": "1ms"}, prerender=pages)
+        with bench.running():
+            (folder / "events").mkdir()
+            write_events(bench.index, folder / "events")
+            stored = list((folder / "events").iterdir())
+            for path in stored:
+                bench.bucket.put_object(Key=f"db/{path.name}", Body=path.read_bytes())
+            yield Row(f"ready work, first: {len(stored)} databases, all pages", [bench.ready()], "")
+            rendered = len(asked)
+            again = [bench.ready() for _ in range(runs)]
+            yield Row(f"ready work, nothing changed: {len(asked) - rendered} pages of {rendered}", again, "")
+            rename_studio(bench.index, "ashbury", "Another name")
+            bench.upload()
+            bench.cgi()
+            changed = bench.ready()
+            yield Row(f"ready work, one studio changed: {len(asked) - rendered} pages", [changed], "")
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(Path(name), REAL, databases={"fetch": False}, prerender=prerender)
+        with bench.running():
+            command = [
+                str(Path(sys.executable).with_name("sidecar")),
+                "--config",
+                f"{name}/sidecar.yml",
+                "ready",
+            ]
+            figures: dict[bool, list[float]] = {False: [], True: []}
+            for working in (False, True):
+                work = subprocess.Popen(command, stdout=subprocess.DEVNULL) if working else None
+                if work is not None:
+                    time.sleep(1)
+                for _ in range(runs):
+                    bench.change()
+                    seconds, answer = bench.cgi(gzip.compress(bench.index.read_bytes(), 6, mtime=0))
+                    _expect(answer, "Published")
+                    figures[working].append(seconds)
+                if work is not None:
+                    (Path(name) / "app" / "stop").touch()
+                    work.wait(30)
+            yield Row("CGI, signed body, no ready work", figures[False], "5 Y", 5)
+            yield Row("CGI, signed body, a renderer at full load beside it", figures[True], "5 Y", 5)
+
+
+@contextmanager
+def origin() -> Iterator[tuple[str, list[str]]]:
+    """An application that renders pages at once: its URL, and the paths it was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = f"<p>{self.path}</p>".encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            """Nobody reads this."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def endurance(bench: Bench, updates: int) -> Iterator[tuple[str, str]]:
     """Memory over many updates, and CPU time when idle."""
     import http.client
@@ -276,9 +368,9 @@ def main() -> None:
         "--quick", action="store_true", help="few runs, small endurance: to see that it works"
     )
     parser.add_argument("--updates", type=int, default=10_000, help="updates of the endurance row")
-    parser.add_argument("--only", nargs="*", choices=["real", "scaled", "endurance"], help="only these parts")
+    parser.add_argument("--only", nargs="*", choices=PARTS, help="only these parts")
     options = parser.parse_args()
-    parts = options.only or ["real", "scaled", "endurance"]
+    parts = options.only or PARTS
     runs = 3 if options.quick else 20
     y = yardstick()
     print(f"Y = {y * 1000:.2f} ms\n\n| what | median | min to max | in Y | target |")
@@ -288,7 +380,7 @@ def main() -> None:
         low, high = min(row.figures) * 1000, max(row.figures) * 1000
         print(
             f"| {row.name} | {row.median * 1000:.1f} ms | {low:.1f} to {high:.1f} ms "
-            f"| {row.median / y:.1f} | at most {row.target} |",
+            f"| {row.median / y:.1f} | {f'at most {row.target}' if row.target else ''} |",
             flush=True,
         )
 
@@ -302,6 +394,9 @@ def main() -> None:
                 if "endurance" in parts:
                     for name, figure in endurance(bench, 50 if options.quick else options.updates):
                         print(f"| {name} | {figure} | | | |", flush=True)
+    if "ready" in parts:
+        for row in background(3 if options.quick else runs):
+            show(row)
     if "scaled" in parts:
         show(scaled(10, 3 if options.quick else 10, 0.41 / 6))
         if not options.quick:
