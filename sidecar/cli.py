@@ -21,7 +21,7 @@ from sidecar import __version__, signing, yamltext
 from sidecar.client import Client
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.logs import set_up
-from sidecar.run import Outcome, Request
+from sidecar.run import PREVIEW, Outcome, Request
 from sidecar.settings import Settings, masked, parse
 
 DEFAULT_FILE = "/etc/sidecar/sidecar.yml"
@@ -163,7 +163,7 @@ def _once(settings: Settings, request: Request) -> Outcome:
 
 def _preview(options: argparse.Namespace, settings: Settings) -> int:
     if options.once:
-        outcome = _once(settings, Request(trigger="preview", who=getpass.getuser(), preview=True))
+        outcome = _once(settings, Request(trigger=PREVIEW, who=getpass.getuser(), preview=True))
     else:
         status, body = Client(settings.listen.socket).request("GET", "/preview")
         if status != 200 and "error" in body and "state" not in body:

@@ -244,8 +244,8 @@ class Daemon:
 
     def _finished(self, outcome: Outcome) -> None:
         self.metrics.count_update(outcome, self.updater.tenants, self.updater.skipped_rows)
-        if outcome.state != "previewed":
-            self.status.last = outcome
+        if not outcome.is_preview:
+            self.status.note(outcome)
             if not (outcome.state == "unchanged" and outcome.trigger == "timer"):
                 self._soon(asyncio.to_thread(self.history.add, outcome))
         self.broker.emit(

@@ -64,7 +64,16 @@ STATUS: Schema = _object(
     drift={"type": "array", "items": _TEXT},
     waiting=_COUNT,
     running=_or_null(_object(trigger=_TEXT, since=_NUMBER)),
-    last=_or_null(_object(state=_TEXT, trigger=_TEXT, started=_NUMBER, seconds=_NUMBER, stages={})),
+    last=_or_null(
+        _object(
+            state=_TEXT,
+            trigger=_TEXT,
+            started=_NUMBER,
+            seconds=_NUMBER,
+            stages={},
+            error=_or_null(_ref("Problem")),
+        )
+    ),
     error=_or_null(_ref("Problem")),
     not_loaded=_MAYBE_TEXT,
     started=_NUMBER,

@@ -29,7 +29,7 @@ from sidecar.page.layout import Frame, page
 from sidecar.page.markup import Content, Markup
 from sidecar.process import run_command
 from sidecar.reload import ReloadTracker
-from sidecar.run import Outcome, Request
+from sidecar.run import PREVIEW, Outcome, Request
 from sidecar.settings import Settings
 from sidecar.status import Status
 from sidecar.web.access import Administrators
@@ -243,7 +243,7 @@ class Pages:
         raise web.HTTPSeeOther("../")
 
     async def _previewed(self, who: str) -> Outcome:
-        return await self._worker.submit(Request(trigger="preview", who=who, preview=True))
+        return await self._worker.submit(Request(trigger=PREVIEW, who=who, preview=True))
 
     async def _deployment(self, outcome: Outcome) -> list[str]:
         """Why an update would not be enough; empty when it is."""

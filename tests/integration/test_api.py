@@ -564,6 +564,59 @@ async def test_the_status_tells_the_state(machine: Machine) -> None:
         assert told["generation"]["current"] == 1
 
 
+async def test_a_refused_request_says_nothing_about_the_machine(machine: Machine) -> None:
+    """A condition that no longer holds, a generation or an index that is not there: state, last error and
+    metrics of the machine stay, and only the last run tells of it. Neither does a preview change them."""
+    machine.extra["fetch"] = {"expect_timeout": "0s"}
+    async with running(machine) as site:
+        await site.ask("POST", "/update")
+        await load(site)
+        target = f"/showcase/update_config?sha256={'0' * 64}"
+        requests: list[tuple[int, str, str, dict[str, Any]]] = [
+            (412, "changed", "/update", {"If_Match": '"another"'}),
+            (404, "not_found", "/rollback", {"data": '{"generation": 99}'}),
+            (502, "store_stale", "/public", forwarded(path=target) | signed(path=target)),
+        ]
+        for status, code, path, more in requests:
+            answer = await site.ask("POST", path, Accept=JSON, **more)
+            assert (answer.status, answer.json["error"]["code"]) == (status, code)
+            told = (await site.ask("GET", "/status")).json
+            assert (told["state"], told["error"]) == ("in_sync", None)
+            assert told["last"]["error"]["code"] == code
+        text = (await site.ask("GET", "/metrics")).text
+        assert value(text, "sidecar_in_sync") == 1
+        assert value(text, "sidecar_updates_total", trigger="socket", outcome="refused") == 1
+        assert value(text, "sidecar_updates_total", trigger="rollback", outcome="refused") == 1
+        assert value(text, "sidecar_updates_total", trigger="socket", outcome="failed") == 0
+        machine.store_index.write_bytes(b"no database")
+        assert (await site.ask("GET", "/preview", Accept=JSON)).status == 422
+        assert (await site.ask("GET", "/status")).json["state"] == "in_sync"
+        assert len((await site.ask("GET", "/generations")).json) == 4
+        # Nor does a mistake make good what is wrong.
+        await site.ask("POST", "/update")
+        await site.ask("POST", "/rollback", data='{"generation": 99}')
+        told = (await site.ask("GET", "/status")).json
+        assert (told["state"], told["error"]["code"]) == ("out_of_sync", "not_sqlite")
+        assert value((await site.ask("GET", "/metrics")).text, "sidecar_in_sync") == 0
+
+
+async def test_a_preview_is_no_update(machine: Machine) -> None:
+    """While a preview is under way nothing runs, in data and on the page: it changes nothing."""
+    gate = Gate(machine.folder)
+    machine.extra["update"] = {"check_command": gate.command}
+    with_administrator(machine)
+    async with running(machine) as site:
+        preview = asyncio.create_task(site.ask("GET", "/preview"))
+        await gate.reached()
+        told = (await site.ask("GET", "/status")).json
+        assert (told["running"], told["state"]) == (None, "starting")
+        page = await site.ask("GET", "/", Accept="text/html")
+        assert "No generation has been published yet" in page.text
+        assert "under way" not in page.text.lower()
+        gate.open()
+        assert (await preview).status == 200
+
+
 async def test_ready_is_not_the_same_as_alive(machine: Machine) -> None:
     """The daemon is alive at once, and ready when a generation is loaded."""
     async with running(machine) as site:

@@ -464,7 +464,7 @@ async def test_a_history_with_hostile_words_stays_text(machine: Machine) -> None
         )
         site.daemon.history.add(outcome)
         site.daemon.history.settle(1, hostile, None, hostile)
-        site.daemon.status.last = outcome
+        site.daemon.status.note(outcome)
         site.daemon.status.unloaded = hostile
         for path in ("/", "/generations", "/generations/1", "/status", f"/{hostile}"):
             _, text = await site.ask(path)
