@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from sidecar.web import openapi
-from sidecar.web.answers import errors
+from sidecar.web.answers import errors, note_begun
 from sidecar.web.html import asset
 from sidecar.web.operations import Operations
 from sidecar.web.pages import Pages, either
@@ -44,6 +44,7 @@ def application(operations: Operations, views: Views, public: PublicTrigger, pag
         ]
     )
     app.on_response_prepare.append(_protect)
+    app.on_response_prepare.append(note_begun)
     return app
 
 

@@ -700,6 +700,32 @@ async def test_a_listener_that_goes_away_leaves_no_trace(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+class Unspeakable:
+    """What no event can tell of."""
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/events"), ("POST", "/update")])
+async def test_a_stream_that_fails_is_broken_off(
+    machine: Machine, caplog: pytest.LogCaptureFixture, method: str, path: str
+) -> None:
+    """When an answer has begun and its handler fails, the connection closes without a second answer, and
+    the log tells of the failure once."""
+    gate = Gate(machine.folder)
+    machine.extra["update"] = {"check_command": gate.command}
+    async with running(machine) as site:
+        async with site.unix.request(method, path, headers={"Accept": EVENTS}) as answer:
+            site.daemon.broker.emit("unspeakable", {"thing": Unspeakable()})
+            async with asyncio.timeout(10):
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await answer.read()
+        (failure,) = [record for record in caplog.records if record.exc_info]
+        assert "failed after its answer had begun" in failure.getMessage()
+        if path == "/update":
+            await gate.reached()
+            gate.open()
+        assert (await site.ask("GET", "/healthz")).status == 200
+
+
 # Secrets
 
 
