@@ -317,6 +317,7 @@ class Updater:
                 digests=digests,
                 counts=tally,
                 inputs=candidate.inputs.digest,
+                regions=candidate.index.regions,
             )
 
         self._describe(run, candidate, False)
@@ -406,12 +407,16 @@ class Updater:
         if current is None:
             return None
         if self._known is not None and self._known[0] == current.index.sha256:
-            return self._known[2]
-        try:
-            return read_index(self._generations.archive.index(current.number), candidate.inputs.deployed)
-        except (OSError, SidecarError) as error:
-            logger.warning("the index of generation %s cannot be compared with: %s", current.number, error)
-            return None
+            index = self._known[2]
+        else:
+            try:
+                index = read_index(self._generations.archive.index(current.number), candidate.inputs.deployed)
+            except (OSError, SidecarError) as error:
+                logger.warning(
+                    "the index of generation %s cannot be compared with: %s", current.number, error
+                )
+                return None
+        return index if current.regions is None else msgspec.structs.replace(index, regions=current.regions)
 
     def _note_generation(self, run: Run) -> None:
         current = self._generations.current

@@ -23,6 +23,7 @@ from sidecar.generations import Generations
 from sidecar.history import History
 from sidecar.index import Deployed, read_index
 from sidecar.memo import Memo
+from sidecar.model import Index
 from sidecar.page import before, change, now, parts
 from sidecar.page.atlas import atlas
 from sidecar.page.layout import Frame, page
@@ -365,8 +366,14 @@ class Pages:
     def _compare(self, old: int, new: int) -> Changes | None:
         """What changes from one kept generation's index to another's."""
         archive, deployed, memo = self._generations.archive, self._deployed(), Memo()
+
+        def index(number: int) -> Index:
+            """As it was read then: with the regions of that time."""
+            read, regions = read_index(archive.index(number), deployed), archive.manifest(number).regions
+            return read if regions is None else msgspec.structs.replace(read, regions=regions)
+
         try:
-            first, second = (read_index(archive.index(number), deployed) for number in (old, new))
+            first, second = index(old), index(new)
         except (OSError, SidecarError) as error:
             logger.warning("the indexes of generations %d and %d cannot be compared: %s", old, new, error)
             return None

@@ -285,6 +285,41 @@ async def test_a_deployment_check_that_passes_changes_nothing(machine: Machine) 
         assert "Update configuration" in text
 
 
+async def test_regions_of_the_deployment_are_changes_too(machine: Machine) -> None:
+    """Regions that only deployed.json adds or removes are in the summary, with the studios that move, for an
+    update, after a restart and for a rollback; the page says of the same that they take a deployment."""
+    deployed = machine.application / "tmp" / "deployed.json"
+
+    def deploy(*codes: str) -> None:
+        deployed.write_text(json.dumps({"ProcessGroupRegions": [{"Name": "app", "Regions": codes}]}))
+
+    deploy("iad", "fra")
+    async with running(machine):
+        pass
+    deploy("iad", "syd")
+    async with machine.daemon() as daemon, aiohttp.ClientSession(daemon.server.url) as session:
+        site = Site(machine, daemon, session)
+        _, text = await site.ask("/preview")
+        assert "Full deployment required" in text
+        assert "1 region added: syd." in text
+        assert "1 region removed: fra." in text
+        _, text = await site.ask("/preview", accept="application/json")
+        found = json.loads(text)["changes"]
+        assert (found["regions"]["added"]["names"], found["regions"]["removed"]["names"]) == (
+            ["syd"],
+            ["fra"],
+        )
+        moved = {name.partition(": ")[2] for name in found["studios"]["moved"]["names"]}
+        assert moved
+        assert {name.partition(" to ")[0] for name in moved} <= {"iad", "fra"}
+        assert (await site.ask("/update", "POST"))[0].status == 200
+        _, text = await site.ask("/preview")
+        assert "Full deployment required" not in text
+        _, text = await site.ask("/page/rollback/1")
+        assert "1 region added" in text
+        assert re.search(r"<b>\d+ studios?</b> will be served from another region: ", text)
+
+
 async def test_pending_regions_require_a_deployment(machine: Machine) -> None:
     """Regions that deployed.json wants added or removed are a reason, by code."""
     async with running(machine) as site:
