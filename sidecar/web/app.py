@@ -13,6 +13,12 @@ from sidecar.web.public import PublicTrigger
 from sidecar.web.views import Views
 
 _LONGEST_BODY = 64 << 10
+_LOCKED = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 def application(operations: Operations, views: Views, public: PublicTrigger, pages: Pages) -> web.Application:
@@ -49,6 +55,7 @@ def application(operations: Operations, views: Views, public: PublicTrigger, pag
 
 
 async def _protect(request: web.Request, response: web.StreamResponse) -> None:
-    """No answer is guessed at by a browser, and caches know that it depends on what was asked for."""
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    """Browsers guess at no answer and embed none; caches know that it depends on what was asked for."""
+    for name, value in _LOCKED.items():
+        response.headers.setdefault(name, value)
     response.headers.setdefault("Vary", "Accept")

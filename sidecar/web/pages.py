@@ -95,7 +95,7 @@ class Pages:
 
     async def home(self, request: web.Request) -> web.StreamResponse:
         """What is."""
-        who = await self._administrators.require(request)
+        who = await self._administrators.require(request, linked=True)
         seen = self._seen()
         base = base_of(request)
         content = now.main(seen, await self._atlas(seen), base=base)
@@ -277,7 +277,7 @@ class Pages:
 
     async def past(self, request: web.Request) -> web.StreamResponse:
         """The history."""
-        who = await self._administrators.require(request)
+        who = await self._administrators.require(request, linked=True)
         text = request.query.get("before", "")
         if text and (not text.isdecimal() or len(text) > 12):
             raise BadRequest(f"before must be a whole number, not {text!r}")
@@ -291,7 +291,7 @@ class Pages:
 
     async def generation(self, request: web.Request) -> web.StreamResponse:
         """One generation."""
-        who = await self._administrators.require(request)
+        who = await self._administrators.require(request, linked=True)
         number = _number(request)
         entry = await asyncio.to_thread(self._history.generation, number)
         if entry is None:

@@ -30,6 +30,9 @@ PASSWORD = "correct horse"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 CURL = "*/*"
 PAGES = ["/", "/preview", "/generations", "/generations/1", "/page/rollback/1"]
+GETS = ["/preview", "/page/rollback/1", "/page/update", "/page/live", "/events"]
+POSTS = ["/update", "/rollback", "/page/update", "/page/rollback/1"]
+OTHERS = ["/openapi.json", "/nothing", "/page/assets/x/page.js"]
 NAVIGATES = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 
 
@@ -161,19 +164,86 @@ async def test_repeating_one_wrong_password_locks_nobody_out(machine: Machine) -
         assert (await site.ask("/", headers=basic(PASSWORD, "bob")))[0].status == 200
 
 
-async def test_a_link_from_elsewhere_opens_the_page(machine: Machine) -> None:
-    """Following a link is no attack; loading a page into another one, or sending a form, is."""
+@pytest.mark.parametrize("origin", ["cross-site", "same-site"])
+async def test_a_link_from_elsewhere_opens_what_only_shows(machine: Machine, origin: str) -> None:
+    """Following a link to what is and what was is no attack. Loading a page into another one is, and so is
+    anything that would work: a preview, a question, a stream, a form."""
     async with running(machine) as site:
-        cross = {"Sec-Fetch-Site": "cross-site"}
-        assert (await site.ask("/", headers=cross | NAVIGATES))[0].status == 200
-        for bad in (
-            cross,
-            cross | {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
-            cross | {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+        cross = {"Sec-Fetch-Site": origin}
+        shown = ("/", "/generations", "/generations/1")
+        for path in shown:
+            assert (await site.ask(path, headers=cross | NAVIGATES))[0].status == 200
+        for path in (*shown, *GETS):
+            for bad in (
+                cross,
+                cross | {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
+                cross | {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+                cross | {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"},
+                *([cross | NAVIGATES] if path not in shown else []),
+            ):
+                assert (await site.ask(path, headers=bad))[0].status == 403, (path, bad)
+        for path in POSTS:
+            answer, _ = await site.ask(path, "POST", headers=cross | NAVIGATES, data={"token": "x"})
+            assert answer.status == 403, path
+
+
+async def test_what_another_origin_sends_changes_nothing(machine: Machine) -> None:
+    """Without TLS browsers name the origin only, and send the password along: a POST from elsewhere is
+    refused by that, whatever its form; one from the page itself, or from no browser, is not."""
+    async with running(machine) as site:
+        remove_user(site.machine.store_index, "user0003")
+        host = str(site.daemon.server.url).removeprefix("http://")
+        for origin in ("http://elsewhere.example", f"http://{host}.elsewhere.example", "null", ""):
+            for path in POSTS:
+                for data in (None, '{"generation": 1}', {"token": "x"}):
+                    answer, text = await site.ask(
+                        path, "POST", headers={"Origin": origin}, data=data, accept="application/json"
+                    )
+                    assert (answer.status, json.loads(text)["error"]["code"]) == (403, "cross_site"), path
+        assert site.daemon.generations.current is not None
+        assert site.daemon.generations.current.number == 1
+        answer, _ = await site.ask("/update", "POST", headers={"Origin": f"http://{host}"})
+        assert answer.status == 200
+        assert (await site.ask("/update", "POST"))[0].status == 200
+
+
+async def test_no_get_changes_anything(machine: Machine) -> None:
+    """Whatever is read, by an administrator too: no file, no generation, no entry of the history."""
+    async with running(machine) as site:
+        remove_user(site.machine.store_index, "user0003")
+        before = site.machine.targets(), site.daemon.generations.current, site.daemon.history.entries()
+        routes = {
+            route.resource.canonical.format(number=1, digest="x", name="page.css")
+            for route in site.daemon.server._runner.app.router.routes()
+            if route.method == "GET" and route.resource is not None
+        }
+        assert routes > {"/", *GETS}
+        for path in routes - {"/events"}:
+            for accept in (BROWSER, "application/json"):
+                assert (await site.ask(path, accept=accept))[0].status in (200, 303, 503), path
+        after = site.machine.targets(), site.daemon.generations.current, site.daemon.history.entries()
+        assert after == before
+
+
+async def test_nothing_can_be_embedded(machine: Machine) -> None:
+    """Whatever its form, no answer may be guessed at, framed, or loaded by another site."""
+    async with running(machine) as site:
+        for path in (
+            "/",
+            "/status",
+            "/preview",
+            "/generations/1",
+            "/page/live",
+            "/metrics",
+            "/healthz",
+            *OTHERS,
         ):
-            assert (await site.ask("/", headers=bad))[0].status == 403
-        answer, _ = await site.ask("/page/rollback/1", "POST", headers=cross | NAVIGATES, data={"token": "x"})
-        assert answer.status == 403
+            for accept in (BROWSER, "application/json", "text/plain"):
+                answer, _ = await site.ask(path, accept=accept)
+                assert answer.headers["X-Content-Type-Options"] == "nosniff", path
+                assert answer.headers["X-Frame-Options"] == "DENY", path
+                assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"], path
+                assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin", path
 
 
 async def test_forms_are_the_pages_own(machine: Machine) -> None:
