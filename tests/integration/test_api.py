@@ -819,26 +819,39 @@ async def test_a_run_under_way_is_finished_before_the_end(machine: Machine) -> N
 
 
 async def test_a_run_that_does_not_end_is_given_up_at_the_end(machine: Machine) -> None:
-    """A run that goes on for too long after the signal is broken off, and nothing is published."""
+    """A run that goes on for too long after the signal is broken off, and nothing is published. Whoever waits
+    for it or for the next is told in the form that was asked for, and does not lose the connection."""
     gate = Gate(machine.folder)
     machine.extra["update"] = {"check_command": gate.command}
     machine.put_index()
     async with machine.client() as client, AsyncExitStack() as stack:
         await stack.enter_async_context(machine.daemon())
-        poke = asyncio.create_task(answer_of(client))
+        pokes = [asyncio.create_task(answer_of(client))]
         await gate.reached()
-        await stack.aclose()
-        try:
-            status, body = await poke
-        except aiohttp.ClientError:
-            pass  # the connection ended with the daemon
-        else:
-            assert (status, body["error"]["code"]) == (503, "stopping")
+        pokes.append(asyncio.create_task(answer_of(client)))
+        async with client.post("/update", headers={"Accept": EVENTS}) as stream:
+            await stack.aclose()
+            for status, body in await asyncio.gather(*pokes):
+                assert (status, body["error"]["code"]) == (503, "stopping")
+            kind, body = events(await stream.text())[-1]
+            assert (kind, body["error"]["code"]) == ("error", "stopping")
     assert machine.targets() == {}
     assert not machine.socket.exists()
     del machine.extra["update"]
     async with running(machine) as site:
         assert (await site.ask("POST", "/update", Accept=JSON)).json["generation"] == 1
+
+
+async def test_who_waits_for_a_load_is_answered_at_the_end(machine: Machine) -> None:
+    """A daemon that stops before Navigator has loaded says that it is not known yet, and stops soon."""
+    machine.put_index()
+    async with machine.client() as client, AsyncExitStack() as stack:
+        daemon = await stack.enter_async_context(machine.daemon())
+        poke = asyncio.create_task(client.post("/update?wait=loaded", headers={"Accept": JSON}))
+        await until(lambda: daemon.tracker.pending is not None)
+        await stack.aclose()
+        async with await poke as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (504, "load_pending")
 
 
 async def answer_of(client: aiohttp.ClientSession) -> tuple[int, Any]:
