@@ -79,7 +79,8 @@ class Outcome(Record, frozen=True, omit_defaults=True):
     `state` is published, unchanged, previewed, rejected or failed. `generation` is the one in place now.
     `etag` and `sha256` are those of the index that was looked at, `tag` names the very set that would be
     or was published. `stages` are seconds. `diffs` are what the run writes, `drift` what somebody else had
-    changed before. `warnings` may name users.
+    changed before. `warnings` may name users. `stands` when the store gave nothing, but the generation in
+    place is whole, file by file.
     """
 
     state: str
@@ -99,6 +100,7 @@ class Outcome(Record, frozen=True, omit_defaults=True):
     warnings: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     error: Problem | None = None
+    stands: bool = False
 
     @property
     def good(self) -> bool:

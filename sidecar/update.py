@@ -116,6 +116,8 @@ class Updater:
             if error.detail:
                 run.warn(error.detail)
             self._note_generation(run)
+            if isinstance(error, StoreError):
+                run.note(stands=await self._in_thread(self._stands))
             return run.outcome("rejected" if isinstance(error, Rejected) else "failed", error)
         finally:
             self._memo.rotate()
@@ -417,6 +419,15 @@ class Updater:
                 )
                 return None
         return index if current.regions is None else msgspec.structs.replace(index, regions=current.regions)
+
+    def _stands(self) -> bool:
+        """Whether every file of the generation in place is there and as it was published."""
+        generations = self._generations
+        try:
+            drift = generations.drift(generations.site.present())
+        except SidecarError:
+            return False
+        return generations.current is not None and generations.site.has_index() and not drift
 
     def _note_generation(self, run: Run) -> None:
         current = self._generations.current
