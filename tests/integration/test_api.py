@@ -95,7 +95,7 @@ async def running(machine: Machine) -> AsyncIterator[Site]:
 
 def with_administrator(machine: Machine) -> None:
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
-    machine.extra["administrators"] = {"alice": hashed}
+    machine.extra["administrators"] = {"admin": hashed}
 
 
 def basic(name: str, password: str) -> str:
@@ -263,18 +263,18 @@ async def test_a_wrong_password_is_refused(machine: Machine) -> None:
     with_administrator(machine)
     proofs = [
         None,
-        basic("alice", "wrong"),
-        basic("alice", ""),
-        basic("bob", PASSWORD),
+        basic("admin", "wrong"),
+        basic("admin", ""),
+        basic("nobody", PASSWORD),
         basic("", ""),
-        basic("alice", PASSWORD.upper()),
+        basic("admin", PASSWORD.upper()),
         f"Bearer {PASSWORD}",
         "Basic",
         "Basic !!!",
         "Basic " + base64.b64encode(b"no colon").decode(),
         "Basic " + base64.b64encode(b"\xff\xfe:\xff").decode(),
-        basic("alice", "x" * 500),
-        basic("alice", "null\0byte"),
+        basic("admin", "x" * 500),
+        basic("admin", "null\0byte"),
     ]
     async with running(machine) as site:
         for method, path in GUARDED:
@@ -291,15 +291,15 @@ async def test_a_wrong_password_is_refused(machine: Machine) -> None:
 async def test_an_administrator_may_do_everything(machine: Machine) -> None:
     """With the right password everything works on TCP, and the records say who it was."""
     with_administrator(machine)
-    proof = {"Authorization": basic("alice", PASSWORD)}
+    proof = {"Authorization": basic("admin", PASSWORD)}
     async with running(machine) as site:
         answer = await site.ask("POST", "/update", over="tcp", Accept=JSON, **proof)
-        assert (answer.status, answer.json["state"], answer.json["who"]) == (200, "published", "alice")
+        assert (answer.status, answer.json["state"], answer.json["who"]) == (200, "published", "admin")
         assert answer.json["trigger"] == "http"
         for path in ("/preview", "/generations"):
             assert (await site.ask("GET", path, over="tcp", **proof)).status == 200
         # After a right one a wrong one still is wrong.
-        wrong = {"Authorization": basic("alice", "wrong")}
+        wrong = {"Authorization": basic("admin", "wrong")}
         assert (await site.ask("POST", "/update", over="tcp", **wrong)).status == 401
 
 
@@ -337,7 +337,7 @@ async def test_status_and_metrics_are_open(machine: Machine, administrators: boo
 async def test_another_site_cannot_use_an_administrators_browser(machine: Machine) -> None:
     """A request that another site made a browser send is refused, the right password notwithstanding."""
     with_administrator(machine)
-    proof = {"Authorization": basic("alice", PASSWORD)}
+    proof = {"Authorization": basic("admin", PASSWORD)}
     async with running(machine) as site:
         for origin in ("cross-site", "same-site", "anything else"):
             for method, path in GUARDED:
@@ -733,7 +733,7 @@ async def test_secrets_appear_nowhere(machine: Machine, caplog: pytest.LogCaptur
     """No answer, metric or log holds a secret, whatever goes right or wrong."""
     caplog.set_level(logging.DEBUG)
     with_administrator(machine)
-    hashed = machine.extra["administrators"]["alice"]
+    hashed = machine.extra["administrators"]["admin"]
     others = {"previous_secret": "the-secret-before-this-one", "webhook_token": "a-token-for-the-webhook"}
     machine.extra |= {
         "trigger": others,
@@ -742,7 +742,7 @@ async def test_secrets_appear_nowhere(machine: Machine, caplog: pytest.LogCaptur
     secrets = [SECRET, *others.values(), "s3-secret-key-for-tests", hashed, PASSWORD, "not-the-password"]
     texts: list[str] = []
     async with running(machine) as site:
-        proofs = (None, basic("alice", PASSWORD), basic("alice", "not-the-password"))
+        proofs = (None, basic("admin", PASSWORD), basic("admin", "not-the-password"))
         for accept in (TEXT, JSON):
             for method, path in [*OPEN, *GUARDED[:-1], ("POST", "/webhook"), ("GET", "/nowhere")]:
                 for proof in proofs:

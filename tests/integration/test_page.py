@@ -36,7 +36,7 @@ OTHERS = ["/openapi.json", "/nothing", "/page/assets/x/page.js"]
 NAVIGATES = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 
 
-def basic(password: str, name: str = "alice") -> dict[str, str]:
+def basic(password: str, name: str = "admin") -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
 
 
@@ -72,7 +72,7 @@ class Site:
 async def running(machine: Machine, **extra: Any) -> AsyncIterator[Site]:
     """A daemon with an administrator and one generation."""
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
-    machine.extra |= {"administrators": {"alice": hashed, "bob": hashed}, **extra}
+    machine.extra |= {"administrators": {"admin": hashed, "other": hashed}, **extra}
     machine.put_index()
     async with machine.daemon() as daemon, aiohttp.ClientSession(daemon.server.url) as session:
         async with session.post("/update", headers=basic(PASSWORD)) as answer:
@@ -127,7 +127,7 @@ async def test_reading_needs_an_administrator(machine: Machine) -> None:
             assert "test-machine" not in text
         answer, text = await site.ask("/status", signed_in=False)
         assert answer.status == 200
-        assert "alice" not in text
+        assert "admin" not in text
         assert "Log" not in text
 
 
@@ -152,7 +152,7 @@ async def test_sign_in_attempts_are_limited(machine: Machine) -> None:
         assert answer.status == 429
         assert 1 <= int(answer.headers["Retry-After"]) <= 20
         assert "too many wrong passwords" in text.lower()
-        assert (await site.ask("/", headers=basic(PASSWORD, "bob")))[0].status == 429
+        assert (await site.ask("/", headers=basic(PASSWORD, "other")))[0].status == 429
         assert (await site.ask("/"))[0].status == 200
 
 
@@ -161,7 +161,7 @@ async def test_repeating_one_wrong_password_locks_nobody_out(machine: Machine) -
     async with running(machine) as site:
         for _ in range(30):
             assert (await site.ask("/", headers=basic("an old one")))[0].status == 401
-        assert (await site.ask("/", headers=basic(PASSWORD, "bob")))[0].status == 200
+        assert (await site.ask("/", headers=basic(PASSWORD, "other")))[0].status == 200
 
 
 @pytest.mark.parametrize("origin", ["cross-site", "same-site"])
@@ -261,7 +261,7 @@ async def test_forms_are_the_pages_own(machine: Machine) -> None:
             (form | {"token": "made up"}, {}),
             (form | {"token": rollback["token"]}, {}),
             (form | {"tag": "another"}, {}),
-            (form, basic(PASSWORD, "bob")),
+            (form, basic(PASSWORD, "other")),
             (form, {"Origin": "http://elsewhere.example"}),
             (form, {"Origin": "null"}),
             (form, {"Origin": f"http://{host}.elsewhere.example"}),
@@ -278,7 +278,7 @@ async def test_forms_are_the_pages_own(machine: Machine) -> None:
         await until(lambda: site.machine.targets() != before)
         await until(lambda: site.daemon.history.entries(1)[0].outcome.generation == 2)
         entries = site.daemon.history.entries(1)
-        assert (entries[0].outcome.trigger, entries[0].outcome.who) == ("http", "alice")
+        assert (entries[0].outcome.trigger, entries[0].outcome.who) == ("http", "admin")
 
 
 def preview() -> Any:
