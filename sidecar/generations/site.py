@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidecar.durable import explained, sync, temporary, touch, write
 from sidecar.errors import PublishError, SettingsError
 from sidecar.generate import HTPASSWD, MAINTENANCE, MAP, NAMES, NAVIGATOR, PRERENDER, SHOWCASES, TENANTS
-from sidecar.generations.durable import explained, sync, temporary, touch, write
 from sidecar.generations.records import INDEX
 from sidecar.model import Artifact
 from sidecar.settings import Settings
