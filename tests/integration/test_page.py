@@ -386,7 +386,7 @@ async def test_regions_of_the_deployment_are_changes_too(machine: Machine) -> No
         _, text = await site.ask("/preview")
         assert "Full deployment required" not in text
         _, text = await site.ask("/page/rollback/1")
-        assert "1 region added" in text
+        assert "<b>1 region</b> will serve nothing any more: syd." in text
         assert re.search(r"<b>\d+ studios?</b> will be served from another region: ", text)
 
 
