@@ -148,8 +148,8 @@ NEGOTIATED = [
             "application/json;q=0, text/plain": TEXT,
         },
     ),
-    ("GET", "/healthz", {None: TEXT, JSON: TEXT, TEXT: TEXT}),
-    ("GET", "/readyz", {None: TEXT, JSON: TEXT, TEXT: TEXT}),
+    ("GET", "/healthz", {None: TEXT, JSON: JSON, TEXT: TEXT}),
+    ("GET", "/readyz", {None: TEXT, JSON: JSON, TEXT: TEXT}),
     (
         "GET",
         "/metrics",

@@ -102,6 +102,23 @@ async def test_everyone_gets_what_they_ask_for(machine: Machine, path: str) -> N
             assert text.startswith("<!DOCTYPE html>") == (answer.content_type == "text/html")
 
 
+async def test_events_and_health_too_come_as_asked_for(machine: Machine) -> None:
+    """A browser that goes to the events lands on the page, which shows them; everyone else gets the stream.
+    Health is a word, or JSON where that is asked for."""
+    async with running(machine) as site:
+        answer, _ = await site.ask("/events")
+        assert (answer.status, answer.headers["Location"]) == (303, "./")
+        for accept in ("*/*", "text/event-stream", "text/plain"):
+            headers = {"Accept": accept, **basic(PASSWORD)}
+            async with site.session.get("/events", headers=headers) as stream:
+                assert (stream.status, stream.content_type) == (200, "text/event-stream")
+        for path, status in (("/healthz", 200), ("/readyz", 503)):
+            for accept, kind in (("*/*", "text/plain"), ("application/json", "application/json")):
+                answer, text = await site.ask(path, accept=accept, signed_in=False)
+                assert (answer.status, answer.content_type) == (status, kind)
+                assert accept == "*/*" or json.loads(text).keys() == ({"ok"} if status == 200 else {"error"})
+
+
 async def test_every_page_is_locked_up(machine: Machine) -> None:
     """The policy allows own files only and no frame; no page has anything inline; no cache keeps one."""
     async with running(machine) as site:
