@@ -323,10 +323,15 @@ class Pages:
             found = await asyncio.to_thread(self._compare, current.number, number)
             diffs = await asyncio.to_thread(self._diffs, current.number, number)
         drift = dict.fromkeys(self._status.data()["drift"], "")
+        lead = (
+            "Its files and its index come back as a new generation, which stays until somebody asks for an "
+            "update."
+        )
+        if found == Changes() and not diffs:
+            found, lead = None, "It is the same as what is in place, so there is nothing to be changed."
         content = change.question(
             f"Roll back to generation {number}?",
-            "Its files and its index come back as a new generation, which stays until somebody asks for an "
-            "update.",
+            lead,
             change.consequences(found, drift),
             found,
             action=str(number),

@@ -329,6 +329,14 @@ async def test_only_what_was_shown_is_applied(machine: Machine) -> None:
         assert site.daemon.generations.current.number == 1
 
 
+async def test_the_question_says_when_nothing_would_change(machine: Machine) -> None:
+    """Before a rollback to the generation in place, no reasons are made up for files that do not differ."""
+    async with running(machine) as site:
+        _, text = await site.ask("/page/rollback/1")
+        assert "It is the same as what is in place" in text
+        assert "The files differ" not in text
+
+
 async def test_the_question_names_what_goes(machine: Machine) -> None:
     """Users and events that go are named before the button; what only comes is not destructive."""
     async with running(machine) as site:
