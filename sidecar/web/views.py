@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import web
@@ -114,4 +115,5 @@ def _line(entry: Entry) -> str:
     error = f": {outcome.error.message}" if outcome.error else f": {entry.note}" if entry.note else ""
     number = f"generation {outcome.generation}" if outcome.state == "published" else "-"
     by = f"{outcome.trigger} ({outcome.who})"
-    return f"{entry.run} {outcome.started:.0f} {entry.state} {number} by {by}{error}"
+    moment = datetime.fromtimestamp(outcome.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"{entry.run} {moment} {entry.state} {number} by {by}{error}"

@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import re
 import socket
 import stat
 import threading
@@ -182,6 +183,15 @@ async def test_a_strange_accept_header_does_no_harm(machine: Machine, accept: st
     async with running(machine) as site:
         assert (await site.ask("GET", "/status", Accept=accept)).status == 200
         assert (await site.ask("POST", "/update", Accept=accept)).status == 200
+
+
+async def test_the_history_as_text_is_for_people(machine: Machine) -> None:
+    """A run a line, with a date that can be read, in the list and for one generation."""
+    async with running(machine) as site:
+        await site.ask("POST", "/update")
+        for path in ("/generations", "/generations/1"):
+            line = (await site.ask("GET", path, Accept=TEXT)).text.splitlines()[0]
+            assert re.match(r"1 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC published generation 1 by socket", line)
 
 
 async def test_errors_have_the_form_that_was_asked_for(machine: Machine) -> None:
