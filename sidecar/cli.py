@@ -21,7 +21,7 @@ from sidecar import __version__, signing, yamltext
 from sidecar.client import Client
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.logs import set_up
-from sidecar.run import Outcome, Request
+from sidecar.run import PREVIEW, Outcome, Request
 from sidecar.settings import Settings, masked, parse
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _follow(options: argparse.Namespace, client: Client, path: str, body: bytes 
     if options.json:
         status, answer = client.request("POST", path, body=body)
         _print_json(answer)
-        return 0 if status == 200 else 1
+        return 0 if status == 200 or _boots(options, isinstance(answer, dict) and answer.get("stands")) else 1
     for kind, data in client.events("POST", path, body):
         if kind == "log":
             print(data["line"], flush=True)
@@ -170,7 +170,7 @@ def _once(settings: Settings, request: Request) -> Outcome:
 
 def _preview(options: argparse.Namespace, settings: Settings) -> int:
     if options.once:
-        outcome = _once(settings, Request(trigger="preview", who=getpass.getuser(), preview=True))
+        outcome = _once(settings, Request(trigger=PREVIEW, who=getpass.getuser(), preview=True))
     else:
         status, body = Client(settings.listen.socket).request("GET", "/preview")
         if status != 200 and "error" in body and "state" not in body:
@@ -380,9 +380,10 @@ def _refused(body: Any) -> int:
 
 def _finish(options: argparse.Namespace, outcome: Outcome, *, log: bool = True) -> int:
     """Print how a run ended, and give the exit status."""
+    done = outcome.good or _boots(options, outcome.stands)
     if options.json:
         _print_json(outcome)
-        return 0 if outcome.good else 1
+        return 0 if done else 1
     if log:
         for line in outcome.log:
             print(line)
@@ -391,7 +392,22 @@ def _finish(options: argparse.Namespace, outcome: Outcome, *, log: bool = True) 
     if outcome.error is not None:
         hint = f" ({outcome.error.hint})" if outcome.error.hint else ""
         print(f"sidecar: {outcome.error.message}{hint}", file=sys.stderr)
-    return 0 if outcome.good else 1
+    if done and not outcome.good:
+        print(
+            f"sidecar: warning: generation {outcome.generation} from before is in place and whole; "
+            "Navigator can start with it, though the index may have changed since",
+            file=sys.stderr,
+        )
+    return 0 if done else 1
+
+
+def _boots(options: argparse.Namespace, stands: object) -> bool:
+    """Whether a machine that boots can go on with what is in place.
+
+    Navigator looks at its configuration only after a hook that succeeded; otherwise it would stay in
+    maintenance for as long as the store is out of reach.
+    """
+    return bool(stands) and getattr(options, "trigger", None) == "boot"
 
 
 def _complain(options: argparse.Namespace, error: SidecarError) -> None:
@@ -467,7 +483,10 @@ def _parser() -> argparse.ArgumentParser:
         help="accept a large loss of users or tenants, and retry what was refused",
     )
     update.add_argument(
-        "--trigger", choices=["boot", "resume"], help="what asks, for the records (used by hooks)"
+        "--trigger",
+        choices=["boot", "resume"],
+        help="what asks, for the records (used by hooks); "
+        "boot makes do with what is in place when the store is out of reach",
     )
     update.add_argument(
         "--patience",

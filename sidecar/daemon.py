@@ -176,7 +176,7 @@ class Daemon:
 
     async def startup(self, stack: AsyncExitStack) -> None:
         """Start every part; what was started is stopped in reverse when the stack closes."""
-        await self._start_work(stack)
+        work = await self._start_work(stack)
         self._follow_last_publication()
         self._keep_running(stack, self.tracker.run())
         self._keep_running(stack, self.drift.run())
@@ -186,6 +186,9 @@ class Daemon:
         await self.server.startup(systemd.listening_sockets())
         stack.push_async_callback(self.server.shutdown)
         stack.callback(self.broker.close)
+        # Before the server ends, so that whoever still waits gets an answer.
+        stack.callback(self.tracker.let_go)
+        stack.push_async_callback(_cancel, work)
         stack.push_async_callback(self.worker.close, _GRACE)
         stack.push_async_callback(self.server.leave_to_successor)
         logger.info(
@@ -197,7 +200,7 @@ class Daemon:
         if self._settings.update.at_start:
             self._soon(self._ask(Request(trigger="start", who="the daemon's start")))
 
-    async def _start_work(self, stack: AsyncExitStack) -> None:
+    async def _start_work(self, stack: AsyncExitStack) -> asyncio.Task[None]:
         self.broker.startup()
         stack.callback(self.generations.shutdown)
         try:
@@ -216,9 +219,9 @@ class Daemon:
         await self.store.startup()
         stack.push_async_callback(self.store.shutdown)
         stack.push_async_callback(self._end_background)
-        self._keep_running(stack, self.worker.run())
+        return self._keep_running(stack, self.worker.run())
 
-    def _keep_running(self, stack: AsyncExitStack, loop: Coroutine[Any, Any, None]) -> None:
+    def _keep_running(self, stack: AsyncExitStack, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a loop for as long as the daemon lives; should it end by itself, the daemon ends too."""
         task = asyncio.create_task(loop)
 
@@ -230,6 +233,7 @@ class Daemon:
 
         task.add_done_callback(ended)
         stack.push_async_callback(_cancel, task)
+        return task
 
     def _soon(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do something in the background; nothing waits for it but the daemon's end."""
@@ -266,8 +270,8 @@ class Daemon:
 
     def _finished(self, outcome: Outcome) -> None:
         self.metrics.count_update(outcome, self.updater.tenants, self.updater.skipped_rows)
-        if outcome.state != "previewed":
-            self.status.last = outcome
+        if not outcome.is_preview:
+            self.status.note(outcome)
             if not (outcome.state == "unchanged" and outcome.trigger == "timer"):
                 self._soon(asyncio.to_thread(self.history.add, outcome))
         self.broker.emit(

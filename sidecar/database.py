@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+from sidecar.durable import replace
 from sidecar.errors import PublishError, Rejected
 
 HEADER = b"SQLite format 3\0"
@@ -158,15 +159,8 @@ def is_database(path: Path) -> bool:
 
 
 def _replace(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.sidecar-new")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(source.read_bytes())
-            stream.flush()
-            os.fsync(stream.fileno())
+    def remove_logs() -> None:
         for suffix in SIDE_FILES:
             target.with_name(target.name + suffix).unlink(missing_ok=True)
-        temporary.replace(target)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+
+    replace(target, source.read_bytes(), mode=None, synced=True, before=remove_logs)

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from sidecar import __version__, yamltext
+from sidecar.durable import replace
 from sidecar.errors import SettingsError
 from sidecar.generate import HTPASSWD, Deployment, maintenance
 from sidecar.index import Deployed, read_deployed
@@ -165,16 +166,9 @@ def _salt_key(state: Path) -> bytes:
         if len(key := path.read_bytes()) == _KEY_BYTES:
             return key
     key = secrets.token_bytes(_KEY_BYTES)
-    incoming = path.with_name(".salt.key.sidecar-new")
     try:
         state.mkdir(parents=True, exist_ok=True)
-        incoming.unlink(missing_ok=True)
-        descriptor = os.open(incoming, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as stream:
-            stream.write(key)
-            stream.flush()
-            os.fsync(descriptor)
-        incoming.replace(path)
+        replace(path, key, synced=True)
     except OSError as error:
         raise SettingsError(
             f"paths.state: {path} cannot be written: {error.strerror}",

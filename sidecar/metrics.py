@@ -26,7 +26,7 @@ TRIGGERS = (
     *("boot", "cgi", "command", "http", "local", "once"),
     *("resume", "rollback", "socket", "start", "timer", "webhook"),
 )
-OUTCOMES = ("published", "unchanged", "rejected", "failed")
+OUTCOMES = ("published", "unchanged", "rejected", "refused", "failed")
 ROLLBACKS = ("not_loaded", "probe", "requested")
 _REJECTIONS = (
     "duplicate",
@@ -183,9 +183,10 @@ class Metrics:
         """Take an update's outcome into account; previews are not updates."""
         for stage, seconds in outcome.stages.items():
             self._stage_seconds.labels(stage).observe(seconds)
-        if outcome.state == "previewed":
+        if outcome.is_preview:
             return
-        self._updates.labels(outcome.trigger if outcome.trigger in TRIGGERS else "http", outcome.state).inc()
+        ended = "refused" if outcome.refused else outcome.state
+        self._updates.labels(outcome.trigger if outcome.trigger in TRIGGERS else "http", ended).inc()
         self._update_seconds.observe(outcome.seconds)
         if outcome.state == "rejected" and outcome.error is not None:
             self._rejected.labels(outcome.error.code).inc()
@@ -195,7 +196,8 @@ class Metrics:
                 self._success.labels(stage).set(now)
             self._tenants.set(tenants)
             self._skipped.set(skipped)
-        self._in_sync.set(1 if outcome.good else 0)
+        if not outcome.refused:
+            self._in_sync.set(1 if outcome.good else 0)
         self.set_generation("current", outcome.generation)
 
     def count_load(self, seconds: float | None) -> None:

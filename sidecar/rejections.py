@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from sidecar.durable import load, replace
 from sidecar.errors import Rejected
 from sidecar.model import Record
 
@@ -27,10 +28,7 @@ class Rejections:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            self._known = msgspec.json.decode(path.read_bytes(), type=list[_Rejection])
-        except (OSError, msgspec.MsgspecError):
-            self._known = []
+        self._known = load(path, list[_Rejection]) or []
 
     def raise_if_known(self, sha256: str, inputs: str) -> None:
         """Raise the same `Rejected` again when this index was refused under these inputs."""
@@ -53,10 +51,8 @@ class Rejections:
             self._save()
 
     def _save(self) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.sidecar-new")
         try:
-            temporary.write_bytes(msgspec.json.encode(self._known))
-            temporary.replace(self._path)
+            replace(self._path, msgspec.json.encode(self._known))
         except OSError as failure:
             # The refusal itself matters more; after a restart the content would be tried once more.
             logger.warning("%s cannot be written: %s", self._path, failure)

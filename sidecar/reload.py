@@ -177,6 +177,11 @@ class ReloadTracker:
         except TimeoutError:
             return "down" if self._pending is not None and self._pending.down else "pending"
 
+    def let_go(self) -> None:
+        """Whoever waits is told `pending` now: the daemon stops before it is known how it ends."""
+        if self._verdict is not None and not self._verdict.done():
+            self._verdict.set_result("pending")
+
     async def run(self) -> None:
         """Look whenever something happens, until cancelled."""
         watching = asyncio.create_task(self._watch())

@@ -18,6 +18,11 @@ from sidecar.model import Record
 
 logger = logging.getLogger("sidecar.update")
 
+PREVIEW = "preview"
+"""The trigger of previews."""
+
+_REFUSED = ("changed", "store_stale")
+
 Emit = Callable[[str, dict[str, Any]], None]
 """Tells whoever listens of an event: its kind and its data."""
 
@@ -74,7 +79,8 @@ class Outcome(Record, frozen=True, omit_defaults=True):
     `state` is published, unchanged, previewed, rejected or failed. `generation` is the one in place now.
     `etag` and `sha256` are those of the index that was looked at, `tag` names the very set that would be
     or was published. `stages` are seconds. `diffs` are what the run writes, `drift` what somebody else had
-    changed before. `warnings` may name users.
+    changed before. `warnings` may name users. `stands` when the store gave nothing, but the generation in
+    place is whole, file by file.
     """
 
     state: str
@@ -94,11 +100,29 @@ class Outcome(Record, frozen=True, omit_defaults=True):
     warnings: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     error: Problem | None = None
+    stands: bool = False
 
     @property
     def good(self) -> bool:
         """Whether what was asked for is done."""
         return self.error is None
+
+    @property
+    def is_preview(self) -> bool:
+        """Whether nothing was to be written; a preview that failed is one too."""
+        return self.trigger == PREVIEW
+
+    @property
+    def refused(self) -> bool:
+        """Whether only the request was at fault, so that this says nothing about the machine.
+
+        What was to be applied is not what was looked at any more, the store does not hold what the caller
+        expected, or the generation to restore is not kept.
+        """
+        if self.error is None:
+            return False
+        # Elsewhere than in a rollback, what is not found are the machine's own files.
+        return self.error.code in _REFUSED or (self.trigger, self.error.code) == ("rollback", "not_found")
 
     def without_names(self) -> Outcome:
         """The same for the public: no names of users, no inner workings."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sidecar.durable import replace
 from sidecar.errors import Unauthorized
 
 
@@ -30,12 +31,8 @@ class UsedSignatures:
             moment, _, signature = line.partition(" ")
             if moment.isdecimal() and signature and int(moment) >= now - self._remember:
                 self._used[signature] = int(moment)
-        temporary = self._path.with_name(f".{self._path.name}.sidecar-new")
-        with temporary.open("w") as stream:
-            stream.writelines(f"{int(at)} {signature}\n" for signature, at in self._used.items())
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(self._path)
+        kept = "".join(f"{int(at)} {signature}\n" for signature, at in self._used.items())
+        replace(self._path, kept.encode(), synced=True)
 
     def use(self, signature: str, now: float) -> None:
         """Count a signature as used; `Unauthorized` when it was."""

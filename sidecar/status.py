@@ -15,7 +15,7 @@ from sidecar.errors import SidecarError
 from sidecar.generations import Generations
 from sidecar.ready.runner import ReadyWork
 from sidecar.reload import ReloadTracker
-from sidecar.run import Outcome
+from sidecar.run import Outcome, Run
 from sidecar.settings import Settings
 from sidecar.worker import Worker
 
@@ -95,23 +95,36 @@ class Status:
         self._ready_work = ready_work
         self._started = time.time()
         self.last: Outcome | None = None
+        """The last run, which may have failed by the fault of its request."""
+        self._verdict: Outcome | None = None
         self.unloaded: str | None = None
+
+    def note(self, outcome: Outcome) -> None:
+        """Take an update's outcome into account; one that only its request was at fault for is no verdict."""
+        self.last = outcome
+        if not outcome.refused:
+            self._verdict = outcome
 
     def state(self) -> str:
         """One word: starting, updating, loading, in_sync, pinned, not_loaded or out_of_sync."""
         current = self._generations.current
-        running = self._worker.running
-        if running is not None and not running.request.preview:
+        if self._updating is not None:
             return "updating"
-        if self.last is not None and self.last.error is not None:
+        if self._verdict is not None and self._verdict.error is not None:
             return "out_of_sync"
         if self._tracker.pending is not None and not self._tracker.settled:
             return "loading"
         if self.unloaded is not None:
             return "not_loaded"
-        if current is None or self.last is None:
-            return "starting" if current is None else "in_sync"
+        if current is None:
+            return "starting"
         return "pinned" if current.pinned else "in_sync"
+
+    @property
+    def _updating(self) -> Run | None:
+        """The run under way. A preview changes nothing, so it is none."""
+        run = self._worker.running
+        return None if run is None or run.request.preview else run
 
     def sentence(self) -> str:
         """The state in a line."""
@@ -125,7 +138,7 @@ class Status:
     def data(self) -> dict[str, Any]:
         """Everything for `GET /status`: nothing secret, no names of users."""
         current, pending = self._generations.current, self._tracker.pending
-        last, running = self.last, self._worker.running
+        last, running = self.last, self._updating
         process = self._tracker.process
         return {
             "version": __version__,
@@ -163,8 +176,9 @@ class Status:
                 "started": last.started,
                 "seconds": last.seconds,
                 "stages": last.stages,
+                "error": last.error,
             },
-            "error": last.error if last else None,
+            "error": self._verdict.error if self._verdict else None,
             "not_loaded": self.unloaded,
             "started": self._started,
         }

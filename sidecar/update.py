@@ -123,6 +123,8 @@ class Updater:
             if error.detail:
                 run.warn(error.detail)
             self._note_generation(run)
+            if isinstance(error, StoreError):
+                run.note(stands=await self._in_thread(self._stands))
             return run.outcome("rejected" if isinstance(error, Rejected) else "failed", error)
         finally:
             self._memo.rotate()
@@ -329,6 +331,7 @@ class Updater:
                 digests=digests,
                 counts=tally,
                 inputs=candidate.inputs.digest,
+                regions=candidate.index.regions,
             )
 
         self._describe(run, candidate, False)
@@ -418,12 +421,25 @@ class Updater:
         if current is None:
             return None
         if self._known is not None and self._known[0] == current.index.sha256:
-            return self._known[2]
+            index = self._known[2]
+        else:
+            try:
+                index = read_index(self._generations.archive.index(current.number), candidate.inputs.deployed)
+            except (OSError, SidecarError) as error:
+                logger.warning(
+                    "the index of generation %s cannot be compared with: %s", current.number, error
+                )
+                return None
+        return index if current.regions is None else msgspec.structs.replace(index, regions=current.regions)
+
+    def _stands(self) -> bool:
+        """Whether every file of the generation in place is there and as it was published."""
+        generations = self._generations
         try:
-            return read_index(self._generations.archive.index(current.number), candidate.inputs.deployed)
-        except (OSError, SidecarError) as error:
-            logger.warning("the index of generation %s cannot be compared with: %s", current.number, error)
-            return None
+            drift = generations.drift(generations.site.present())
+        except SidecarError:
+            return False
+        return generations.current is not None and generations.site.has_index() and not drift
 
     def _note_generation(self, run: Run) -> None:
         current = self._generations.current

@@ -36,10 +36,10 @@ from pathlib import Path
 
 import msgspec
 
+from sidecar.durable import explained, load, replace, sha256, sync
 from sidecar.errors import Busy, NotFound, PublishError
 from sidecar.generate import NAMES, NAVIGATOR
 from sidecar.generations.archive import Archive
-from sidecar.generations.durable import explained, load, replace, sha256, sync
 from sidecar.generations.records import INDEX, IndexVersion, Installed, Loaded, Manifest
 from sidecar.generations.site import Checkpoint, InstallIndex, Site, Targets, targets
 from sidecar.model import Artifact

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
+from sidecar.durable import load, sha256, share, sync, write
 from sidecar.errors import NotFound
 from sidecar.generate import NAMES
-from sidecar.generations.durable import load, sha256, share, sync, write
 from sidecar.generations.records import INDEX, Manifest
 from sidecar.model import Artifact
 

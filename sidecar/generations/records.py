@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sidecar.check import Counts
-from sidecar.model import Record
+from sidecar.model import Record, Region
 
 INDEX = "index.sqlite3"
 
@@ -26,8 +26,10 @@ class IndexVersion(Record, frozen=True):
 class Manifest(Record, frozen=True):
     """What a generation holds; `digests` are the SHA-256 of its artifacts in hexadecimal.
 
-    `inputs` tells what else besides the index it was made of. After a rollback `source` is the generation
-    that was restored; a `pinned` one stays until somebody asks for an update.
+    `inputs` tells what else besides the index it was made of; `regions` are those that it was made for, which
+    the deployment's own files may have named instead of the index (None in records from before that). After
+    a rollback `source` is the generation that was restored; a `pinned` one stays until somebody asks for an
+    update.
     """
 
     number: int
@@ -38,6 +40,7 @@ class Manifest(Record, frozen=True):
     digests: dict[str, str]
     counts: Counts
     inputs: str = ""
+    regions: tuple[Region, ...] | None = None
     source: int | None = None
     pinned: bool = False
 

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidecar.durable import explained, sync, temporary, touch, write
 from sidecar.errors import PublishError, SettingsError
 from sidecar.generate import HTPASSWD, MAINTENANCE, MAP, NAMES, NAVIGATOR, PRERENDER, SHOWCASES, TENANTS
-from sidecar.generations.durable import explained, sync, temporary, touch, write
 from sidecar.generations.records import INDEX
 from sidecar.model import Artifact
 from sidecar.settings import Settings
@@ -47,11 +47,7 @@ def targets(settings: Settings) -> Targets:
         MAINTENANCE: paths.configuration,
         NAVIGATOR: paths.configuration,
     }
-    try:
-        owner = pwd.getpwnam(files.owner).pw_uid if files.owner else -1
-        group = grp.getgrnam(files.group).gr_gid if files.group else -1
-    except KeyError as error:
-        raise SettingsError(f"files: {error.args[0]}", "create it, or name another") from None
+    owner, group = ids("files", files.owner, files.group)
     return Targets(
         files={name: Path(folder) / name for name, folder in folders.items()},
         index=Path(paths.databases) / INDEX,
@@ -60,6 +56,17 @@ def targets(settings: Settings) -> Targets:
         owner=owner,
         group=group,
     )
+
+
+def ids(section: str, user: str, group: str) -> tuple[int, int]:
+    """The numbers of a user and a group, -1 where none is named; `SettingsError` for unknown ones."""
+    try:
+        return (
+            pwd.getpwnam(user).pw_uid if user else -1,
+            grp.getgrnam(group).gr_gid if group else -1,
+        )
+    except KeyError as error:
+        raise SettingsError(f"{section}: {error.args[0]}", "create it, or name another") from None
 
 
 class Site:

@@ -15,50 +15,24 @@ _MOST_NAMES = 50
 _KINDS = (("removed", MINUS, "del"), ("added", "+", "add"), ("changed", "~", "mod"))
 
 
+# What a person should know before agreeing: kind, what happens to it, one of it, and what that means.
+_DESTRUCTIVE = (
+    ("events", "removed", "event", "will no longer be served"),
+    ("studios", "removed", "studio", "will disappear"),
+    ("users", "removed", "user", "will no longer be able to sign in"),
+    ("users", "changed", "user", "will need another password than now"),
+    ("studios", "moved", "studio", "will be served from another region"),
+    ("regions", "removed", "region", "will serve nothing any more"),
+)
+
+
 def consequences(changes: Changes | None, drift: Mapping[str, str] | Sequence[str] = ()) -> list[Content]:
-    """What a person should know before agreeing: what ends, moves or is overwritten."""
+    """What ends, moves or is overwritten, by name."""
     found: list[Content] = []
-    if changes is not None:
-        if changes.events.removed.count:
-            found.append(
-                (
-                    h.b(parts.plural(changes.events.removed.count, "event")),
-                    " will no longer be served: ",
-                    _some(changes.events.removed),
-                )
-            )
-        if changes.studios.removed.count:
-            found.append(
-                (
-                    h.b(parts.plural(changes.studios.removed.count, "studio")),
-                    " will disappear: ",
-                    _some(changes.studios.removed),
-                )
-            )
-        if changes.users.removed.count:
-            found.append(
-                (
-                    h.b(parts.plural(changes.users.removed.count, "user")),
-                    " will no longer be able to sign in: ",
-                    _some(changes.users.removed),
-                )
-            )
-        if changes.users.changed.count:
-            found.append(
-                (
-                    h.b(parts.plural(changes.users.changed.count, "user")),
-                    " will need another password than now: ",
-                    _some(changes.users.changed),
-                )
-            )
-        if changes.studios.moved.count:
-            found.append(
-                (
-                    h.b(parts.plural(changes.studios.moved.count, "studio")),
-                    " will be served from another region: ",
-                    _some(changes.studios.moved),
-                )
-            )
+    for kind, what, noun, meaning in _DESTRUCTIVE if changes is not None else ():
+        names: Names = getattr(getattr(changes, kind), what)
+        if names.count:
+            found.append((h.b(parts.plural(names.count, noun)), f" {meaning}: ", _some(names)))
     if drift:
         found.append(
             (h.b("Edits made by hand"), " will be overwritten in ", h.code(", ".join(sorted(drift))), ".")

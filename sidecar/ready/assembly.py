@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidecar.generations import Generations
+from sidecar.generations.site import ids
 from sidecar.index import Deployed
 from sidecar.ready.background import Background
 from sidecar.ready.databases import Databases
@@ -49,7 +50,12 @@ def assemble(
     """The parts, as the settings want them."""
     state, where = Path(settings.paths.state), generations.site.where
     background = Background(settings.databases.parallel, settings.ready.nice)
-    folder = DatabaseFolder(Path(settings.paths.databases), where.mode, where.owner, where.group)
+    owner, group = ids(
+        "databases",
+        settings.databases.owner or settings.files.owner,
+        settings.databases.group or settings.files.group,
+    )
+    folder = DatabaseFolder(Path(settings.paths.databases), settings.databases.mode, owner, group)
     known = Memory(state / "databases.json", Known)
     databases = Databases(settings, store, folder, known, background)
     prerender = Prerender(

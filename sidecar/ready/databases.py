@@ -196,7 +196,7 @@ class Databases:
                 if key(name) in stored:
                     await self._fetch(name, await asyncio.to_thread(self._folder.look_at, name))
                 elif self._settings.create_command:
-                    await self._create(name, report)
+                    await self._create_anew(name, report)
                 else:
                     report.fail("it is neither here nor in the store, and no databases.create_command is set")
             except SidecarError as error:
@@ -216,6 +216,16 @@ class Databases:
             failures.update(dict.fromkeys(undone, error.message))
         await asyncio.to_thread(self._memory.save)
         return _summed_up(failures)
+
+    async def _create_anew(self, name: str, report: Report) -> None:
+        """Let the command make a database that nobody uses yet: half of one must not stay."""
+        whole = False
+        try:
+            await self._create(name, report)
+            whole = not report.failures
+        finally:
+            if not whole:
+                self._folder.discard(name)
 
     # Step: migrate
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sidecar.database import SIDE_FILES, install_database
+from sidecar.durable import leftovers, sync, temporary
 from sidecar.errors import PublishError, SidecarError
 from sidecar.ready.plan import SUFFIX, Here
 
-_STAGED = ".sidecar-new"
 # What is staged is in place within seconds: what is older was left behind by a crash.
 _ABANDONED = 3600.0
 _PATIENCE = 5.0
@@ -68,11 +68,11 @@ class DatabaseFolder:
 
     def staging(self, name: str) -> Path:
         """A new name beside a database, to write its successor to."""
-        return self._folder / f".{name}.{os.getpid()}-{next(self._numbers)}{_STAGED}"
+        return temporary(self._folder / f"{name}.{os.getpid()}-{next(self._numbers)}")
 
     def clean(self) -> None:
         """Remove what a crash left behind."""
-        for path in self._folder.glob(f".*{_STAGED}"):
+        for path in leftovers(self._folder):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_ctime > _ABANDONED:
                     path.unlink()
@@ -99,7 +99,7 @@ class DatabaseFolder:
             else:
                 self._remove_side_files(target)
                 staged.replace(target)
-            self._sync()
+            sync([self._folder])
             return self.look_at(name)
         except OSError as error:
             raise PublishError(
@@ -117,13 +117,6 @@ class DatabaseFolder:
             os.utime(stream.fileno(), (modified, modified))
             os.fsync(stream.fileno())
 
-    def _sync(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
     def adopt(self, name: str) -> None:
         """Give a database that a command made, and what lies beside it, the right owner and mode."""
         path = self.path(name)
@@ -132,13 +125,17 @@ class DatabaseFolder:
                 os.chown(part, self._owner, self._group)
                 part.chmod(self._mode)
 
+    def discard(self, name: str) -> None:
+        """Remove what a command that was cut off has left of a database that was not there before."""
+        path = self.path(name)
+        path.unlink(missing_ok=True)
+        self._remove_side_files(path)
+
     def remove(self, name: str, seen: Here) -> bool:
         """Remove a database, unless it has changed since it was `seen`."""
         if self.look_at(name) != seen:
             return False
-        path = self.path(name)
-        path.unlink()
-        self._remove_side_files(path)
+        self.discard(name)
         return True
 
     def _remove_side_files(self, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from sidecar.generations.durable import load, replace
+from sidecar.durable import load, replace
 
 logger = logging.getLogger("sidecar.ready")
 

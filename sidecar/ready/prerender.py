@@ -10,8 +10,8 @@ from pathlib import Path
 import aiohttp
 
 from sidecar import __version__
+from sidecar.durable import replace
 from sidecar.errors import CommandError, SidecarError
-from sidecar.generations.durable import sync, temporary, write
 from sidecar.model import Page
 from sidecar.process import run_command
 from sidecar.ready.background import Background, each
@@ -168,12 +168,9 @@ class Prerender:
         try:
             if not (target.is_file() and target.read_bytes() == body):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write(temporary(target), body, self._mode, self._owner)
-                sync([temporary(target)])
-                temporary(target).replace(target)
+                replace(target, body, mode=self._mode, owner=self._owner, synced=True)
                 return True, _signature(target) or ""
         except OSError as error:
-            temporary(target).unlink(missing_ok=True)
             raise SidecarError(f"{target} cannot be written: {error.strerror}") from error
         return False, _signature(target) or ""
 

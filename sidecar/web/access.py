@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from math import ceil
+from urllib.parse import urlsplit
 
 import bcrypt
 from aiohttp import web
@@ -107,12 +108,14 @@ class Administrators:
         self._refused: dict[bytes, None] = {}
         self._checking = asyncio.Semaphore(2)
 
-    async def require(self, request: web.Request) -> str:
-        """The name of whoever may change things; `Unauthorized` or `Forbidden` otherwise."""
+    async def require(self, request: web.Request, *, linked: bool = False) -> str:
+        """The name of whoever may change things; `Unauthorized` or `Forbidden` otherwise.
+
+        `linked` when other sites may link to it: a page that only shows what is, without work or a stream.
+        """
         if on_unix_socket(request):
             return peer(request)
-        site = request.headers.get("Sec-Fetch-Site", "none")
-        if site not in ("none", "same-origin") and not _link(request):
+        if _from_elsewhere(request) and not (linked and _link(request)):
             raise Forbidden(
                 "another site sent this request", "open the sidecar's own page", code="cross_site"
             )
@@ -158,6 +161,19 @@ def _remember(proofs: dict[bytes, None], proof: bytes) -> None:
     proofs[proof] = None
     while len(proofs) > _REMEMBERED:
         del proofs[next(iter(proofs))]
+
+
+def _from_elsewhere(request: web.Request) -> bool:
+    """Whether a browser says that another site's page made this request: it sends the password along."""
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        return True
+    # Without TLS browsers do not say more than this, and only of what may change something.
+    origin = request.headers.get("Origin")
+    return (
+        request.method not in ("GET", "HEAD")
+        and origin is not None
+        and urlsplit(origin).netloc.lower() != request.host.lower()
+    )
 
 
 def _link(request: web.Request) -> bool:

@@ -15,6 +15,8 @@ from sidecar.web.html import HTML, error_page
 
 logger = logging.getLogger("sidecar.web")
 
+_BEGUN = web.RequestKey("begun", web.StreamResponse)
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 JSON = "application/json"
@@ -112,24 +114,45 @@ class _HttpError(SidecarError):
         self.status = error.status
 
 
+async def note_begun(request: web.Request, response: web.StreamResponse) -> None:
+    """Remember, once an answer's head goes out, that it is too late for another one."""
+    request[_BEGUN] = response
+
+
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every exception into an answer."""
+    """Turn every exception into an answer; where one has begun, break it off."""
     try:
         return await handler(request)
-    except SidecarError as error:
-        return error_answer(request, error)
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        allow = error.headers.get("Allow")
-        return error_answer(request, _HttpError(error), {"Allow": allow} if allow else None)
-    except (ConnectionError, web.RequestPayloadError):
-        # The client went away, or what it sends is no body: that is no failure of ours.
-        return error_answer(request, BadRequest("the request broke off", "send it whole", code="broken_off"))
-    except Exception:
-        logger.exception("%s %s failed in a way that nobody foresaw", request.method, request.path)
-        failure = SidecarError(
-            "this failed in a way that nobody foresaw", "the log has the details", code="internal"
-        )
-        return error_answer(request, failure)
+    except Exception as error:
+        if _BEGUN not in request:
+            return _answer_to(request, error)
+        if not isinstance(error, ConnectionError):
+            logger.exception("%s %s failed after its answer had begun", request.method, request.path)
+        # Without its end, so that nobody takes the part for the whole.
+        if request.transport is not None:
+            request.transport.close()
+        return request[_BEGUN]
+
+
+def _answer_to(request: web.Request, error: Exception) -> web.StreamResponse:
+    headers = None
+    match error:
+        case SidecarError():
+            answered = error
+        case web.HTTPException(status=status) if status < 400:
+            raise error
+        case web.HTTPException():
+            answered = _HttpError(error)
+            headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        case ConnectionError() | web.RequestPayloadError():
+            # The client went away, or what it sends is no body: that is no failure of ours.
+            answered = BadRequest("the request broke off", "send it whole", code="broken_off")
+        case _:
+            logger.error(
+                "%s %s failed in a way that nobody foresaw", request.method, request.path, exc_info=error
+            )
+            answered = SidecarError(
+                "this failed in a way that nobody foresaw", "the log has the details", code="internal"
+            )
+    return error_answer(request, answered, headers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from sidecar.web import openapi
-from sidecar.web.answers import errors
+from sidecar.web.answers import errors, note_begun
 from sidecar.web.background import Background
 from sidecar.web.html import asset
 from sidecar.web.operations import Operations
@@ -14,6 +14,12 @@ from sidecar.web.public import PublicTrigger
 from sidecar.web.views import Views
 
 _LONGEST_BODY = 64 << 10
+_LOCKED = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 def application(
@@ -50,10 +56,12 @@ def application(
         ]
     )
     app.on_response_prepare.append(_protect)
+    app.on_response_prepare.append(note_begun)
     return app
 
 
 async def _protect(request: web.Request, response: web.StreamResponse) -> None:
-    """No answer is guessed at by a browser, and caches know that it depends on what was asked for."""
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    """Browsers guess at no answer and embed none; caches know that it depends on what was asked for."""
+    for name, value in _LOCKED.items():
+        response.headers.setdefault(name, value)
     response.headers.setdefault("Vary", "Accept")

@@ -82,7 +82,16 @@ STATUS: Schema = _object(
     drift={"type": "array", "items": _TEXT},
     waiting=_COUNT,
     running=_or_null(_object(trigger=_TEXT, since=_NUMBER)),
-    last=_or_null(_object(state=_TEXT, trigger=_TEXT, started=_NUMBER, seconds=_NUMBER, stages={})),
+    last=_or_null(
+        _object(
+            state=_TEXT,
+            trigger=_TEXT,
+            started=_NUMBER,
+            seconds=_NUMBER,
+            stages={},
+            error=_or_null(_ref("Problem")),
+        )
+    ),
     error=_or_null(_ref("Problem")),
     not_loaded=_MAYBE_TEXT,
     started=_NUMBER,
@@ -350,7 +359,11 @@ PATHS: dict[str, dict[str, Schema]] = {
     "/events": {
         "get": {
             "summary": "What happens, as it happens, as server-sent events.",
-            "responses": {"200": _answer("events until the client leaves", events=_TEXT), **_NOT_ALLOWED},
+            "responses": {
+                "200": _answer("events until the client leaves", events=_TEXT),
+                "303": {"description": "a browser that wants HTML is sent to the page"},
+                **_NOT_ALLOWED,
+            },
             "security": _BASIC,
         }
     },
@@ -366,13 +379,19 @@ PATHS: dict[str, dict[str, Schema]] = {
     "/healthz": {
         "get": {
             "summary": "Alive: the loop that does the work turns.",
-            "responses": {"200": _answer("ok", text=_TEXT), "503": _error("it is stuck")},
+            "responses": {
+                "200": _answer("ok", text=_TEXT, json=_object(ok=_FLAG)),
+                "503": _error("it is stuck"),
+            },
         }
     },
     "/readyz": {
         "get": {
             "summary": "Ready: a generation is loaded.",
-            "responses": {"200": _answer("ok", text=_TEXT), "503": _error("no generation was loaded yet")},
+            "responses": {
+                "200": _answer("ok", text=_TEXT, json=_object(ok=_FLAG)),
+                "503": _error("no generation was loaded yet"),
+            },
         }
     },
     "/openapi.json": {

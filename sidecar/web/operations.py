@@ -15,7 +15,7 @@ from sidecar.metrics import TRIGGERS
 from sidecar.model import Record
 from sidecar.ready.runner import ReadyWork
 from sidecar.reload import ReloadTracker
-from sidecar.run import Outcome, Problem, Request
+from sidecar.run import PREVIEW, Outcome, Problem, Request
 from sidecar.web.access import Administrators, basic_credentials, on_unix_socket
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, outcome_answer, preferred
 from sidecar.web.streams import stream
@@ -85,7 +85,7 @@ class Operations:
     async def preview(self, request: web.Request) -> web.StreamResponse:
         """What an update would change now. Its ETag in If-Match applies exactly that."""
         who = await self._administrators.require(request)
-        outcome = await self._worker.submit(Request(trigger="preview", who=who, preview=True))
+        outcome = await self._worker.submit(Request(trigger=PREVIEW, who=who, preview=True))
         return outcome_answer(request, outcome, {"ETag": f'"{outcome.tag}"'} if outcome.tag else None)
 
     async def webhook(self, request: web.Request) -> web.StreamResponse:

@@ -23,13 +23,14 @@ from sidecar.generations import Generations
 from sidecar.history import History
 from sidecar.index import Deployed, read_index
 from sidecar.memo import Memo
+from sidecar.model import Index
 from sidecar.page import before, change, now, parts
 from sidecar.page.atlas import atlas
 from sidecar.page.layout import Frame, page
 from sidecar.page.markup import Content, Markup
 from sidecar.process import run_command
 from sidecar.reload import ReloadTracker
-from sidecar.run import Outcome, Request
+from sidecar.run import PREVIEW, Outcome, Request
 from sidecar.settings import Settings
 from sidecar.status import Status
 from sidecar.web.access import Administrators
@@ -94,7 +95,7 @@ class Pages:
 
     async def home(self, request: web.Request) -> web.StreamResponse:
         """What is."""
-        who = await self._administrators.require(request)
+        who = await self._administrators.require(request, linked=True)
         seen = self._seen()
         base = base_of(request)
         content = now.main(seen, await self._atlas(seen), base=base)
@@ -243,7 +244,7 @@ class Pages:
         raise web.HTTPSeeOther("../")
 
     async def _previewed(self, who: str) -> Outcome:
-        return await self._worker.submit(Request(trigger="preview", who=who, preview=True))
+        return await self._worker.submit(Request(trigger=PREVIEW, who=who, preview=True))
 
     async def _deployment(self, outcome: Outcome) -> list[str]:
         """Why an update would not be enough; empty when it is."""
@@ -276,7 +277,7 @@ class Pages:
 
     async def past(self, request: web.Request) -> web.StreamResponse:
         """The history."""
-        who = await self._administrators.require(request)
+        who = await self._administrators.require(request, linked=True)
         text = request.query.get("before", "")
         if text and (not text.isdecimal() or len(text) > 12):
             raise BadRequest(f"before must be a whole number, not {text!r}")
@@ -290,7 +291,7 @@ class Pages:
 
     async def generation(self, request: web.Request) -> web.StreamResponse:
         """One generation."""
-        who = await self._administrators.require(request)
+        who = await self._administrators.require(request, linked=True)
         number = _number(request)
         entry = await asyncio.to_thread(self._history.generation, number)
         if entry is None:
@@ -322,10 +323,15 @@ class Pages:
             found = await asyncio.to_thread(self._compare, current.number, number)
             diffs = await asyncio.to_thread(self._diffs, current.number, number)
         drift = dict.fromkeys(self._status.data()["drift"], "")
+        lead = (
+            "Its files and its index come back as a new generation, which stays until somebody asks for an "
+            "update."
+        )
+        if found == Changes() and not diffs:
+            found, lead = None, "It is the same as what is in place, so there is nothing to be changed."
         content = change.question(
             f"Roll back to generation {number}?",
-            "Its files and its index come back as a new generation, which stays until somebody asks for an "
-            "update.",
+            lead,
             change.consequences(found, drift),
             found,
             action=str(number),
@@ -365,8 +371,14 @@ class Pages:
     def _compare(self, old: int, new: int) -> Changes | None:
         """What changes from one kept generation's index to another's."""
         archive, deployed, memo = self._generations.archive, self._deployed(), Memo()
+
+        def index(number: int) -> Index:
+            """As it was read then: with the regions of that time."""
+            read, regions = read_index(archive.index(number), deployed), archive.manifest(number).regions
+            return read if regions is None else msgspec.structs.replace(read, regions=regions)
+
         try:
-            first, second = (read_index(archive.index(number), deployed) for number in (old, new))
+            first, second = index(old), index(new)
         except (OSError, SidecarError) as error:
             logger.warning("the indexes of generations %d and %d cannot be compared: %s", old, new, error)
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import web
@@ -14,7 +15,7 @@ from sidecar.history import Entry, History
 from sidecar.metrics import Metrics
 from sidecar.status import Status
 from sidecar.web.access import Administrators
-from sidecar.web.answers import JSON, TEXT, json_answer, outcome_text, preferred, text_answer
+from sidecar.web.answers import JSON, TEXT, json_answer, outcome_text, preferred, text_answer, wants_page
 from sidecar.web.streams import stream
 from sidecar.worker import Worker
 
@@ -74,21 +75,27 @@ class Views:
         return text_answer(f"{_line(entry)}\n{outcome_text(entry.outcome)}")
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """What happens, as it happens."""
+        """What happens, as it happens. A person's browser is led to the page, which shows that."""
         await self._administrators.require(request)
+        if wants_page(request):
+            raise web.HTTPSeeOther("./")
         return await stream(request, self._broker)
 
     async def healthz(self, request: web.Request) -> web.StreamResponse:
         """Alive: the loop that does the work turns."""
         if not self._worker.alive:
             raise Busy("the loop that runs the updates is stuck", "restart the sidecar", code="stuck")
-        return text_answer("ok")
+        return _fine(request)
 
     async def readyz(self, request: web.Request) -> web.StreamResponse:
         """Ready: a generation is loaded."""
         if not self._status.ready():
             raise Busy("no generation was loaded yet", "look at /status", code="not_ready")
-        return text_answer("ok")
+        return _fine(request)
+
+
+def _fine(request: web.Request) -> web.Response:
+    return json_answer({"ok": True}) if preferred(request, TEXT, JSON) == JSON else text_answer("ok")
 
 
 def _number(request: web.Request, name: str, default: int) -> int:
@@ -108,4 +115,5 @@ def _line(entry: Entry) -> str:
     error = f": {outcome.error.message}" if outcome.error else f": {entry.note}" if entry.note else ""
     number = f"generation {outcome.generation}" if outcome.state == "published" else "-"
     by = f"{outcome.trigger} ({outcome.who})"
-    return f"{entry.run} {outcome.started:.0f} {entry.state} {number} by {by}{error}"
+    moment = datetime.fromtimestamp(outcome.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"{entry.run} {moment} {entry.state} {number} by {by}{error}"

@@ -104,7 +104,7 @@ async def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
         ("a: [", ["YAML"]),
         ("profile: fly", ["machine.region", "FLY_REGION"]),
         ("profile: /not/there.yml", ["profile", "/not/there.yml"]),
-        ("administrators: {alice: secret}", ["administrators.alice", "hash-password"]),
+        ("administrators: {admin: secret}", ["administrators.admin", "hash-password"]),
         ("trigger: {secret: short}", ["trigger.secret"]),
         ("files: {owner: nobody-of-that-name}", ["nobody-of-that-name"]),
     ],
@@ -360,7 +360,7 @@ async def test_hash_password_makes_a_hash_for_administrators(machine: Machine) -
     finished = check(await sidecar(machine, "hash-password", "--cost", "8", stdin=b"correct horse\n"), 0)
     hashed = finished.out.strip()
     assert bcrypt.checkpw(b"correct horse", hashed.encode())
-    machine.extra["administrators"] = {"alice": hashed}
+    machine.extra["administrators"] = {"admin": hashed}
     check(await sidecar(machine, "config", "--check"), 0)
     data = check(
         await sidecar(machine, "hash-password", "--cost", "8", "--json", stdin=b"correct horse\n"), 0

@@ -47,7 +47,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-NAME, PASSWORD = "alice", "correct horse"
+NAME, PASSWORD = "admin", "correct horse"
 HOSTILE = "<script>document.title='owned'</script>\"'&lt;"
 MOST_BYTES = 100_000
 PATHS = ("", "preview", "generations", "generations/1", "page/rollback/1", "status", "nothing")
@@ -201,7 +201,7 @@ async def test_a_person_updates_watches_and_rolls_back(tmp_path: Path) -> None:
         assert running.daemon.generations.current.pinned
 
         await page.goto(f"{running.url}generations/2")
-        await expect(page.locator("main")).to_contain_text("Asked for by alice")
+        await expect(page.locator("main")).to_contain_text("Asked for by admin")
         await shot(page, "generation")
 
 

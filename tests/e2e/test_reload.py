@@ -402,3 +402,63 @@ async def test_graceful_stop_is_quick(tmp_path: Path) -> None:
         assert await asyncio.to_thread(daemon.wait, 10) == 0
         assert time.monotonic() - started < 5
         running.daemon = None
+
+
+async def test_a_boot_without_the_store_starts_with_what_is_in_place(tmp_path: Path) -> None:
+    """With the store out of reach and a whole generation from before in place, the boot hook succeeds and
+    Navigator leaves its maintenance page; the status still says what is wrong."""
+    store = tmp_path / "store"
+    async with site(tmp_path) as running:
+        await running.navigator.stop_async()
+        running.stop_daemon()
+        store.rename(tmp_path / "out-of-reach")
+        running.start_daemon()
+        markers = running.machine.state / "loaded"
+        before = max(path.stat().st_mtime_ns for path in markers.iterdir())
+        await running.navigator.start_async(
+            "config/navigator-maintenance.yml",
+            running.machine.application,
+            SIDECAR_CONFIG=str(running.machine.write_settings()),
+        )
+        await until(lambda: max(path.stat().st_mtime_ns for path in markers.iterdir()) > before, 20)
+        assert not await running.login("user0003", "whatever")  # it asks for passwords: no maintenance page
+        status = running.status()
+        assert (status["state"], status["last"]["trigger"]) == ("out_of_sync", "boot")
+        assert status["generation"]["loaded"] == status["generation"]["current"] == 1
+
+
+async def test_only_a_boot_makes_do_with_what_is_in_place(tmp_path: Path) -> None:
+    """When the fetch failed: status 0 and a warning for a boot with every file in place, else status 1."""
+    machine = Machine(tmp_path)
+    machine.put_index()
+    sidecar = str(Path(sys.executable).with_name("sidecar"))
+    command = [sidecar, "--config", str(machine.write_settings()), "update"]
+
+    async def update(*arguments: str) -> tuple[int, str]:
+        made = await asyncio.to_thread(
+            subprocess.run, [*command, *arguments], capture_output=True, text=True, check=False
+        )
+        return made.returncode, made.stderr
+
+    async with machine.daemon():
+        machine.store_index.rename(tmp_path / "aside")
+        status, said = await update("--trigger", "boot")
+        assert (status, "warning" in said) == (1, False)  # nothing is in place
+        (tmp_path / "aside").rename(machine.store_index)
+        assert (await update("--trigger", "boot"))[0] == 0
+        machine.store_index.unlink()
+        status, said = await update("--trigger", "boot")
+        assert status == 0
+        assert "generation 1 from before is in place and whole" in said
+        assert (await update("--trigger", "boot", "--json"))[0] == 0
+        for other in ([], ["--json"], ["--trigger", "resume"], ["--trigger", "resume", "--json"]):
+            status, said = await update(*other)
+            assert (status, "warning" in said) == (1, False)
+        machine.target("htpasswd").write_text("somebody:else\n")
+        assert (await update("--trigger", "boot"))[0] == 1
+        machine.put_index()
+        assert (await update())[0] == 0
+        # What was fetched and is unfit is no outage.
+        machine.store_index.write_bytes(b"no database")
+        status, said = await update("--trigger", "boot")
+        assert (status, "warning" in said) == (1, False)

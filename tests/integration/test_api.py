@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import re
 import socket
 import stat
 import threading
@@ -95,7 +96,7 @@ async def running(machine: Machine) -> AsyncIterator[Site]:
 
 def with_administrator(machine: Machine) -> None:
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
-    machine.extra["administrators"] = {"alice": hashed}
+    machine.extra["administrators"] = {"admin": hashed}
 
 
 def basic(name: str, password: str) -> str:
@@ -148,8 +149,8 @@ NEGOTIATED = [
             "application/json;q=0, text/plain": TEXT,
         },
     ),
-    ("GET", "/healthz", {None: TEXT, JSON: TEXT, TEXT: TEXT}),
-    ("GET", "/readyz", {None: TEXT, JSON: TEXT, TEXT: TEXT}),
+    ("GET", "/healthz", {None: TEXT, JSON: JSON, TEXT: TEXT}),
+    ("GET", "/readyz", {None: TEXT, JSON: JSON, TEXT: TEXT}),
     (
         "GET",
         "/metrics",
@@ -182,6 +183,15 @@ async def test_a_strange_accept_header_does_no_harm(machine: Machine, accept: st
     async with running(machine) as site:
         assert (await site.ask("GET", "/status", Accept=accept)).status == 200
         assert (await site.ask("POST", "/update", Accept=accept)).status == 200
+
+
+async def test_the_history_as_text_is_for_people(machine: Machine) -> None:
+    """A run a line, with a date that can be read, in the list and for one generation."""
+    async with running(machine) as site:
+        await site.ask("POST", "/update")
+        for path in ("/generations", "/generations/1"):
+            line = (await site.ask("GET", path, Accept=TEXT)).text.splitlines()[0]
+            assert re.match(r"1 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC published generation 1 by socket", line)
 
 
 async def test_errors_have_the_form_that_was_asked_for(machine: Machine) -> None:
@@ -263,18 +273,18 @@ async def test_a_wrong_password_is_refused(machine: Machine) -> None:
     with_administrator(machine)
     proofs = [
         None,
-        basic("alice", "wrong"),
-        basic("alice", ""),
-        basic("bob", PASSWORD),
+        basic("admin", "wrong"),
+        basic("admin", ""),
+        basic("nobody", PASSWORD),
         basic("", ""),
-        basic("alice", PASSWORD.upper()),
+        basic("admin", PASSWORD.upper()),
         f"Bearer {PASSWORD}",
         "Basic",
         "Basic !!!",
         "Basic " + base64.b64encode(b"no colon").decode(),
         "Basic " + base64.b64encode(b"\xff\xfe:\xff").decode(),
-        basic("alice", "x" * 500),
-        basic("alice", "null\0byte"),
+        basic("admin", "x" * 500),
+        basic("admin", "null\0byte"),
     ]
     async with running(machine) as site:
         for method, path in GUARDED:
@@ -291,15 +301,15 @@ async def test_a_wrong_password_is_refused(machine: Machine) -> None:
 async def test_an_administrator_may_do_everything(machine: Machine) -> None:
     """With the right password everything works on TCP, and the records say who it was."""
     with_administrator(machine)
-    proof = {"Authorization": basic("alice", PASSWORD)}
+    proof = {"Authorization": basic("admin", PASSWORD)}
     async with running(machine) as site:
         answer = await site.ask("POST", "/update", over="tcp", Accept=JSON, **proof)
-        assert (answer.status, answer.json["state"], answer.json["who"]) == (200, "published", "alice")
+        assert (answer.status, answer.json["state"], answer.json["who"]) == (200, "published", "admin")
         assert answer.json["trigger"] == "http"
         for path in ("/preview", "/generations"):
             assert (await site.ask("GET", path, over="tcp", **proof)).status == 200
         # After a right one a wrong one still is wrong.
-        wrong = {"Authorization": basic("alice", "wrong")}
+        wrong = {"Authorization": basic("admin", "wrong")}
         assert (await site.ask("POST", "/update", over="tcp", **wrong)).status == 401
 
 
@@ -337,7 +347,7 @@ async def test_status_and_metrics_are_open(machine: Machine, administrators: boo
 async def test_another_site_cannot_use_an_administrators_browser(machine: Machine) -> None:
     """A request that another site made a browser send is refused, the right password notwithstanding."""
     with_administrator(machine)
-    proof = {"Authorization": basic("alice", PASSWORD)}
+    proof = {"Authorization": basic("admin", PASSWORD)}
     async with running(machine) as site:
         for origin in ("cross-site", "same-site", "anything else"):
             for method, path in GUARDED:
@@ -564,6 +574,59 @@ async def test_the_status_tells_the_state(machine: Machine) -> None:
         assert told["generation"]["current"] == 1
 
 
+async def test_a_refused_request_says_nothing_about_the_machine(machine: Machine) -> None:
+    """A condition that no longer holds, a generation or an index that is not there: state, last error and
+    metrics of the machine stay, and only the last run tells of it. Neither does a preview change them."""
+    machine.extra["fetch"] = {"expect_timeout": "0s"}
+    async with running(machine) as site:
+        await site.ask("POST", "/update")
+        await load(site)
+        target = f"/showcase/update_config?sha256={'0' * 64}"
+        requests: list[tuple[int, str, str, dict[str, Any]]] = [
+            (412, "changed", "/update", {"If_Match": '"another"'}),
+            (404, "not_found", "/rollback", {"data": '{"generation": 99}'}),
+            (502, "store_stale", "/public", forwarded(path=target) | signed(path=target)),
+        ]
+        for status, code, path, more in requests:
+            answer = await site.ask("POST", path, Accept=JSON, **more)
+            assert (answer.status, answer.json["error"]["code"]) == (status, code)
+            told = (await site.ask("GET", "/status")).json
+            assert (told["state"], told["error"]) == ("in_sync", None)
+            assert told["last"]["error"]["code"] == code
+        text = (await site.ask("GET", "/metrics")).text
+        assert value(text, "sidecar_in_sync") == 1
+        assert value(text, "sidecar_updates_total", trigger="socket", outcome="refused") == 1
+        assert value(text, "sidecar_updates_total", trigger="rollback", outcome="refused") == 1
+        assert value(text, "sidecar_updates_total", trigger="socket", outcome="failed") == 0
+        machine.store_index.write_bytes(b"no database")
+        assert (await site.ask("GET", "/preview", Accept=JSON)).status == 422
+        assert (await site.ask("GET", "/status")).json["state"] == "in_sync"
+        assert len((await site.ask("GET", "/generations")).json) == 4
+        # Nor does a mistake make good what is wrong.
+        await site.ask("POST", "/update")
+        await site.ask("POST", "/rollback", data='{"generation": 99}')
+        told = (await site.ask("GET", "/status")).json
+        assert (told["state"], told["error"]["code"]) == ("out_of_sync", "not_sqlite")
+        assert value((await site.ask("GET", "/metrics")).text, "sidecar_in_sync") == 0
+
+
+async def test_a_preview_is_no_update(machine: Machine) -> None:
+    """While a preview is under way nothing runs, in data and on the page: it changes nothing."""
+    gate = Gate(machine.folder)
+    machine.extra["update"] = {"check_command": gate.command}
+    with_administrator(machine)
+    async with running(machine) as site:
+        preview = asyncio.create_task(site.ask("GET", "/preview"))
+        await gate.reached()
+        told = (await site.ask("GET", "/status")).json
+        assert (told["running"], told["state"]) == (None, "starting")
+        page = await site.ask("GET", "/", Accept="text/html")
+        assert "No generation has been published yet" in page.text
+        assert "under way" not in page.text.lower()
+        gate.open()
+        assert (await preview).status == 200
+
+
 async def test_ready_is_not_the_same_as_alive(machine: Machine) -> None:
     """The daemon is alive at once, and ready when a generation is loaded."""
     async with running(machine) as site:
@@ -647,6 +710,32 @@ async def test_a_listener_that_goes_away_leaves_no_trace(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+class Unspeakable:
+    """What no event can tell of."""
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/events"), ("POST", "/update")])
+async def test_a_stream_that_fails_is_broken_off(
+    machine: Machine, caplog: pytest.LogCaptureFixture, method: str, path: str
+) -> None:
+    """When an answer has begun and its handler fails, the connection closes without a second answer, and
+    the log tells of the failure once."""
+    gate = Gate(machine.folder)
+    machine.extra["update"] = {"check_command": gate.command}
+    async with running(machine) as site:
+        async with site.unix.request(method, path, headers={"Accept": EVENTS}) as answer:
+            site.daemon.broker.emit("unspeakable", {"thing": Unspeakable()})
+            async with asyncio.timeout(10):
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await answer.read()
+        (failure,) = [record for record in caplog.records if record.exc_info]
+        assert "failed after its answer had begun" in failure.getMessage()
+        if path == "/update":
+            await gate.reached()
+            gate.open()
+        assert (await site.ask("GET", "/healthz")).status == 200
+
+
 # Secrets
 
 
@@ -654,7 +743,7 @@ async def test_secrets_appear_nowhere(machine: Machine, caplog: pytest.LogCaptur
     """No answer, metric or log holds a secret, whatever goes right or wrong."""
     caplog.set_level(logging.DEBUG)
     with_administrator(machine)
-    hashed = machine.extra["administrators"]["alice"]
+    hashed = machine.extra["administrators"]["admin"]
     others = {"previous_secret": "the-secret-before-this-one", "webhook_token": "a-token-for-the-webhook"}
     machine.extra |= {
         "trigger": others,
@@ -663,7 +752,7 @@ async def test_secrets_appear_nowhere(machine: Machine, caplog: pytest.LogCaptur
     secrets = [SECRET, *others.values(), "s3-secret-key-for-tests", hashed, PASSWORD, "not-the-password"]
     texts: list[str] = []
     async with running(machine) as site:
-        proofs = (None, basic("alice", PASSWORD), basic("alice", "not-the-password"))
+        proofs = (None, basic("admin", PASSWORD), basic("admin", "not-the-password"))
         for accept in (TEXT, JSON):
             for method, path in [*OPEN, *GUARDED[:-1], ("POST", "/webhook"), ("GET", "/nowhere")]:
                 for proof in proofs:
@@ -740,26 +829,39 @@ async def test_a_run_under_way_is_finished_before_the_end(machine: Machine) -> N
 
 
 async def test_a_run_that_does_not_end_is_given_up_at_the_end(machine: Machine) -> None:
-    """A run that goes on for too long after the signal is broken off, and nothing is published."""
+    """A run that goes on for too long after the signal is broken off, and nothing is published. Whoever waits
+    for it or for the next is told in the form that was asked for, and does not lose the connection."""
     gate = Gate(machine.folder)
     machine.extra["update"] = {"check_command": gate.command}
     machine.put_index()
     async with machine.client() as client, AsyncExitStack() as stack:
         await stack.enter_async_context(machine.daemon())
-        poke = asyncio.create_task(answer_of(client))
+        pokes = [asyncio.create_task(answer_of(client))]
         await gate.reached()
-        await stack.aclose()
-        try:
-            status, body = await poke
-        except aiohttp.ClientError:
-            pass  # the connection ended with the daemon
-        else:
-            assert (status, body["error"]["code"]) == (503, "stopping")
+        pokes.append(asyncio.create_task(answer_of(client)))
+        async with client.post("/update", headers={"Accept": EVENTS}) as stream:
+            await stack.aclose()
+            for status, body in await asyncio.gather(*pokes):
+                assert (status, body["error"]["code"]) == (503, "stopping")
+            kind, body = events(await stream.text())[-1]
+            assert (kind, body["error"]["code"]) == ("error", "stopping")
     assert machine.targets() == {}
     assert not machine.socket.exists()
     del machine.extra["update"]
     async with running(machine) as site:
         assert (await site.ask("POST", "/update", Accept=JSON)).json["generation"] == 1
+
+
+async def test_who_waits_for_a_load_is_answered_at_the_end(machine: Machine) -> None:
+    """A daemon that stops before Navigator has loaded says that it is not known yet, and stops soon."""
+    machine.put_index()
+    async with machine.client() as client, AsyncExitStack() as stack:
+        daemon = await stack.enter_async_context(machine.daemon())
+        poke = asyncio.create_task(client.post("/update?wait=loaded", headers={"Accept": JSON}))
+        await until(lambda: daemon.tracker.pending is not None)
+        await stack.aclose()
+        async with await poke as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (504, "load_pending")
 
 
 async def answer_of(client: aiohttp.ClientSession) -> tuple[int, Any]:

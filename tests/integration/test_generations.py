@@ -321,7 +321,9 @@ def test_drift_is_warned_about_and_repaired(published: Machine) -> None:
     good = published.targets()
     published.target("showcases.yml").write_bytes(b"edited: by hand\n")
     published.target("tenants.list").unlink()
-    (published.target("htpasswd")).write_bytes(good["htpasswd"] + b"eve:{SHA}0DPiKuNIrrVmD8IUCuw1hQxNqZc=\n")
+    (published.target("htpasswd")).write_bytes(
+        good["htpasswd"] + b"user3:{SHA}0DPiKuNIrrVmD8IUCuw1hQxNqZc=\n"
+    )
     before = mtimes(published)
     generations = open_generations(published)
     generations.current = generations.archive.manifest(1)
@@ -330,7 +332,7 @@ def test_drift_is_warned_about_and_repaired(published: Machine) -> None:
     assert outcome.state == "published"
     # The file that was removed is back since the start before the update.
     assert set(outcome.drift) == {"htpasswd", "showcases.yml"}
-    assert "+eve:" in outcome.drift["htpasswd"]
+    assert "+user3:" in outcome.drift["htpasswd"]
     assert any("changed by someone else" in line for line in outcome.log)
     assert {name: content for name, content in published.targets().items() if name != NAVIGATOR} == {
         name: content for name, content in good.items() if name != NAVIGATOR

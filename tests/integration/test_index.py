@@ -46,7 +46,7 @@ EVENT = {
     "date": None,
 }
 REGION = {"type": "fly", "code": "iad", "location": "Ashburn", "latitude": 39.0, "longitude": -77.5}
-USER = {"userid": "ann", "password": "ann:x"}
+USER = {"userid": "user1", "password": "user1:x"}
 COLUMNS: dict[str, list[str]] = {
     "users": list(USER),
     "locations": list(STUDIO),
@@ -459,24 +459,26 @@ def test_nothing_at_all(index: Path) -> None:
 # Text that is not UTF-8
 
 
-@pytest.mark.parametrize("line", [b"eve:\xff\xfe", b"\xe9ve:x", b"eve:\xc3"], ids=repr)
+@pytest.mark.parametrize("line", [b"user3:\xff\xfe", b"\xe9ser3:x", b"user3:\xc3"], ids=repr)
 def test_a_user_that_is_not_utf8(index: Path, line: bytes) -> None:
     """A line of htpasswd that is not UTF-8 costs that row alone, with a warning."""
     make(index)
     change(
-        index, f"insert into users values ('eve', {text(line)})", "insert into users values ('zoe', 'zoe:x')"
+        index,
+        f"insert into users values ('user3', {text(line)})",
+        "insert into users values ('user4', 'user4:x')",
     )
     found = read_index(index)
-    assert found.users == (User("ann", "ann:x"), User("zoe", "zoe:x"))
+    assert found.users == (User("user1", "user1:x"), User("user4", "user4:x"))
     assert len(found.warnings) == 1
-    assert "'eve'" in found.warnings[0]
+    assert "'user3'" in found.warnings[0]
     assert "UTF-8" in found.warnings[0]
 
 
 def test_a_user_of_bytes(index: Path) -> None:
     """A line that is stored as bytes is a line all the same."""
-    make(index, users=[{"userid": b"ann", "password": b"ann:x"}, {"userid": None, "password": "bob:x"}])
-    assert read_index(index).users == (User("ann", "ann:x"), User("", "bob:x"))
+    make(index, users=[{"userid": b"user1", "password": b"user1:x"}, {"userid": None, "password": "user2:x"}])
+    assert read_index(index).users == (User("user1", "user1:x"), User("", "user2:x"))
 
 
 def test_a_name_that_is_not_utf8(index: Path) -> None:
@@ -485,7 +487,7 @@ def test_a_name_that_is_not_utf8(index: Path) -> None:
     change(index, f"update locations set name = {text(b'Caf' + bytes([0xE9]))}")
     found = read_index(index)
     assert found.studios[0].name == "Caf\ufffd"
-    assert found.users == (User("ann", "ann:x"),)
+    assert found.users == (User("user1", "user1:x"),)
 
 
 @pytest.mark.parametrize("table", ["locations", "showcases"])

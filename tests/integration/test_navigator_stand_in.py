@@ -478,39 +478,46 @@ def test_the_first_request_after_idling_runs_the_resume_hooks(site: Site) -> Non
 
 def test_a_removed_user_stays_until_a_login_fails_or_a_reload(site: Site) -> None:
     """htpasswd is cached: taking somebody out of it is not enough."""
-    site.users("ann:old\nbob:pw\n")
+    site.users("user1:old\nuser2:pw\n")
     site.start()
-    assert [site.login("ann", "old"), site.login("bob", "pw"), site.request("/private")[0]] == [404, 404, 401]
-    site.users("ann:new\n", 1)
-    assert [site.login("ann", "old"), site.login("bob", "pw")] == [404, 404]
+    assert [site.login("user1", "old"), site.login("user2", "pw"), site.request("/private")[0]] == [
+        404,
+        404,
+        401,
+    ]
+    site.users("user1:new\n", 1)
+    assert [site.login("user1", "old"), site.login("user2", "pw")] == [404, 404]
     assert site.request("/private")[0] == 401  # no login was tried
-    assert [site.login("ann", "old"), site.login("bob", "pw")] == [404, 404]
-    assert site.login("ann", "new") == 404  # fails at first, which makes it read the file
-    assert [site.login("ann", "old"), site.login("bob", "pw")] == [401, 401]
-    site.users("bob:pw\n", -60)
-    assert [site.login("ann", "new"), site.login("bob", "pw")] == [404, 401]  # an older file is not noticed
+    assert [site.login("user1", "old"), site.login("user2", "pw")] == [404, 404]
+    assert site.login("user1", "new") == 404  # fails at first, which makes it read the file
+    assert [site.login("user1", "old"), site.login("user2", "pw")] == [401, 401]
+    site.users("user2:pw\n", -60)
+    assert [site.login("user1", "new"), site.login("user2", "pw")] == [
+        404,
+        401,
+    ]  # an older file is not noticed
     site.reload()
-    assert [site.login("ann", "new"), site.login("bob", "pw")] == [401, 404]
+    assert [site.login("user1", "new"), site.login("user2", "pw")] == [401, 404]
 
 
 def test_users_stay_when_htpasswd_cannot_be_read(site: Site) -> None:
     """The reload goes on and counts as successful."""
-    site.users("ann:pw\n")
+    site.users("user1:pw\n")
     site.start()
     (site.folder / "htpasswd").unlink()
     site.reload()
     assert site.navigator.logged("Failed to reload auth file") == 1
-    assert [site.login("ann", "pw"), site.login("ann", "no")] == [404, 401]
+    assert [site.login("user1", "pw"), site.login("user1", "no")] == [404, 401]
 
 
 def test_a_start_hook_may_write_htpasswd(site: Site) -> None:
     """At a reload the start hooks run before htpasswd is read."""
-    site.users("ann:pw\n")
+    site.users("user1:pw\n")
     site.start()
-    site.hooks(start=[{"command": site.script("passwd", f"echo bob:pw > {site.folder}/htpasswd")}])
+    site.hooks(start=[{"command": site.script("passwd", f"echo user2:pw > {site.folder}/htpasswd")}])
     site.write()
     site.reload()
-    assert [site.login("ann", "pw"), site.login("bob", "pw")] == [401, 404]
+    assert [site.login("user1", "pw"), site.login("user2", "pw")] == [401, 404]
 
 
 LONG = "a-much-longer-password-than-sixteen"
@@ -547,23 +554,27 @@ def test_every_stored_form_of_a_password_is_understood(site: Site) -> None:
 
 def test_the_last_line_of_a_user_counts_and_bad_lines_are_skipped(site: Site) -> None:
     """Empty lines, comments and lines that cannot be understood are no error, and not anybody's last line."""
-    bad = ["", "# a comment", "nobody", "ann:{SHA}short", "ann:$apr1$x", "ann:{SHA}!!", " \t "]
-    site.users("\n".join(["ann:first", "ann:second", "  bob:pw  ", "# eve: pw", *bad]))
+    bad = ["", "# a comment", "nobody", "user1:{SHA}short", "user1:$apr1$x", "user1:{SHA}!!", " \t "]
+    site.users("\n".join(["user1:first", "user1:second", "  user2:pw  ", "# user3: pw", *bad]))
     site.start()
-    assert [site.login("ann", p) for p in ("first", "second", "{SHA}short", "$apr1$x")] == [
+    assert [site.login("user1", p) for p in ("first", "second", "{SHA}short", "$apr1$x")] == [
         401,
         404,
         401,
         401,
     ]
-    assert [site.login("bob", "pw"), site.login("# eve", " pw"), site.login("nobody", "")] == [404, 404, 401]
+    assert [site.login("user2", "pw"), site.login("# user3", " pw"), site.login("nobody", "")] == [
+        404,
+        404,
+        401,
+    ]
     site.users("cut:$2y$05$tooshort\n", 1)
-    assert [site.login("cut", "$2y$05$tooshort"), site.login("ann", "second")] == [401, 401]
+    assert [site.login("cut", "$2y$05$tooshort"), site.login("user1", "second")] == [401, 401]
 
 
 def test_public_paths_and_patterns_need_no_login(site: Site) -> None:
     """An expression that RE2 does not know is dropped without a word, and its exemption with it."""
-    site.users("ann:pw\n")
+    site.users("user1:pw\n")
     site.config["auth"]["public_paths"] = ["/docs/", "/exact", "*.css", "/a/*.txt"]
     patterns = ["^/free/", "^/look(?!ahead)", "^/back(a)\\1", "(", "^/on/"]
     site.config["auth"]["auth_patterns"] = [{"pattern": p, "action": "off"} for p in patterns[:-1]]
@@ -599,7 +610,7 @@ def test_files_then_maintenance(site: Site) -> None:
     assert site.request("/showcase/a.css") == (200, "css")
     assert site.request("/showcase/x.rb") == (503, "later")
     assert site.request("/showcase/studios/") == (503, "later")  # without auth nothing counts as public
-    site.users("ann:pw\n")
+    site.users("user1:pw\n")
     site.config["auth"]["public_paths"] = ["/showcase/"]
     site.write()
     site.reload()

@@ -30,10 +30,13 @@ PASSWORD = "correct horse"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 CURL = "*/*"
 PAGES = ["/", "/preview", "/generations", "/generations/1", "/page/rollback/1"]
+GETS = ["/preview", "/page/rollback/1", "/page/update", "/page/live", "/events"]
+POSTS = ["/update", "/rollback", "/page/update", "/page/rollback/1"]
+OTHERS = ["/openapi.json", "/nothing", "/page/assets/x/page.js"]
 NAVIGATES = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 
 
-def basic(password: str, name: str = "alice") -> dict[str, str]:
+def basic(password: str, name: str = "admin") -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
 
 
@@ -69,7 +72,7 @@ class Site:
 async def running(machine: Machine, **extra: Any) -> AsyncIterator[Site]:
     """A daemon with an administrator and one generation."""
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
-    machine.extra |= {"administrators": {"alice": hashed, "bob": hashed}, **extra}
+    machine.extra |= {"administrators": {"admin": hashed, "other": hashed}, **extra}
     machine.put_index()
     async with machine.daemon() as daemon, aiohttp.ClientSession(daemon.server.url) as session:
         async with session.post("/update", headers=basic(PASSWORD)) as answer:
@@ -99,6 +102,23 @@ async def test_everyone_gets_what_they_ask_for(machine: Machine, path: str) -> N
             assert text.startswith("<!DOCTYPE html>") == (answer.content_type == "text/html")
 
 
+async def test_events_and_health_too_come_as_asked_for(machine: Machine) -> None:
+    """A browser that goes to the events lands on the page, which shows them; everyone else gets the stream.
+    Health is a word, or JSON where that is asked for."""
+    async with running(machine) as site:
+        answer, _ = await site.ask("/events")
+        assert (answer.status, answer.headers["Location"]) == (303, "./")
+        for accept in ("*/*", "text/event-stream", "text/plain"):
+            headers = {"Accept": accept, **basic(PASSWORD)}
+            async with site.session.get("/events", headers=headers) as stream:
+                assert (stream.status, stream.content_type) == (200, "text/event-stream")
+        for path, status in (("/healthz", 200), ("/readyz", 503)):
+            for accept, kind in (("*/*", "text/plain"), ("application/json", "application/json")):
+                answer, text = await site.ask(path, accept=accept, signed_in=False)
+                assert (answer.status, answer.content_type) == (status, kind)
+                assert accept == "*/*" or json.loads(text).keys() == ({"ok"} if status == 200 else {"error"})
+
+
 async def test_every_page_is_locked_up(machine: Machine) -> None:
     """The policy allows own files only and no frame; no page has anything inline; no cache keeps one."""
     async with running(machine) as site:
@@ -124,7 +144,7 @@ async def test_reading_needs_an_administrator(machine: Machine) -> None:
             assert "test-machine" not in text
         answer, text = await site.ask("/status", signed_in=False)
         assert answer.status == 200
-        assert "alice" not in text
+        assert "admin" not in text
         assert "Log" not in text
 
 
@@ -149,7 +169,7 @@ async def test_sign_in_attempts_are_limited(machine: Machine) -> None:
         assert answer.status == 429
         assert 1 <= int(answer.headers["Retry-After"]) <= 20
         assert "too many wrong passwords" in text.lower()
-        assert (await site.ask("/", headers=basic(PASSWORD, "bob")))[0].status == 429
+        assert (await site.ask("/", headers=basic(PASSWORD, "other")))[0].status == 429
         assert (await site.ask("/"))[0].status == 200
 
 
@@ -158,22 +178,89 @@ async def test_repeating_one_wrong_password_locks_nobody_out(machine: Machine) -
     async with running(machine) as site:
         for _ in range(30):
             assert (await site.ask("/", headers=basic("an old one")))[0].status == 401
-        assert (await site.ask("/", headers=basic(PASSWORD, "bob")))[0].status == 200
+        assert (await site.ask("/", headers=basic(PASSWORD, "other")))[0].status == 200
 
 
-async def test_a_link_from_elsewhere_opens_the_page(machine: Machine) -> None:
-    """Following a link is no attack; loading a page into another one, or sending a form, is."""
+@pytest.mark.parametrize("origin", ["cross-site", "same-site"])
+async def test_a_link_from_elsewhere_opens_what_only_shows(machine: Machine, origin: str) -> None:
+    """Following a link to what is and what was is no attack. Loading a page into another one is, and so is
+    anything that would work: a preview, a question, a stream, a form."""
     async with running(machine) as site:
-        cross = {"Sec-Fetch-Site": "cross-site"}
-        assert (await site.ask("/", headers=cross | NAVIGATES))[0].status == 200
-        for bad in (
-            cross,
-            cross | {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
-            cross | {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+        cross = {"Sec-Fetch-Site": origin}
+        shown = ("/", "/generations", "/generations/1")
+        for path in shown:
+            assert (await site.ask(path, headers=cross | NAVIGATES))[0].status == 200
+        for path in (*shown, *GETS):
+            for bad in (
+                cross,
+                cross | {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
+                cross | {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+                cross | {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"},
+                *([cross | NAVIGATES] if path not in shown else []),
+            ):
+                assert (await site.ask(path, headers=bad))[0].status == 403, (path, bad)
+        for path in POSTS:
+            answer, _ = await site.ask(path, "POST", headers=cross | NAVIGATES, data={"token": "x"})
+            assert answer.status == 403, path
+
+
+async def test_what_another_origin_sends_changes_nothing(machine: Machine) -> None:
+    """Without TLS browsers name the origin only, and send the password along: a POST from elsewhere is
+    refused by that, whatever its form; one from the page itself, or from no browser, is not."""
+    async with running(machine) as site:
+        remove_user(site.machine.store_index, "user0003")
+        host = str(site.daemon.server.url).removeprefix("http://")
+        for origin in ("http://elsewhere.example", f"http://{host}.elsewhere.example", "null", ""):
+            for path in POSTS:
+                for data in (None, '{"generation": 1}', {"token": "x"}):
+                    answer, text = await site.ask(
+                        path, "POST", headers={"Origin": origin}, data=data, accept="application/json"
+                    )
+                    assert (answer.status, json.loads(text)["error"]["code"]) == (403, "cross_site"), path
+        assert site.daemon.generations.current is not None
+        assert site.daemon.generations.current.number == 1
+        answer, _ = await site.ask("/update", "POST", headers={"Origin": f"http://{host}"})
+        assert answer.status == 200
+        assert (await site.ask("/update", "POST"))[0].status == 200
+
+
+async def test_no_get_changes_anything(machine: Machine) -> None:
+    """Whatever is read, by an administrator too: no file, no generation, no entry of the history."""
+    async with running(machine) as site:
+        remove_user(site.machine.store_index, "user0003")
+        before = site.machine.targets(), site.daemon.generations.current, site.daemon.history.entries()
+        routes = {
+            route.resource.canonical.format(number=1, digest="x", name="page.css")
+            for route in site.daemon.server._runner.app.router.routes()
+            if route.method == "GET" and route.resource is not None
+        }
+        assert routes > {"/", *GETS}
+        for path in routes - {"/events"}:
+            for accept in (BROWSER, "application/json"):
+                assert (await site.ask(path, accept=accept))[0].status in (200, 303, 503), path
+        after = site.machine.targets(), site.daemon.generations.current, site.daemon.history.entries()
+        assert after == before
+
+
+async def test_nothing_can_be_embedded(machine: Machine) -> None:
+    """Whatever its form, no answer may be guessed at, framed, or loaded by another site."""
+    async with running(machine) as site:
+        for path in (
+            "/",
+            "/status",
+            "/preview",
+            "/generations/1",
+            "/page/live",
+            "/metrics",
+            "/healthz",
+            *OTHERS,
         ):
-            assert (await site.ask("/", headers=bad))[0].status == 403
-        answer, _ = await site.ask("/page/rollback/1", "POST", headers=cross | NAVIGATES, data={"token": "x"})
-        assert answer.status == 403
+            for accept in (BROWSER, "application/json", "text/plain"):
+                answer, _ = await site.ask(path, accept=accept)
+                assert answer.headers["X-Content-Type-Options"] == "nosniff", path
+                assert answer.headers["X-Frame-Options"] == "DENY", path
+                assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"], path
+                assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin", path
 
 
 async def test_forms_are_the_pages_own(machine: Machine) -> None:
@@ -191,7 +278,7 @@ async def test_forms_are_the_pages_own(machine: Machine) -> None:
             (form | {"token": "made up"}, {}),
             (form | {"token": rollback["token"]}, {}),
             (form | {"tag": "another"}, {}),
-            (form, basic(PASSWORD, "bob")),
+            (form, basic(PASSWORD, "other")),
             (form, {"Origin": "http://elsewhere.example"}),
             (form, {"Origin": "null"}),
             (form, {"Origin": f"http://{host}.elsewhere.example"}),
@@ -208,7 +295,7 @@ async def test_forms_are_the_pages_own(machine: Machine) -> None:
         await until(lambda: site.machine.targets() != before)
         await until(lambda: site.daemon.history.entries(1)[0].outcome.generation == 2)
         entries = site.daemon.history.entries(1)
-        assert (entries[0].outcome.trigger, entries[0].outcome.who) == ("http", "alice")
+        assert (entries[0].outcome.trigger, entries[0].outcome.who) == ("http", "admin")
 
 
 def preview() -> Any:
@@ -240,6 +327,14 @@ async def test_only_what_was_shown_is_applied(machine: Machine) -> None:
         assert "Look at a new preview" in text
         assert site.daemon.generations.current is not None
         assert site.daemon.generations.current.number == 1
+
+
+async def test_the_question_says_when_nothing_would_change(machine: Machine) -> None:
+    """Before a rollback to the generation in place, no reasons are made up for files that do not differ."""
+    async with running(machine) as site:
+        _, text = await site.ask("/page/rollback/1")
+        assert "It is the same as what is in place" in text
+        assert "The files differ" not in text
 
 
 async def test_the_question_names_what_goes(machine: Machine) -> None:
@@ -283,6 +378,41 @@ async def test_a_deployment_check_that_passes_changes_nothing(machine: Machine) 
         _, text = await site.ask("/preview")
         assert "Full deployment required" not in text
         assert "Update configuration" in text
+
+
+async def test_regions_of_the_deployment_are_changes_too(machine: Machine) -> None:
+    """Regions that only deployed.json adds or removes are in the summary, with the studios that move, for an
+    update, after a restart and for a rollback; the page says of the same that they take a deployment."""
+    deployed = machine.application / "tmp" / "deployed.json"
+
+    def deploy(*codes: str) -> None:
+        deployed.write_text(json.dumps({"ProcessGroupRegions": [{"Name": "app", "Regions": codes}]}))
+
+    deploy("iad", "fra")
+    async with running(machine):
+        pass
+    deploy("iad", "syd")
+    async with machine.daemon() as daemon, aiohttp.ClientSession(daemon.server.url) as session:
+        site = Site(machine, daemon, session)
+        _, text = await site.ask("/preview")
+        assert "Full deployment required" in text
+        assert "1 region added: syd." in text
+        assert "1 region removed: fra." in text
+        _, text = await site.ask("/preview", accept="application/json")
+        found = json.loads(text)["changes"]
+        assert (found["regions"]["added"]["names"], found["regions"]["removed"]["names"]) == (
+            ["syd"],
+            ["fra"],
+        )
+        moved = {name.partition(": ")[2] for name in found["studios"]["moved"]["names"]}
+        assert moved
+        assert {name.partition(" to ")[0] for name in moved} <= {"iad", "fra"}
+        assert (await site.ask("/update", "POST"))[0].status == 200
+        _, text = await site.ask("/preview")
+        assert "Full deployment required" not in text
+        _, text = await site.ask("/page/rollback/1")
+        assert "<b>1 region</b> will serve nothing any more: syd." in text
+        assert re.search(r"<b>\d+ studios?</b> will be served from another region: ", text)
 
 
 async def test_pending_regions_require_a_deployment(machine: Machine) -> None:
@@ -464,7 +594,7 @@ async def test_a_history_with_hostile_words_stays_text(machine: Machine) -> None
         )
         site.daemon.history.add(outcome)
         site.daemon.history.settle(1, hostile, None, hostile)
-        site.daemon.status.last = outcome
+        site.daemon.status.note(outcome)
         site.daemon.status.unloaded = hostile
         for path in ("/", "/generations", "/generations/1", "/status", f"/{hostile}"):
             _, text = await site.ask(path)

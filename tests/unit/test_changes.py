@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from sidecar.changes import Changes, Delta, Names, changes, unified
 from sidecar.model import Event, Index, Region, Studio, User
 
-ANN, BOB = User("ann", "ann:x"), User("bob", "bob:y")
+FIRST, SECOND = User("user1", "user1:x"), User("user2", "user2:y")
 BOSTON = Studio("boston", "Boston", None, None, "iad", None, None)
 YORK = Studio("york", "York", None, None, None, None, None)
 BALL, GALA = Event(2026, "ball", "Ball", "boston", None), Event(2026, "gala", "Gala", "boston", None)
 IAD, SYD = Region("iad", "Ashburn", 39.0, -77.5), Region("syd", "Sydney", -33.9, 151.2)
-INDEX = Index((ANN, BOB), (BOSTON, YORK), (BALL, GALA), (IAD, SYD))
+INDEX = Index((FIRST, SECOND), (BOSTON, YORK), (BALL, GALA), (IAD, SYD))
 OWNERS: dict[str, str | None] = {"boston": "iad", "york": None}
 
 
@@ -45,9 +45,9 @@ def test_nothing_changed() -> None:
 @pytest.mark.parametrize(
     ("new", "expected"),
     [
-        (index(users=(ANN, BOB, User("eve", "eve:z"))), Changes(users=Delta(added=one("eve")))),
-        (index(users=(ANN,)), Changes(users=Delta(removed=one("bob")))),
-        (index(users=(ANN, User("bob", "bob:new"))), Changes(users=Delta(changed=one("bob")))),
+        (index(users=(FIRST, SECOND, User("user3", "user3:z"))), Changes(users=Delta(added=one("user3")))),
+        (index(users=(FIRST,)), Changes(users=Delta(removed=one("user2")))),
+        (index(users=(FIRST, User("user2", "user2:new"))), Changes(users=Delta(changed=one("user2")))),
         (index(studios=(BOSTON,)), Changes(studios=Delta(removed=one("york")))),
         (
             index(studios=(BOSTON, Studio("york", "New York", None, None, None, None, None))),
@@ -103,7 +103,9 @@ def test_a_new_studio_has_not_moved() -> None:
 
 def test_sentences_have_numbers_and_no_names() -> None:
     """What the public may read: one line a kind, in a fixed order."""
-    found = to(index(users=(ANN, User("eve", "eve:z")), studios=(BOSTON,), events=(BALL,)), {"boston": "syd"})
+    found = to(
+        index(users=(FIRST, User("user3", "user3:z")), studios=(BOSTON,), events=(BALL,)), {"boston": "syd"}
+    )
     assert found.sentences() == [
         "users: 1 added, 1 removed",
         "studios: 1 removed, 1 moved",

@@ -17,7 +17,7 @@ def made(
     databases: tuple[str, ...] = ("index", "2026-boston"),
     paths: tuple[str, ...] = ("/showcase/", "/showcase/2026/boston/"),
     expressions: tuple[str, ...] = (),
-    htpasswd: bytes = b"ann:x\n",
+    htpasswd: bytes = b"user1:x\n",
 ) -> Generated:
     """A set in which only what is checked matters."""
     artifacts = tuple(Artifact(name, htpasswd if name == "htpasswd" else b"") for name in NAMES)
@@ -159,7 +159,7 @@ def test_an_unsound_htpasswd_is_refused(content: bytes) -> None:
 
 def test_a_line_without_a_colon_is_refused() -> None:
     """It would be no name and hash."""
-    assert refusal(made(htpasswd=b"ann\n")) == "htpasswd"
+    assert refusal(made(htpasswd=b"user1\n")) == "htpasswd"
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ BOSTON = Studio("boston", "Boston", 42.4, -71.1, "iad", None, None)
 SYDNEY = Studio("sydney", "Sydney", -33.9, 151.2, None, "en_AU", "s.png")
 NOWHERE = Studio("york", "York", None, None, None, None, None)
 USERS = (
-    User("ann", "ann:{SHA}0DPiKuNIrrVmD8IUCuw1hQxNqZc="),
-    User("bob", "bob:$apr1$$HqJZimcKQFAMYayBlzkrA/"),
+    User("user1", "user1:{SHA}0DPiKuNIrrVmD8IUCuw1hQxNqZc="),
+    User("user2", "user2:$apr1$$HqJZimcKQFAMYayBlzkrA/"),
 )
 EVENTS = (
     Event(2026, "showcase", "Showcase", "boston", "2026-05-01"),
@@ -211,7 +211,7 @@ def test_generation_is_deterministic(name: str) -> None:
 
 def test_the_previous_htpasswd_keeps_lines_and_nothing_else() -> None:
     """With or without it the set is the same: the line of a plain password stays."""
-    index = index_with(users=(User("eve", "eve:secret"), *USERS))
+    index = index_with(users=(User("user3", "user3:secret"), *USERS))
     first = generate(index, deployment(), Memo())
     assert generate(index, deployment(), Memo(), first["htpasswd"]) == first
     assert generate(INDEX, deployment(), Memo(), first["htpasswd"]) == generate(INDEX, deployment(), Memo())
@@ -219,7 +219,7 @@ def test_the_previous_htpasswd_keeps_lines_and_nothing_else() -> None:
 
 def test_rows_left_out_are_reported() -> None:
     """A warning for each bad row of htpasswd, and the set is made all the same."""
-    index = index_with(users=(*USERS, User("eve", "no colon")))
+    index = index_with(users=(*USERS, User("user3", "no colon")))
     generated = generate(index, deployment(), Memo())
     assert len(generated.skipped) == 1
     assert generated["htpasswd"] == generate(INDEX, deployment(), Memo())["htpasswd"]

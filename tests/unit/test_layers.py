@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "sidecar"
 
 PURE = {"errors", "model", "memo", "yamltext", "settings", "plan", "changes", "signing", "check", "generate"}
-ADAPTERS = {"database", "index", "store", "generations", "process", "machine", "signatures", "rejections", "metrics", "events", "client"}  # fmt: skip # noqa: E501
+ADAPTERS = {"durable", "database", "index", "store", "generations", "process", "machine", "signatures", "rejections", "metrics", "events", "client"}  # fmt: skip # noqa: E501
 FLOW = {"update", "worker", "web", "daemon", "cli"}
 
 # Whatever reaches outside: files, processes, sockets, threads, the clock, chance.

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, after a power cut too."""
+"""Files that are there whole or not at all, after a power cut too: written beside, synced, renamed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,28 +39,52 @@ def temporary(target: Path) -> Path:
     return target.with_name(f".{target.name}{_SUFFIX}")
 
 
-def write(path: Path, content: bytes, mode: int, owner: tuple[int, int] = (-1, -1)) -> None:
-    """Write a file anew. It is durable after `sync` only."""
+def leftovers(folder: Path) -> Iterator[Path]:
+    """What lies in a folder that was written beside something and has not taken its place."""
+    return folder.glob(f".*{_SUFFIX}")
+
+
+def write(path: Path, content: bytes, mode: int | None, owner: tuple[int, int] = (-1, -1)) -> None:
+    """Write a file anew, with a mode or with what the process's umask leaves. Durable after `sync` only."""
     path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666 if mode is None else 0o600)
     try:
         with open(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
             if owner != (-1, -1):
                 os.fchown(descriptor, *owner)
-            os.fchmod(descriptor, mode)
+            if mode is not None:
+                os.fchmod(descriptor, mode)
     except OSError as error:
         error.filename = str(path)  # on which disk there is no room
         raise
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Replace a private file. A power cut may lose the new content, or leave an empty file."""
+def replace(
+    path: Path,
+    content: bytes,
+    *,
+    mode: int | None = 0o600,
+    owner: tuple[int, int] = (-1, -1),
+    synced: bool = False,
+    before: Callable[[], None] = lambda: None,
+) -> None:
+    """Replace a file in one step, a private one unless `mode` says otherwise.
+
+    Unless `synced`, a power cut may lose the new content, or leave an empty file. `before` is called when all
+    is written, right before the new file takes the old one's place.
+    """
     incoming = temporary(path)
     try:
-        write(incoming, content, 0o600)
+        write(incoming, content, mode, owner)
+        if synced:
+            sync([incoming])
+        before()
         incoming.rename(path)
+        if synced:
+            sync([path.parent])
     except OSError:
         incoming.unlink(missing_ok=True)
         raise
