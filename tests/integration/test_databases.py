@@ -260,6 +260,22 @@ async def test_new_tenants_have_their_database_before_navigator_knows(tmp_path: 
     assert len(tenants(machine)) == len(before) + 2
 
 
+async def test_half_a_database_does_not_stay(tmp_path: Path, bucket: Bucket) -> None:
+    """When the command that makes a new event's database is cut off, nothing of it is left, and no time lost."""
+    script = "import sys, time; open(sys.argv[1], 'w').write('half'); time.sleep(600)"
+    machine = machine_on(
+        tmp_path,
+        bucket,
+        databases={"create_command": [sys.executable, "-c", script], "prepare_timeout": 1, "parallel": 1},
+    )
+    bucket.put("db/index.sqlite3", machine.put_index().read_bytes())
+    async with machine.daemon() as daemon:
+        outcome = await daemon.worker.submit(Request(trigger="socket"))
+    assert outcome.state == "published"
+    assert any("there was no time for it" in warning for warning in outcome.warnings)
+    assert list((machine.application / "db").glob("20*.sqlite3")) == []
+
+
 async def test_a_missing_database_is_a_warning(tmp_path: Path, bucket: Bucket) -> None:
     """A new event whose database is nowhere is published all the same, with one sentence about it."""
     machine = machine_on(tmp_path, bucket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -173,23 +174,24 @@ async def test_documents_are_pages_too(tmp_path: Path) -> None:
 
 
 async def test_the_command_runs_only_when_something_changed(tmp_path: Path) -> None:
-    """The application's own renderer makes all pages at once, and is left out while none can have changed."""
+    """The application's own renderer, behind all else, is left out while no page can have changed."""
     calls = tmp_path / "calls"
     script = (
         "import pathlib\n"
         f"open({str(calls)!r}, 'a').write('x')\n"
-        "print('rendering')\n"
+        "import os; print('rendering', 'at niceness', os.nice(0))\n"
         "for line in pathlib.Path('tmp/prerender.txt').read_text().splitlines():\n"
         "    file = pathlib.Path('public') / line.split(chr(9))[1]\n"
         "    file.parent.mkdir(parents=True, exist_ok=True)\n"
         "    file.write_text('page')\n"
     )
     machine = machine_with(tmp_path, "", renderer="command", command=[sys.executable, "-c", script])
+    machine.extra["ready"]["nice"] = os.nice(0) + 7
     machine.put_index()
     async with machine.daemon() as daemon:
         first = await render(daemon)
         assert first.state == "done"
-        assert "rendering" in first.output
+        assert f"rendering at niceness {os.nice(0) + 7}" in first.output
         assert (await render(daemon)).said == "no page can have changed"
         assert calls.read_text() == "x"
         await render(daemon, everything=True)
