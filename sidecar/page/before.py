@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from sidecar.history import Entry
-from sidecar.page import parts
+from sidecar.page import parts, work
 from sidecar.page.change import summary
 from sidecar.page.layout import capital
 from sidecar.page.markup import NONE, Content, Markup, h
 
-STAGES = ("fetch", "read", "generate", "check", "check_command", "publish")
+STAGES = ("fetch", "read", "generate", "check", "check_command", "databases", "publish")
 
 _CHARTED = 40
 _BAR, _GAP, _HEIGHT = 8, 3, 72
@@ -77,11 +77,11 @@ def charts(entries: Sequence[Entry]) -> Content:
     published = [entry for entry in reversed(entries) if entry.outcome.state == "published"][-_CHARTED:]
     if len(published) < 2:
         return None
-    ready = [(_number(entry), getattr(entry, "ready_seconds", None)) for entry in published]
+    ready = [(_number(entry), entry.ready.seconds if entry.ready else None) for entry in published]
     drawn = [
         _stacked(published),
         _bars("Published to loaded", [(_number(entry), entry.reload_seconds) for entry in published], "load"),
-        _bars("Loaded to ready", ready, "ready"),
+        _bars("Ready work", ready, "ready"),
     ]
     return h.div([chart for chart in drawn if chart is not None], class_="charts")
 
@@ -250,6 +250,8 @@ def generation(
             ]
         ),
         _timeline(entry),
+        work.section(entry.ready.state, None, entry.ready.steps) if entry.ready else None,
+        *(work.outputs(entry.ready.steps) if entry.ready else ()),
         parts.trouble(outcome.error) if outcome.error else None,
         h.section(h.h2("What changed"), summary(outcome.changes))
         if outcome.changes is not None

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sidecar.model import Record
-from sidecar.page import parts
-from sidecar.page.layout import as_code, capital
+from sidecar.page import parts, work
+from sidecar.page.layout import capital
 from sidecar.page.markup import NONE, Content, Markup, h, render
 from sidecar.run import Outcome
 
@@ -75,7 +75,7 @@ def state(now: Now) -> str:
 
 def panel(now: Now, *, base: str, acting: bool = True) -> Markup:
     """The part that changes while something is under way."""
-    ready, generation = now.status.get("ready"), now.status["generation"]
+    ready, generation = now.status["ready"], now.status["generation"]
     return h.div(
         h.h1(parts.pill(state(now))),
         h.p(sentence(now), class_="lead", data_say=True),
@@ -85,7 +85,7 @@ def panel(now: Now, *, base: str, acting: bool = True) -> Markup:
         if acting and not now.active and generation["current"]
         else None,
         _first(now, base) if acting and not now.active and not generation["current"] else None,
-        _ready(ready, now.at) if ready else None,
+        _ready(ready),
         _fleet(now.fleet, now.at) if now.fleet else None,
         id="now",
         data_live=f"{base}page/live" if acting and now.active else None,
@@ -213,41 +213,13 @@ def _facts(now: Now) -> Markup:
     )
 
 
-# Work in the background, and the fleet. Both are shown as far as they are told.
+# Work in the background, and the fleet.
 
 
-def _ready(ready: Mapping[str, Any], at: float) -> Markup:
-    steps = ready.get("steps") or []
-    if isinstance(steps, Mapping):
-        steps = [{"step": name, **_mapping(value)} for name, value in steps.items()]
-    rows = [_ready_step(_mapping(step), at) for step in steps]
-    found = str(ready.get("state") or ready.get("outcome") or ("running" if ready.get("running") else "idle"))
-    number = ready.get("generation")
-    return h.section(
-        h.h2("Ready work ", parts.pill(found)),
-        h.p(f"For generation {number}.", class_="quiet") if number else None,
-        h.ul(rows, class_="ready") if rows else None,
-        _said(ready),
-        class_="background",
-    )
-
-
-def _ready_step(step: Mapping[str, Any], at: float) -> Markup:
-    name = str(step.get("name") or step.get("step") or "step")
-    found = str(step.get("state") or step.get("outcome") or "waiting")
-    done, total = step.get("done"), step.get("total")
-    counted = isinstance(done, int) and isinstance(total, int) and total > 0
-    seconds = step.get("seconds")
-    return h.li(
-        h.b(capital(name.replace("_", " "))),
-        parts.pill(found),
-        h.progress(value=str(done), max=str(total), aria_label=f"{name}: {done} of {total}")
-        if counted
-        else None,
-        h.span(f"{done:,} of {total:,}", class_="quiet") if counted else None,
-        h.span(parts.took(float(seconds)), class_="quiet") if isinstance(seconds, (int, float)) else None,
-        _said(step),
-    )
+def _ready(ready: Mapping[str, Any]) -> Markup | None:
+    holder = ready["holder"]
+    note = f"Process {holder} on this machine does it now." if holder else ""
+    return work.section(ready["state"], ready["generation"], ready["steps"], note)
 
 
 def _fleet(fleet: Mapping[str, Any], at: float) -> Markup | None:
@@ -321,13 +293,6 @@ def _machine(one: Mapping[str, Any]) -> dict[str, str]:
         "index": str(index or NONE)[:12],
         "said": str(error or one.get("note") or one.get("message") or ""),
     }
-
-
-def _said(data: Mapping[str, Any]) -> Content:
-    error = data.get("error") or data.get("reason") or data.get("message")
-    if isinstance(error, Mapping):
-        error = error.get("message")
-    return h.span(as_code(str(getattr(error, "message", error))), class_="quiet") if error else None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

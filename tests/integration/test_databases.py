@@ -261,7 +261,7 @@ async def test_new_tenants_have_their_database_before_navigator_knows(tmp_path: 
 
 
 async def test_half_a_database_does_not_stay(tmp_path: Path, bucket: Bucket) -> None:
-    """When the command that makes a new event's database is cut off, nothing of it is left, and no time lost."""
+    """When the command that makes a new event's database is cut off, nothing of it is left."""
     script = "import sys, time; open(sys.argv[1], 'w').write('half'); time.sleep(600)"
     machine = machine_on(
         tmp_path,

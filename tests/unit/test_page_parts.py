@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from sidecar.changes import Changes, Delta, Names
-from sidecar.page import atlas, before, change, now, parts
+from sidecar.page import atlas, before, change, now, parts, work
 from sidecar.page.layout import POLICY, Frame, page, problem
 from sidecar.page.markup import render
+from sidecar.ready.records import Step
 from sidecar.run import Outcome, Problem
 
 
@@ -154,6 +155,9 @@ def test_a_required_deployment_takes_the_buttons_place() -> None:
     assert "page/update" not in shown
 
 
+IDLE: dict[str, Any] = {"state": "idle", "holder": None, "generation": None, "steps": []}
+
+
 def status(**given: Any) -> dict[str, Any]:
     return {
         "state": "in_sync",
@@ -164,6 +168,7 @@ def status(**given: Any) -> dict[str, Any]:
         "tenants": 4,
         "users": 5,
         "navigator": {"state": "up", "process": "x"},
+        "ready": IDLE,
         "drift": [],
         "waiting": 0,
         "error": None,
@@ -177,27 +182,24 @@ def test_work_in_the_background_shows_when_there_is_some() -> None:
     bare = now.panel(now.Now(100.0, status(), False, None, None), base="./")
     assert "Ready work" not in bare
     assert "fleet" not in bare
-    ready = {"state": "running", "steps": [{"name": "databases", "state": "running", "done": 3, "total": 12}]}
+    steps = [Step("databases", "running", done=3, total=12, current="2026-<i>"), Step("migrate")]
+    ready = {**IDLE, "state": "running", "steps": steps}
     fleet = {"machines": [{"machine": "<b>1</b>", "region": "syd", "state": "unreachable", "generation": 2}]}
     full = now.panel(now.Now(100.0, status(ready=ready), True, None, None, fleet), base="./")
     assert '<progress value="3" max="12"' in full
+    assert "2026-&lt;i&gt;" in full
     assert "&lt;b&gt;1&lt;/b&gt;" in full
     assert "1 not in sync" in full
 
 
-@pytest.mark.parametrize(
-    "strange",
-    [
-        {},
-        {"steps": None},
-        {"steps": [None, 3]},
-        {"steps": {"a": None}},
-        {"state": 5, "steps": ["x"], "error": 7},
-    ],
-)
-def test_strange_data_does_not_break_the_page(strange: dict[str, Any]) -> None:
-    """What other parts tell may change its form; the page shows what it understands."""
-    now.panel(now.Now(1.0, status(ready=strange), False, None, None, {"machines": strange}), base="./")
+def test_a_failed_step_says_why_and_what_to_do() -> None:
+    """The error in words, and what the commands printed on the generation's page, as text."""
+    problem = Problem("x", "the application answers <500>", "look at its log", 500)
+    failed = Step("prerender", "failed", seconds=2.0, error=problem, output="<script>\n")
+    shown = str(work.section("failed", 3, [failed]))
+    assert "the application answers &lt;500&gt;. Look at its log" in shown
+    assert "<script>" not in str(work.outputs([failed]))
+    assert "&lt;script&gt;" in str(work.outputs([failed]))
 
 
 @pytest.mark.parametrize(
