@@ -181,11 +181,15 @@ class Databases:
     async def prepare(self, names: Sequence[str]) -> tuple[str, ...]:
         """See that the databases of new tenants exist; sentences about those that do not.
 
-        Bounded in time: what is not done then is left to the ready work.
+        Bounded in time, and it never fails: what is not done is left to the ready work.
         """
-        missing = await asyncio.to_thread(self._folder.missing, list(names))
-        if not missing:
-            return ()
+        try:
+            missing = await asyncio.to_thread(self._folder.missing, list(names))
+            return await self._prepare(missing) if missing else ()
+        except OSError as error:
+            return (f"the databases of new tenants were not looked at: {error}",)
+
+    async def _prepare(self, missing: Sequence[str]) -> tuple[str, ...]:
         failures: dict[str, str] = {}
         undone = set(missing)
         stored: set[str] = set()

@@ -36,12 +36,15 @@ class DatabaseFolder:
 
     def look(self) -> dict[str, Here]:
         """All databases by stem. A write-ahead log counts as a part of its database."""
-        with os.scandir(self._folder) as entries:
-            stats = {
-                entry.name: entry.stat()
-                for entry in entries
-                if not entry.name.startswith(".") and entry.is_file()
-            }
+        try:
+            with os.scandir(self._folder) as entries:
+                stats = {
+                    entry.name: entry.stat()
+                    for entry in entries
+                    if not entry.name.startswith(".") and entry.is_file()
+                }
+        except FileNotFoundError:
+            return {}
         return {
             file.removesuffix(SUFFIX): _here(stat, stats.get(f"{file}-wal"))
             for file, stat in stats.items()
@@ -68,6 +71,7 @@ class DatabaseFolder:
 
     def staging(self, name: str) -> Path:
         """A new name beside a database, to write its successor to."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         return temporary(self._folder / f"{name}.{os.getpid()}-{next(self._numbers)}")
 
     def clean(self) -> None:

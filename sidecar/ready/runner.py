@@ -246,6 +246,12 @@ class ReadyWork:
             error = problem
             if problem.detail:
                 report.say(problem.detail)
+        except OSError as problem:
+            error = SidecarError(
+                f"{problem.filename or 'a file'}: {problem.strerror or problem}",
+                "check the folder's owner and mode, and the disk",
+                code="disk",
+            )
         except Exception:
             logger.exception("the step %s of the ready work failed in a way that nobody foresaw", name)
             error = SidecarError(

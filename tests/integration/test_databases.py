@@ -454,3 +454,22 @@ async def test_push_refuses_what_another_region_writes(tmp_path: Path, bucket: B
 
 async def facts(daemon: Daemon) -> Any:
     return await daemon.ready.facts()
+
+
+async def test_a_folder_that_cannot_be_read_is_an_error_and_no_more(tmp_path: Path, bucket: Bucket) -> None:
+    """An update is published whatever is wrong with the databases; the step says what it is."""
+    machine = machine_on(tmp_path, bucket)
+    async with published(machine, bucket) as daemon:
+        (machine.application / "db" / "2001-loop.sqlite3").symlink_to("2001-loop.sqlite3")
+        index = machine.store_index
+        with closing(sqlite3.connect(index)) as connection:
+            (studio,) = connection.execute("select key from locations order by key").fetchone()
+        add_event(index, studio, 2031, "new", "New")
+        bucket.put("db/index.sqlite3", index.read_bytes())
+        outcome = await daemon.worker.submit(Request(trigger="socket"))
+        assert outcome.state == "published"
+        assert any("loop" in warning for warning in outcome.warnings)
+        said = step(await work(daemon), "databases")
+        assert said.error is not None
+        assert said.error.code == "disk"
+        assert "loop" in said.error.message

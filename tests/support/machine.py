@@ -77,6 +77,7 @@ class Machine:
             "navigator": {"pid_file": str(self.folder / "navigator.pid")},
             "trigger": {"secret": SECRET},
             "update": {"at_start": False},
+            "ready": {"lock": str(self.folder / "ready.lock")},
         }
         for key, value in self.extra.items():
             below = document.get(key)
