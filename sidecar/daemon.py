@@ -269,7 +269,13 @@ class Daemon:
     # From run to publication to load
 
     def _finished(self, outcome: Outcome) -> None:
-        self.metrics.count_update(outcome, self.updater.tenants, self.updater.skipped_rows)
+        current = self.generations.current
+        self.metrics.count_update(
+            outcome,
+            self.updater.tenants,
+            self.updater.skipped_rows,
+            restored=current is not None and current.source is not None,
+        )
         if not outcome.is_preview:
             self.status.note(outcome)
             if not (outcome.state == "unchanged" and outcome.trigger == "timer"):

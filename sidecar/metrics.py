@@ -179,8 +179,11 @@ class Metrics:
                 self._store_requests.labels(operation, outcome)
             self._store_seconds.labels(operation)
 
-    def count_update(self, outcome: Outcome, tenants: int, skipped: int) -> None:
-        """Take an update's outcome into account; previews are not updates."""
+    def count_update(self, outcome: Outcome, tenants: int, skipped: int, *, restored: bool) -> None:
+        """Take an update's outcome into account; previews are not updates.
+
+        `restored` says that an older generation is in place, whatever the store holds.
+        """
         for stage, seconds in outcome.stages.items():
             self._stage_seconds.labels(stage).observe(seconds)
         if outcome.is_preview:
@@ -197,7 +200,7 @@ class Metrics:
             self._tenants.set(tenants)
             self._skipped.set(skipped)
         if not outcome.refused:
-            self._in_sync.set(1 if outcome.good else 0)
+            self._in_sync.set(1 if outcome.good and not restored else 0)
         self.set_generation("current", outcome.generation)
 
     def count_load(self, seconds: float | None) -> None:

@@ -348,7 +348,7 @@ async def test_a_missed_reload_is_asked_for_by_signal(tmp_path: Path) -> None:
 
 
 async def test_rollback_by_hand_outlasts_a_poll(tmp_path: Path) -> None:
-    """A generation restored by hand stays through automatic triggers until somebody asks for an update."""
+    """A generation restored by hand stays, and is not in sync, until somebody asks for an update."""
     async with site(tmp_path) as running:
         running.change("second")
         await asyncio.to_thread(running.client.request, "POST", "/update?wait=loaded")
@@ -362,9 +362,11 @@ async def test_rollback_by_hand_outlasts_a_poll(tmp_path: Path) -> None:
         _, outcome = await asyncio.to_thread(running.client.request, "POST", "/update?trigger=resume")
         assert outcome["state"] == "unchanged"
         assert not await running.login("user0003", "second")
+        assert "sidecar_in_sync 0.0" in running.client.request("GET", "/metrics")[1]
         await running.poke()
         await running.loaded_is(running.digest)
         assert await running.login("user0003", "second")
+        assert "sidecar_in_sync 1.0" in running.client.request("GET", "/metrics")[1]
 
 
 async def test_hand_edit_is_reported_and_replaced_by_the_next_update(tmp_path: Path) -> None:

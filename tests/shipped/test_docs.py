@@ -186,7 +186,7 @@ def test_every_setting_that_is_mentioned_exists() -> None:
                 assert mention in known | STATUS_KEYS, f"{page.name}: {mention}"
 
 
-STATUS_KEYS = {"navigator.state", "ready.steps"}
+STATUS_KEYS = {"navigator.state", "ready.steps", "generation.source"}
 
 
 def test_examples_of_the_configuration_are_sound() -> None:
