@@ -6,7 +6,7 @@ import asyncio
 import base64
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,7 @@ class Markers:
             for path in (*old, self._folder / fingerprint):
                 path.unlink(missing_ok=True)
 
-    async def changes(self, pause: float) -> AsyncIterator[None]:
+    async def changes(self, pause: float) -> AsyncGenerator[None, None]:
         """Something happened to the markers, or `pause` seconds went by: in any case look again."""
         while True:
             self._folder.mkdir(parents=True, exist_ok=True)

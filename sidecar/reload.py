@@ -17,8 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
@@ -32,6 +32,9 @@ logger = logging.getLogger("sidecar.reload")
 _TICK = 0.02
 # How often to look without being told.
 RECHECK = 2.0
+# Until the watch on the markers has surely begun, looking often takes its place.
+_WATCH_BEGINS = 0.25
+_UNTIL_THEN = 0.01
 
 
 class Action(Enum):
@@ -93,7 +96,7 @@ class Markers(Protocol):
     def touched(self, fingerprint: str) -> float | None:
         """When a set's marker was touched, in seconds since 1970."""
 
-    def changes(self, pause: float) -> AsyncIterator[None]:
+    def changes(self, pause: float) -> AsyncGenerator[None, None]:
         """Yield whenever it is worth looking."""
 
 
@@ -130,6 +133,7 @@ class ReloadTracker:
         self._pending: Pending | None = None
         self._verdict: asyncio.Future[str] | None = None
         self._changed = asyncio.Event()
+        self._awaited = asyncio.Event()
         self._seen: object | None = None
         self._fingerprint: str | None = None
         self._marker: float | None = None
@@ -162,6 +166,7 @@ class ReloadTracker:
         )
         self._verdict = asyncio.get_running_loop().create_future()
         self._changed.set()
+        self._awaited.set()
 
     def remember(self, fingerprint: str) -> None:
         """The set that is loaded already, whose marker tells of Navigator's own reloads."""
@@ -196,10 +201,16 @@ class ReloadTracker:
             await asyncio.gather(watching, return_exceptions=True)
 
     async def _watch(self) -> None:
+        """Watch while a marker is waited for: it costs more than all else that an idle daemon does."""
         while True:
+            await self._awaited.wait()
             try:
-                async for _ in self._markers.changes(RECHECK):
-                    self._changed.set()
+                async with aclosing(self._markers.changes(RECHECK)) as changes:
+                    async for _ in changes:
+                        self._changed.set()
+                        if self.settled:
+                            self._awaited.clear()
+                            break
             except (OSError, RuntimeError) as error:
                 logger.warning("the markers cannot be watched: %s; looking every %g s", error, RECHECK)
                 await asyncio.sleep(RECHECK)
@@ -209,6 +220,8 @@ class ReloadTracker:
         pending = self._pending
         if pending is None or pending.down or pending.given_up:
             return RECHECK
+        if time.monotonic() - pending.since < _WATCH_BEGINS:
+            return _UNTIL_THEN
         due = (
             pending.signalled + self._timeout
             if pending.signalled is not None
@@ -235,6 +248,7 @@ class ReloadTracker:
         elif pending.down:
             # It just came up and loads by itself: it gets the full time for it.
             self._pending = replace(pending, down=False, since=time.monotonic(), at_once=False)
+            self._awaited.set()
         elif action is Action.SIGNAL:
             self._signal(pending)
         elif action is Action.ROLL_BACK:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -94,7 +94,7 @@ class Navigator:
     def touched(self, fingerprint: str) -> float | None:
         return self.markers.get(fingerprint)
 
-    async def changes(self, pause: float) -> AsyncIterator[None]:
+    async def changes(self, pause: float) -> AsyncGenerator[None, None]:
         while True:
             await asyncio.sleep(0.005)
             yield
