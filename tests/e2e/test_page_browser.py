@@ -188,10 +188,14 @@ async def test_a_person_updates_watches_and_rolls_back(tmp_path: Path) -> None:
         await expect(page.locator("#said")).to_have_text("Generation 2 is loaded.")
         await expect(page.locator("[data-live]")).to_have_count(0)
 
+        history = running.daemon.history
+        await until(lambda: all((one := history.generation(n)) and one.ready for n in (1, 2)))
         await page.get_by_role("link", name="Before").click()
         await expect(page.locator("tbody tr")).to_have_count(2)
-        await expect(page.locator("figure")).to_have_count(2)
+        for chart in ("Stages of the update", "Published to loaded", "Ready work"):
+            await expect(page.locator("figure", has_text=chart)).to_have_count(1)
         await page.get_by_role("link", name="Generation 1").click()
+        await expect(page.locator(".background")).to_contain_text("Event databases")
         await page.get_by_role("link", name="Roll back to this…").click()
         await expect(page.locator(".box")).to_contain_text("newcomer")
         await page.get_by_role("button", name="Roll back to generation 1").click()
