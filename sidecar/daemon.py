@@ -14,6 +14,7 @@ from typing import Any
 from sidecar import systemd
 from sidecar.errors import NotFound, PublishError, Rejected, SidecarError
 from sidecar.events import Broker
+from sidecar.fleet.served import LoadedIndex, Served, served
 from sidecar.generate import Generated
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.history import History
@@ -72,11 +73,12 @@ class Daemon:
         )
         self.store = open_store(settings, self.metrics.observe_store)
         self._own_index = own_index(settings, self.metrics.observe_store)
+        self._rejections = Rejections(state / "rejected.json")
         self.updater = Updater(
             settings,
             self._own_index or self.store,
             self.generations,
-            Rejections(state / "rejected.json"),
+            self._rejections,
             Machine(settings, state / "loaded").inputs,
             self._ask_check_command if settings.update.check_command else None,
             self._published,
@@ -118,7 +120,9 @@ class Daemon:
                     navigator.reload_timeout,
                 ),
                 Views(self.worker, self.status, self.history, self.metrics, self.broker, administrators),
-                PublicTrigger(trigger, self._id, self.worker, self._signatures, state / "received"),
+                PublicTrigger(
+                    trigger, self._id, self.worker, self._signatures, state / "received", self._served
+                ),
                 Pages(
                     settings,
                     self.worker,
@@ -318,6 +322,22 @@ class Daemon:
         who = f"no load of generation {generation}" if reason == "not_loaded" else f"{reason} of {generation}"
         self._soon(self._ask(Request(trigger="rollback", who=who, rollback=target, automatic=True)))
         return True
+
+    def _served(self) -> Served:
+        """What everyone may know of this machine."""
+        number, current = self.generations.loaded(), self.generations.current
+        found = current if current is not None and current.number == number else None
+        if found is None and number is not None:
+            try:
+                found = self.generations.archive.manifest(number)
+            except NotFound as error:
+                logger.warning("the loaded generation cannot be told of: %s", error)
+        loaded = (
+            LoadedIndex(found.index.sha256, found.index.modified, found.created)
+            if found is not None
+            else None
+        )
+        return served(self.status.data(), loaded, self._rejections.newest)
 
     def _deployed(self) -> Deployed:
         paths = self._settings.paths
