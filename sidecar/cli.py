@@ -20,6 +20,7 @@ import yaml
 from sidecar import __version__, signing, yamltext
 from sidecar.client import Client
 from sidecar.errors import SettingsError, SidecarError
+from sidecar.fleet import command as fleet_command
 from sidecar.logs import set_up
 from sidecar.run import Outcome, Request
 from sidecar.settings import Settings, masked, parse
@@ -366,7 +367,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Command, summary: str, example: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(
+        return add_to(commands, name, run, summary, example)
+
+    def add_to(below: Any, name: str, run: Command, summary: str, example: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = below.add_parser(
             name,
             help=summary,
             description=f"{summary[:1].upper()}{summary[1:]}.",
@@ -471,6 +475,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHA256",
         help="digest of the index that the store must serve; it becomes part of the path",
     )
+
+    fleet = commands.add_parser("fleet", help="all machines at once", description="All machines at once.")
+    fleet_command.add(fleet.add_subparsers(required=True, metavar="COMMAND"), add_to)
 
     demo = command(
         "demo",

@@ -14,7 +14,10 @@ from typing import Any
 from sidecar import systemd
 from sidecar.errors import NotFound, PublishError, Rejected, SidecarError
 from sidecar.events import Broker
+from sidecar.fleet.follower import Follower
+from sidecar.fleet.run import Wanted
 from sidecar.fleet.served import LoadedIndex, Served, served
+from sidecar.fleet.service import FleetService
 from sidecar.generate import Generated
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.history import History
@@ -34,6 +37,7 @@ from sidecar.ticker import LocalWatch, Ticker
 from sidecar.update import Updater
 from sidecar.web.access import Administrators
 from sidecar.web.app import application
+from sidecar.web.fleet import FleetViews
 from sidecar.web.operations import Operations
 from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger
@@ -44,6 +48,8 @@ from sidecar.worker import Throttle, Worker
 logger = logging.getLogger("sidecar.daemon")
 
 _GRACE = 2.0
+# A bucket tells of one change more than once, and in no order.
+_RELAY_QUIET, _RELAY_LONGEST = 1.0, 10.0
 # Navigator looks by itself after these: its CGI or hook names the configuration to look at.
 _LOOKS_BY_ITSELF = frozenset({"boot", "cgi", "resume"})
 
@@ -105,6 +111,13 @@ class Daemon:
         )
         self.drift = Drift(self.generations)
         self.status = Status(settings, self._id, self.generations, self.worker, self.tracker, self.drift)
+        self.fleet = FleetService(settings, self._id, self.store, self.broker.emit, self._remember)
+        self._relay = Follower(self.fleet.relay, _RELAY_QUIET, _RELAY_LONGEST)
+        self._followed = Follower(
+            lambda: self.fleet.update(Wanted(), "a change of the local index"),
+            settings.fleet.quiet,
+            settings.fleet.longest,
+        )
         self._signatures = UsedSignatures(state / "signatures", trigger.window)
         administrators = Administrators(
             settings.administrators, behind_navigator=settings.page.through_navigator
@@ -118,6 +131,7 @@ class Daemon:
                     administrators,
                     trigger.webhook_token,
                     navigator.reload_timeout,
+                    self._relay.changed if settings.fleet.relay_webhook else lambda: None,
                 ),
                 Views(self.worker, self.status, self.history, self.metrics, self.broker, administrators),
                 PublicTrigger(
@@ -134,7 +148,9 @@ class Daemon:
                     administrators,
                     self._deployed,
                     self._pending_regions,
+                    self.fleet.known,
                 ),
+                FleetViews(self.fleet, self.broker, administrators),
             ),
             settings.listen,
         )
@@ -168,8 +184,11 @@ class Daemon:
         self._follow_last_publication()
         self._keep_running(stack, self.tracker.run())
         self._keep_running(stack, self.drift.run())
+        self._keep_running(stack, self._relay.run())
+        stack.push_async_callback(self.fleet.close)
         self._keep_running(stack, Ticker(self._settings.update.poll, self._poll, self._resumed).run())
         if self._own_index is not None:
+            self._keep_running(stack, self._followed.run())
             self._keep_running(stack, LocalWatch(self._own_index.signature, self._local_changed).run())
         await self.server.startup(systemd.listening_sockets())
         stack.push_async_callback(self.server.shutdown)
@@ -236,6 +255,8 @@ class Daemon:
         await self._ask(Request(trigger="timer", who="the poll"))
 
     async def _local_changed(self) -> None:
+        if self._settings.fleet.follow_local_index:
+            self._followed.changed()
         await self._ask(Request(trigger="local", who="a change of the local index"))
 
     async def _resumed(self, gap: float) -> None:
@@ -255,6 +276,9 @@ class Daemon:
             "finished", {"state": outcome.state, "generation": outcome.generation, "seconds": outcome.seconds}
         )
         systemd.notify(f"STATUS={self.status.sentence()}")
+
+    def _remember(self, outcome: Outcome) -> None:
+        self._soon(asyncio.to_thread(self.history.add, outcome))
 
     def _published(self, manifest: Manifest, request: Request, has_files: bool) -> None:
         """Follow a publication until Navigator has loaded it; one of the index only needs no load."""

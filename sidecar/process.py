@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from sidecar.errors import CommandError
 
@@ -25,17 +26,37 @@ class Finished:
 
 
 async def run_command(
-    command: Sequence[str], folder: Path, timeout: float, environ: Mapping[str, str] | None = None
+    command: Sequence[str],
+    folder: Path,
+    timeout: float,
+    environ: Mapping[str, str] | None = None,
+    output: Path | None = None,
 ) -> Finished:
-    """Run a command in a folder; `CommandError` when it cannot start or takes over `timeout` seconds."""
+    """Run a command in a folder; `CommandError` when it cannot start or takes over `timeout` seconds.
+
+    With `output` all of what it prints goes to that file, and what is kept is its standard error.
+    """
+    if output is None:
+        return await _run(command, folder, timeout, environ, None)
+    with output.open("wb") as stream:
+        return await _run(command, folder, timeout, environ, stream)
+
+
+async def _run(
+    command: Sequence[str],
+    folder: Path,
+    timeout: float,
+    environ: Mapping[str, str] | None,
+    output: IO[bytes] | None,
+) -> Finished:
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
             cwd=folder,
             env=None if environ is None else {**os.environ, **environ},
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stdout=output or asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE if output else asyncio.subprocess.STDOUT,
             start_new_session=True,  # a group of its own, so that its children end with it
         )
     except OSError as error:
@@ -60,8 +81,9 @@ async def run_command(
 
 
 async def _collect(process: asyncio.subprocess.Process, kept: bytearray) -> None:
-    assert process.stdout is not None  # noqa: S101 - it was asked for
-    while chunk := await process.stdout.read(4096):
+    stream = process.stdout or process.stderr
+    assert stream is not None  # noqa: S101 - it was asked for
+    while chunk := await stream.read(4096):
         kept += chunk
         del kept[:-_KEPT]
 

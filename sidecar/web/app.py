@@ -6,6 +6,7 @@ from aiohttp import web
 
 from sidecar.web import openapi
 from sidecar.web.answers import errors
+from sidecar.web.fleet import FleetViews
 from sidecar.web.html import asset
 from sidecar.web.operations import Operations
 from sidecar.web.pages import Pages, either
@@ -15,7 +16,9 @@ from sidecar.web.views import Views
 _LONGEST_BODY = 64 << 10
 
 
-def application(operations: Operations, views: Views, public: PublicTrigger, pages: Pages) -> web.Application:
+def application(
+    operations: Operations, views: Views, public: PublicTrigger, pages: Pages, fleet: FleetViews
+) -> web.Application:
     """Who may do what is decided by each handler: see `access`."""
     app = web.Application(middlewares=[errors], client_max_size=_LONGEST_BODY)
     app.add_routes(
@@ -25,6 +28,8 @@ def application(operations: Operations, views: Views, public: PublicTrigger, pag
             web.post("/rollback", operations.rollback),
             web.post("/webhook", operations.webhook),
             web.post("/public", public.handle),
+            web.get("/fleet", fleet.state),
+            web.post("/fleet/update", fleet.update),
             web.get("/status", either(pages.state, views.status)),
             web.get("/generations", either(pages.past, views.generations)),
             web.get("/generations/{number}", either(pages.generation, views.generation)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -41,7 +42,10 @@ class Operations:
         administrators: Administrators,
         webhook_token: str,
         reload_timeout: float,
+        relay: Callable[[], None] = lambda: None,
     ) -> None:
+        """`relay` is told of each webhook, once this machine has looked at the store itself."""
+        self._relay = relay
         self._worker = worker
         self._tracker = tracker
         self._broker = broker
@@ -96,6 +100,7 @@ class Operations:
     async def _poke(self, address: str) -> None:
         try:
             await self._worker.submit(Request(trigger="webhook", who=address))
+            self._relay()
         except SidecarError as error:
             logger.warning("the update for the webhook was not run: %s", error)
 

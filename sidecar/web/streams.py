@@ -10,16 +10,17 @@ from aiohttp import web
 
 from sidecar.errors import SidecarError
 from sidecar.events import Broker, Event
-from sidecar.run import Outcome, Problem
+from sidecar.model import Record
+from sidecar.run import Problem
 from sidecar.web.answers import EVENTS
 
 _KEEPALIVE = 15.0
 
 
 async def stream(
-    request: web.Request, broker: Broker, ending: Awaitable[Outcome] | None = None
+    request: web.Request, broker: Broker, ending: Awaitable[Record] | None = None
 ) -> web.StreamResponse:
-    """All events from now on; with `ending`, until it ends, and its outcome (or error) last."""
+    """All events from now on; with `ending`, until it ends, and what it gives (or its error) last."""
     response = web.StreamResponse(
         headers={"Content-Type": EVENTS, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )
