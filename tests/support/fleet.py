@@ -56,7 +56,8 @@ def answers(status: int, times: int = 1 << 30, text: str = "<html>sorry</html>")
 async def serve(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
     """An HTTP server on loopback; its URL."""
     runner = web.ServerRunner(
-        web.Server(handler, access_log=None, handler_cancellation=True), shutdown_timeout=0.1
+        web.Server(handler, access_log=None, handler_cancellation=True, auto_decompress=False),
+        shutdown_timeout=0.1,
     )
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -279,3 +280,44 @@ async def fleet(
             whole.api.documents.append(document(machine))
         with contextlib.suppress(asyncio.CancelledError):
             yield whole
+
+
+class OldStore:
+    """A way to the bucket whose reads stay behind: while told to, it gives what it gave before."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.url = ""
+        self._endpoint = endpoint
+        self._kept: dict[str, tuple[int, dict[str, str], bytes]] = {}
+        self.behind = False
+        self.old_answers = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[OldStore]:
+        async with (
+            aiohttp.ClientSession(auto_decompress=False) as self._session,
+            serve(self._handle) as self.url,
+        ):
+            yield self
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        headers = {n: v for n, v in request.headers.items() if n.lower() not in _NOT_PASSED}
+        known = self._kept.get(request.path)
+        if request.method == "GET" and self.behind and known is not None:
+            self.old_answers += 1
+            status, old, body = known
+            if headers.pop("If-None-Match", None) == old.get("ETag"):
+                return web.Response(status=304, headers={"ETag": old["ETag"]})
+            return web.Response(status=status, headers=old, body=body)
+        async with self._session.request(
+            request.method,
+            self._endpoint + request.raw_path,
+            headers=headers,
+            data=await request.read() or None,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        ) as found:
+            passed = {n: v for n, v in found.headers.items() if n.lower() not in _NOT_PASSED}
+            body = await found.read()
+            if request.method == "GET" and found.status == 200:
+                self._kept[request.path] = found.status, passed, body
+            return web.Response(status=found.status, headers=passed, body=body)
