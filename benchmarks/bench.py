@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
+import fleet_bench
 import yaml
 
 from sidecar import signing
@@ -52,6 +53,9 @@ class Row:
         return statistics.median(self.figures)
 
 
+PARTS = ("real", "scaled", "endurance", "fleet")
+
+
 def yardstick(runs: int = 30) -> float:
     """Y: the mean time of an empty, isolated Python in seconds."""
     started = time.perf_counter()
@@ -74,7 +78,7 @@ class Bench:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Store and daemon, both warm after a first update."""
-        with self._store() as endpoint, self._daemon(endpoint):
+        with self.store() as endpoint, self._daemon(endpoint):
             self.upload()
             self.cgi()
             self.change()
@@ -83,7 +87,7 @@ class Bench:
             yield
 
     @contextmanager
-    def _store(self) -> Iterator[str]:
+    def store(self) -> Iterator[str]:
         code = (
             "from moto.server import ThreadedMotoServer as S; import time\n"
             "s = S('127.0.0.1', 0, verbose=False); s.start()\n"
@@ -276,9 +280,9 @@ def main() -> None:
         "--quick", action="store_true", help="few runs, small endurance: to see that it works"
     )
     parser.add_argument("--updates", type=int, default=10_000, help="updates of the endurance row")
-    parser.add_argument("--only", nargs="*", choices=["real", "scaled", "endurance"], help="only these parts")
+    parser.add_argument("--only", nargs="*", choices=PARTS, help="only these parts")
     options = parser.parse_args()
-    parts = options.only or ["real", "scaled", "endurance"]
+    parts = options.only or PARTS
     runs = 3 if options.quick else 20
     y = yardstick()
     print(f"Y = {y * 1000:.2f} ms\n\n| what | median | min to max | in Y | target |")
@@ -306,6 +310,13 @@ def main() -> None:
         show(scaled(10, 3 if options.quick else 10, 0.41 / 6))
         if not options.quick:
             show(scaled(100, 5, 3.2 / 6))
+    if "fleet" in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(Path(folder), REAL)
+            with bench.store() as endpoint:
+                client = bench.bucket.meta.client
+                for name, figure in fleet_bench.rows(endpoint, bench.bucket, client, quick=options.quick):
+                    print(f"| {name} | {figure} | | | |", flush=True)
 
 
 if __name__ == "__main__":
