@@ -149,6 +149,7 @@ class Daemon:
                     self._deployed,
                     self._pending_regions,
                     self.fleet.known,
+                    lambda who: self.fleet.update(Wanted(), who),
                 ),
                 FleetViews(self.fleet, self.broker, administrators),
             ),

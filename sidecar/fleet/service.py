@@ -105,6 +105,8 @@ class FleetService:
     ) -> None:
         self._updates = Updates(settings, store)
         self._machine = machine
+        named = settings.fleet.machines or settings.fleet.app or settings.machine.app
+        self._configured = bool(named and settings.trigger.secret)
         self._index = Path(settings.paths.databases) / "index.sqlite3" if settings.update.own_index else None
         self._emit = emit
         self._remember = remember
@@ -116,8 +118,8 @@ class FleetService:
         return self._standing.data() if self._standing is not None else NONE
 
     def known(self) -> dict[str, Any] | None:
-        """The same for the page, which shows nothing where there never was an update."""
-        return self._standing.data() if self._standing is not None else None
+        """The same for the page, which shows nothing where there is no fleet."""
+        return self.data() if self._configured else None
 
     async def update(self, wanted: Wanted, who: str) -> Report:
         """Run one; `FleetConflict` `fleet_busy` while another is under way.

@@ -86,7 +86,7 @@ def panel(now: Now, *, base: str, acting: bool = True) -> Markup:
         else None,
         _first(now, base) if acting and not now.active and not generation["current"] else None,
         _ready(ready, now.at) if ready else None,
-        _fleet(now.fleet, now.at) if now.fleet else None,
+        _fleet(now, base) if now.fleet is not None and acting else None,
         id="now",
         data_live=f"{base}page/live" if acting and now.active else None,
         data_state=state(now),
@@ -250,10 +250,22 @@ def _ready_step(step: Mapping[str, Any], at: float) -> Markup:
     )
 
 
-def _fleet(fleet: Mapping[str, Any], at: float) -> Markup | None:
+def _fleet(now: Now, base: str) -> Markup:
+    fleet = now.fleet or {}
     machines = machines_of(fleet)
+    running = bool(fleet.get("running"))
+    button = h.p(h.a("Update the fleet…", href=f"{base}page/fleet", class_="button plain"))
+    by = None
+    if fleet.get("started"):
+        by = _by("fleet", str(fleet.get("who") or ""), float(fleet["started"]), now.at, fleet.get("seconds"))
     if not machines:
-        return None
+        return h.section(
+            h.h2("The fleet", (" ", parts.pill("running")) if running else None),
+            by,
+            _said(fleet),
+            None if running else button,
+            class_="fleet",
+        )
     rows = [
         h.tr(
             h.th(one["machine"], scope="row"),
@@ -265,14 +277,18 @@ def _fleet(fleet: Mapping[str, Any], at: float) -> Markup | None:
         )
         for one in machines
     ]
-    behind = sum(parts.tone(one["state"]) != "good" for one in machines)
+    # One that stopped on the way fetches when it wakes.
+    behind = sum(parts.tone(one["state"]) != "good" and one["state"] != "stopped" for one in machines)
+    state = "running" if running else "behind" if behind else "in_sync"
     return h.section(
-        h.h2("The fleet ", parts.pill("in_sync" if not behind else "behind", None if behind else "In sync")),
+        h.h2("The fleet ", parts.pill(state)),
+        by,
         h.p(
             f"{parts.plural(len(machines), 'machine')}, "
             + (f"{behind} not in sync." if behind else "all in sync."),
             class_="quiet",
         ),
+        _said(fleet),
         h.table(
             h.thead(
                 h.tr(
@@ -291,6 +307,7 @@ def _fleet(fleet: Mapping[str, Any], at: float) -> Markup | None:
             ),
             h.tbody(rows),
         ),
+        None if running else button,
         class_="fleet",
     )
 

@@ -43,6 +43,17 @@ STATES = {
     "behind": ("note", "Behind"),
     "unreachable": ("bad", "No answer"),
     "down": ("bad", "Down"),
+    # of a machine in a fleet update, and of that itself
+    "poking": ("busy", "Poking"),
+    "retrying": ("busy", "Trying again"),
+    "stopped": ("quiet", "Stopped"),
+    "refused": ("bad", "Refused"),
+    "wrong_machine": ("bad", "Wrong machine"),
+    "superseded": ("note", "Another index"),
+    "failing": ("bad", "Failing"),
+    "hanging": ("bad", "No end"),
+    "denied": ("bad", "Denied"),
+    "fleet_updated": ("good", "Fleet updated"),
 }
 
 

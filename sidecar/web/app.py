@@ -43,6 +43,8 @@ def application(
             web.get("/page/live", pages.live),
             web.get("/page/update", pages.confirm),
             web.post("/page/update", pages.apply),
+            web.get("/page/fleet", pages.confirm_fleet),
+            web.post("/page/fleet", pages.apply_fleet),
             web.get("/page/rollback/{number}", pages.confirm_rollback),
             web.post("/page/rollback/{number}", pages.roll_back),
             web.get("/page/assets/{digest}/{name}", asset),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ _GATHER = 0.05
 _SHORTEST_OUTPUT = 2000
 
 Fleet = Callable[[], Mapping[str, Any] | None]
+UpdateFleet = Callable[[str], Coroutine[Any, Any, object]]
+"""Updates the fleet on behalf of somebody."""
 
 
 def either(shown: Handler, plain: Handler) -> Handler:
@@ -74,7 +76,9 @@ class Pages:
         deployed: Callable[[], Deployed],
         pending_regions: Callable[[], list[str]],
         fleet: Fleet = lambda: None,
+        update_fleet: UpdateFleet | None = None,
     ) -> None:
+        self._update_fleet = update_fleet
         self._settings = settings
         self._worker = worker
         self._status = status
@@ -88,7 +92,7 @@ class Pages:
         self._fleet = fleet
         self._forms = Forms()
         self._map: tuple[str, Mapping[str, Any]] | None = None
-        self._background: set[asyncio.Task[Outcome]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
 
     # Now
 
@@ -272,6 +276,35 @@ class Pages:
                     reasons += lines or [f"The deployment check ended with status {finished.status}."]
         return reasons
 
+    async def confirm_fleet(self, request: web.Request) -> web.StreamResponse:
+        """The question before all machines are updated."""
+        who = await self._administrators.require(request)
+        self._fleets_update()
+        content = change.question(
+            "Update the fleet?",
+            "Every active machine is poked, and followed until it has loaded the newest index. Where this "
+            "machine owns the index, that is uploaded first.",
+            (),
+            None,
+            action="fleet",
+            button="Update the fleet",
+            fields=[("token", self._forms.token(who, "fleet"))],
+            back="../",
+        )
+        return self._answer(request, who, "Update the fleet?", content, section="")
+
+    async def apply_fleet(self, request: web.Request) -> web.StreamResponse:
+        """Begin a fleet update, whose progress the first page shows."""
+        who = await self._administrators.require(request)
+        await self._forms.require(request, who, "fleet")
+        await self._begin(self._fleets_update()(who))
+        raise web.HTTPSeeOther("../")
+
+    def _fleets_update(self) -> UpdateFleet:
+        if self._update_fleet is None or self._fleet() is None:
+            raise NotFound("this machine knows no fleet", "set fleet.app or fleet.machines")
+        return self._update_fleet
+
     # Before
 
     async def past(self, request: web.Request) -> web.StreamResponse:
@@ -376,14 +409,17 @@ class Pages:
 
     async def _start(self, wanted: Request) -> None:
         """Begin a run whose progress the first page shows. What refuses it at once is an error."""
-        task = asyncio.ensure_future(self._worker.submit(wanted))
+        await self._begin(self._worker.submit(wanted))
+
+    async def _begin(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._ended)
         await asyncio.sleep(0)
         if task.done():
             task.result()
 
-    def _ended(self, task: asyncio.Task[Outcome]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.warning("a run asked for on the page was not run: %s", task.exception())

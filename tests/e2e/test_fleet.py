@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -362,3 +363,31 @@ async def test_a_webhook_is_passed_on_once(tmp_path: Path, bucket: Bucket) -> No
                 await until(lambda: whole.daemons["m1"].fleet.data()["state"] == "done", 30)
             assert {name for name, method in whole.router.seen if method == "POST"} == {"m2", "m3"}
             assert {whole.daemons[name].fleet.data()["state"] for name in ("m2", "m3")} == {"idle"}
+
+
+async def test_the_page_has_a_button(tmp_path: Path, bucket: Bucket) -> None:
+    """It asks first, then shows each machine; the page that is open to all shows none of it."""
+    async with fleet(tmp_path, bucket, ["m1"]) as whole:
+        admin = whole.admin()
+        own_index(admin, "second")
+        saw(admin, bucket)
+        browser = {"Accept": "text/html"}
+        async with admin.daemon() as daemon, admin.client() as client:
+            async with client.get("", headers=browser) as answer:
+                assert 'href="./page/fleet"' in await answer.text()
+            async with client.get("page/fleet", headers=browser) as answer:
+                token = re.search(r'name="token" value="([^"]+)"', await answer.text())
+                assert token
+            async with client.post("page/fleet", data={"token": "another"}, headers=browser) as answer:
+                assert answer.status == 403
+            assert whole.router.seen["m1", "POST"] == 0
+            form = {"token": token[1]}
+            async with client.post("page/fleet", data=form, headers=browser, allow_redirects=False) as answer:
+                assert (answer.status, answer.headers["Location"]) == (303, "../")
+            await until(lambda: daemon.fleet.data()["state"] == "done", 30)
+            async with client.get("", headers=browser) as answer:
+                shown = await answer.text()
+                assert ">m1<" in shown
+                assert "all in sync" in shown
+            async with client.get("status", headers=browser) as answer:
+                assert ">m1<" not in await answer.text()
