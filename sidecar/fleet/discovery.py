@@ -153,10 +153,13 @@ class Discovery:
 
     async def _from_command(self) -> bytes:
         command = [self._settings.flyctl, "machines", "list", "--app", self._app, "--json"]
+        token = str.__str__(self._settings.token)
+        # In its environment, and not in its arguments, which everyone can read.
+        environ = {"FLY_API_TOKEN": token} if token else None
         with tempfile.TemporaryDirectory(prefix="sidecar-fleet-") as folder:
             output = Path(folder) / "machines.json"
             try:
-                finished = await run_command(command, Path(folder), _TIMEOUT, output=output)
+                finished = await run_command(command, Path(folder), _TIMEOUT, environ, output)
             except CommandError as error:
                 raise FleetError(error.message, error.hint, code="fleet_machines") from error
             if finished.status != 0:

@@ -121,16 +121,17 @@ class FleetService:
         """The same for the page, which shows nothing where there is no fleet."""
         return self.data() if self._configured else None
 
-    async def update(self, wanted: Wanted, who: str) -> Report:
+    async def update(self, wanted: Wanted, who: str, *, upload: bool = True) -> Report:
         """Run one; `FleetConflict` `fleet_busy` while another is under way.
 
-        It goes on to its end when the caller goes away.
+        With `upload` the machine's own index goes into the store first, where it owns that. The update goes on
+        to its end when the caller goes away.
         """
         if self._running is not None and not self._running.done():
             raise FleetConflict(
                 "a fleet update is under way already", "follow it at /fleet, and try again", code="fleet_busy"
             )
-        if self._index is not None and wanted.index is None:
+        if upload and self._index is not None:
             wanted = msgspec.structs.replace(wanted, index=self._index)
         self._running = asyncio.create_task(self._run(wanted, who))
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -138,7 +139,7 @@ class FleetService:
 
     async def relay(self) -> Report:
         """Tell all other machines to look at the store, for a webhook that reached this one."""
-        return await self.update(Wanted(but=self._machine), "a webhook")
+        return await self.update(Wanted(but=self._machine), "a webhook", upload=False)
 
     async def close(self) -> None:
         """Give up the update under way, at the daemon's end."""

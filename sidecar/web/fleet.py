@@ -14,7 +14,7 @@ from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, preferred, text
 from sidecar.web.streams import stream
 
 _WAITS = ("loaded", "ready")
-_YES = ("1", "true", "yes")
+_YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 _MOST = 100_000
 
 
@@ -34,7 +34,8 @@ class FleetViews:
     async def update(self, request: web.Request) -> web.StreamResponse:
         """Update the fleet; the answer comes when the last machine is done, or as events until then."""
         who = await self._administrators.require(request)
-        ending = self._service.update(_wanted(request), who)
+        upload = request.query.get("upload") not in _NO
+        ending = self._service.update(_wanted(request), who, upload=upload)
         if preferred(request, TEXT, JSON, EVENTS) == EVENTS:
             return await stream(request, self._broker, ending)
         report = await ending

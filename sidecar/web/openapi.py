@@ -251,6 +251,7 @@ PATHS: dict[str, dict[str, Schema]] = {
                 _query("only", "machines with this id, name or region; may be repeated", _TEXT),
                 _query("quorum", "so many machines are enough", {"type": "integer", "minimum": 1}),
                 _query("wait", "until when", {"type": "string", "enum": ["loaded", "ready"]}),
+                _query("upload", "0, false or no: poke with what the store holds", _TEXT),
                 _query("replace", "1, true or yes: upload over an index that was not seen here", _TEXT),
                 _query("dry_run", "1, true or yes: only say what would be done", _TEXT),
             ],

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+import pty
 import re
-from contextlib import AsyncExitStack
+from asyncio.subprocess import DEVNULL
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from tests.conftest import Bucket
-from tests.support.cgi import sidecar
+from tests.support.cgi import SIDECAR, environment, sidecar
 from tests.support.fleet import (
     APP,
     KEY,
@@ -255,6 +258,35 @@ async def test_a_list_of_machines_needs_no_platform(tmp_path: Path, bucket: Buck
         assert "unreachable" in down.out
 
 
+async def test_a_terminal_shows_a_line_a_machine(tmp_path: Path, bucket: Bucket) -> None:
+    """Redrawn in place while it lasts, and then the table, like everywhere else."""
+    async with fleet(tmp_path, bucket, ["m1"]) as whole:
+        admin = whole.admin()
+        reading, writing = pty.openpty()
+        command = [SIDECAR, "--config", admin.write_settings(), "fleet", "update", "--no-upload"]
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=DEVNULL, stdout=writing, stderr=writing, env=environment(TERM="xterm")
+        )
+        os.close(writing)
+        shown = await asyncio.wait_for(asyncio.to_thread(read_all, reading), 60)
+        os.close(reading)
+        assert await process.wait() == 0, shown
+        assert "m1 (iad): poking" in shown
+        assert "\x1b[1A" in shown
+        last = shown.rpartition("\x1b")[2]
+        assert "m1 (iad)" not in last
+        assert "1 machine: 1 loaded" in last
+
+
+def read_all(terminal: int) -> str:
+    """What a program writes to its terminal until it ends."""
+    parts = []
+    with suppress(OSError):  # the end, in a terminal's way
+        while part := os.read(terminal, 4096):
+            parts.append(part)
+    return b"".join(parts).decode()
+
+
 async def test_a_fleet_without_machines_is_an_error(tmp_path: Path, bucket: Bucket) -> None:
     """An empty list is asked for again, and in the end it is an error and not a success."""
     async with fleet(tmp_path, bucket, []) as whole:
@@ -389,5 +421,7 @@ async def test_the_page_has_a_button(tmp_path: Path, bucket: Bucket) -> None:
                 shown = await answer.text()
                 assert ">m1<" in shown
                 assert "all in sync" in shown
+            async with client.get("generations", headers=browser) as answer:
+                assert "Fleet updated" in await answer.text()
             async with client.get("status", headers=browser) as answer:
                 assert ">m1<" not in await answer.text()
