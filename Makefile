@@ -92,12 +92,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # --no-deps: the lock files name everything, with digests.
-$(VENV)/run: requirements.lock pyproject.toml | $(VENV)/bin/python
+# The forwarder is copied, even where the package itself is not.
+$(VENV)/run: requirements.lock pyproject.toml sidecar/sidecar-cgi | $(VENV)/bin/python
 	$(PIP) install --require-hashes --requirement requirements.lock
 	$(PIP) install --no-deps --editable .
 	touch $@
 
-$(VENV)/dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+$(VENV)/dev: requirements-dev.lock pyproject.toml sidecar/sidecar-cgi | $(VENV)/bin/python
 	$(PIP) install --require-hashes --requirement requirements-dev.lock
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@

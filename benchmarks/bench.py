@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
+import fleet_bench
 import yaml
 
 from sidecar import signing
@@ -55,6 +56,9 @@ class Row:
         return statistics.median(self.figures)
 
 
+PARTS = ("real", "scaled", "endurance", "fleet")
+
+
 def yardstick(runs: int = 30) -> float:
     """Y: the mean time of an empty, isolated Python in seconds."""
     started = time.perf_counter()
@@ -78,7 +82,7 @@ class Bench:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Store and daemon, both warm after a first update."""
-        with self._store() as endpoint, self._daemon(endpoint):
+        with self.store() as endpoint, self._daemon(endpoint):
             self.upload()
             self.cgi()
             self.change()
@@ -87,7 +91,7 @@ class Bench:
             yield
 
     @contextmanager
-    def _store(self) -> Iterator[str]:
+    def store(self) -> Iterator[str]:
         code = (
             "from moto.server import ThreadedMotoServer as S; import time\n"
             "s = S('127.0.0.1', 0, verbose=False); s.start()\n"
@@ -401,6 +405,13 @@ def main() -> None:
         show(scaled(10, 3 if options.quick else 10, 0.41 / 6))
         if not options.quick:
             show(scaled(100, 5, 3.2 / 6))
+    if "fleet" in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(Path(folder), REAL)
+            with bench.store() as endpoint:
+                client = bench.bucket.meta.client
+                for name, figure in fleet_bench.rows(endpoint, bench.bucket, client, quick=options.quick):
+                    print(f"| {name} | {figure} | | | |", flush=True)
 
 
 if __name__ == "__main__":

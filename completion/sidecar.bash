@@ -6,7 +6,8 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_sidecar_databases_subparsers=(status push)
-_shtab_sidecar_subparsers=(serve update preview status history rollback ready databases config doctor hash-password sign demo)
+_shtab_sidecar_fleet_subparsers=(update status)
+_shtab_sidecar_subparsers=(serve update preview status history rollback ready databases config doctor hash-password sign fleet demo)
 
 _shtab_sidecar_serve_option_strings=(-h --help --json)
 _shtab_sidecar_update_option_strings=(-h --help --json --once --wait --force --trigger --patience)
@@ -22,6 +23,9 @@ _shtab_sidecar_config_option_strings=(-h --help --json --check --maintenance)
 _shtab_sidecar_doctor_option_strings=(-h --help --json)
 _shtab_sidecar_hash_password_option_strings=(-h --help --json --cost)
 _shtab_sidecar_sign_option_strings=(-h --help --json --machine --path --body --expect)
+_shtab_sidecar_fleet_update_option_strings=(-h --help --json --dry-run --only --quorum --wait --index --no-upload --replace)
+_shtab_sidecar_fleet_status_option_strings=(-h --help --json)
+_shtab_sidecar_fleet_option_strings=(-h --help)
 _shtab_sidecar_demo_option_strings=(-h --help --json --folder --port)
 _shtab_sidecar_option_strings=(-h --help --version --config)
 
@@ -32,7 +36,9 @@ _shtab_sidecar_update___trigger_choices=(boot resume)
 _shtab_sidecar_rollback___wait_choices=(published loaded ready)
 _shtab_sidecar_databases_pos_0_choices=(status push)
 _shtab_sidecar_hash_password___cost_choices=(8 9 10 11 12 13 14 15)
-_shtab_sidecar_pos_0_choices=(serve update preview status history rollback ready databases config doctor hash-password sign demo)
+_shtab_sidecar_fleet_update___wait_choices=(loaded ready)
+_shtab_sidecar_fleet_pos_0_choices=(update status)
+_shtab_sidecar_pos_0_choices=(serve update preview status history rollback ready databases config doctor hash-password sign fleet demo)
 
 _shtab_sidecar_serve__h_nargs=0
 _shtab_sidecar_serve___help_nargs=0
@@ -87,6 +93,18 @@ _shtab_sidecar_hash_password___json_nargs=0
 _shtab_sidecar_sign__h_nargs=0
 _shtab_sidecar_sign___help_nargs=0
 _shtab_sidecar_sign___json_nargs=0
+_shtab_sidecar_fleet_update__h_nargs=0
+_shtab_sidecar_fleet_update___help_nargs=0
+_shtab_sidecar_fleet_update___json_nargs=0
+_shtab_sidecar_fleet_update___dry_run_nargs=0
+_shtab_sidecar_fleet_update___no_upload_nargs=0
+_shtab_sidecar_fleet_update___replace_nargs=0
+_shtab_sidecar_fleet_status__h_nargs=0
+_shtab_sidecar_fleet_status___help_nargs=0
+_shtab_sidecar_fleet_status___json_nargs=0
+_shtab_sidecar_fleet_pos_0_nargs=A...
+_shtab_sidecar_fleet__h_nargs=0
+_shtab_sidecar_fleet___help_nargs=0
 _shtab_sidecar_demo__h_nargs=0
 _shtab_sidecar_demo___help_nargs=0
 _shtab_sidecar_demo___json_nargs=0

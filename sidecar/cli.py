@@ -22,6 +22,7 @@ import yaml
 from sidecar import __version__, signing, yamltext
 from sidecar.client import Client
 from sidecar.errors import SettingsError, SidecarError
+from sidecar.fleet import command as fleet_command
 from sidecar.logs import set_up
 from sidecar.run import PREVIEW, Outcome, Request
 from sidecar.settings import Settings, masked, parse
@@ -461,14 +462,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(
-        name: str,
-        run: Command,
-        summary: str,
-        example: str,
-        group: Any = commands,
-    ) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = group.add_parser(
+    def command(name: str, run: Command, summary: str, example: str) -> argparse.ArgumentParser:
+        return add_to(commands, name, run, summary, example)
+
+    def add_to(below: Any, name: str, run: Command, summary: str, example: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = below.add_parser(
             name,
             help=summary,
             description=f"{summary[:1].upper()}{summary[1:]}.",
@@ -544,23 +542,22 @@ def _parser() -> argparse.ArgumentParser:
 
     databases = commands.add_parser(
         "databases",
-        help="look at the databases of the events, and push them to the store",
-        description="Look at the databases of the events, and push them to the store.",
-        epilog="example: sidecar databases status",
+        help="the databases of the events: look at them, push them to the store",
+        description="The databases of the events.",
     ).add_subparsers(required=True, metavar="COMMAND")
-    command(
+    add_to(
+        databases,
         "status",
         _databases_status,
         "list the databases: here, in the store, whose, and what would happen",
         "sidecar databases status",
-        databases,
     )
-    push = command(
+    push = add_to(
+        databases,
         "push",
         _databases_push,
         "upload databases that are written here",
         "sidecar databases push",
-        databases,
     )
     push.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all with something new)")
     push.add_argument(
@@ -611,6 +608,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHA256",
         help="digest of the index that the store must serve; it becomes part of the path",
     )
+
+    fleet = commands.add_parser("fleet", help="all machines at once", description="All machines at once.")
+    fleet_command.add(fleet.add_subparsers(required=True, metavar="COMMAND"), add_to)
 
     demo = command(
         "demo",

@@ -15,6 +15,10 @@ from sidecar import systemd
 from sidecar.database import install_database
 from sidecar.errors import NotFound, PublishError, Rejected, SidecarError
 from sidecar.events import Broker
+from sidecar.fleet.follower import Follower
+from sidecar.fleet.run import Wanted
+from sidecar.fleet.served import LoadedIndex, Served, served
+from sidecar.fleet.service import FleetService
 from sidecar.generate import Generated
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.history import History
@@ -37,6 +41,7 @@ from sidecar.update import Updater
 from sidecar.web.access import Administrators
 from sidecar.web.app import application
 from sidecar.web.background import Background
+from sidecar.web.fleet import FleetViews
 from sidecar.web.operations import Operations
 from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger
@@ -47,6 +52,8 @@ from sidecar.worker import Throttle, Worker
 logger = logging.getLogger("sidecar.daemon")
 
 _GRACE = 2.0
+# A bucket tells of one change more than once, and in no order.
+_RELAY_QUIET, _RELAY_LONGEST = 1.0, 10.0
 # Navigator looks by itself after these: its CGI or hook names the configuration to look at.
 _LOOKS_BY_ITSELF = frozenset({"boot", "cgi", "resume"})
 
@@ -82,11 +89,12 @@ class Daemon:
         self.metrics.follow_ready(
             lambda: work.started if (work := self.ready.work.current) is not None else 0.0
         )
+        self._rejections = Rejections(state / "rejected.json")
         self.updater = Updater(
             settings,
             self._own_index or self.store,
             self.generations,
-            Rejections(state / "rejected.json"),
+            self._rejections,
             Machine(settings, state / "loaded").inputs,
             self._ask_check_command if settings.update.check_command else None,
             self.ready.databases.prepare if settings.databases.fetch else None,
@@ -116,6 +124,13 @@ class Daemon:
         self.status = Status(
             settings, self._id, self.generations, self.worker, self.tracker, self.drift, self.ready.work
         )
+        self.fleet = FleetService(settings, self._id, self.store, self.broker.emit, self._remember)
+        self._relay = Follower(self.fleet.relay, _RELAY_QUIET, _RELAY_LONGEST)
+        self._followed = Follower(
+            lambda: self.fleet.update(Wanted(), "a change of the local index"),
+            settings.fleet.quiet,
+            settings.fleet.longest,
+        )
         self._signatures = UsedSignatures(state / "signatures", trigger.window)
         administrators = Administrators(
             settings.administrators, behind_navigator=settings.page.through_navigator
@@ -130,10 +145,13 @@ class Daemon:
                     administrators,
                     trigger.webhook_token,
                     navigator.reload_timeout,
+                    self._relay.changed if settings.fleet.relay_webhook else lambda: None,
                 ),
                 Background(self.ready, self.broker, administrators),
                 Views(self.worker, self.status, self.history, self.metrics, self.broker, administrators),
-                PublicTrigger(trigger, self._id, self.worker, self._signatures, state / "received"),
+                PublicTrigger(
+                    trigger, self._id, self.worker, self._signatures, state / "received", self._served
+                ),
                 Pages(
                     settings,
                     self.worker,
@@ -145,7 +163,10 @@ class Daemon:
                     administrators,
                     self._deployed,
                     self._pending_regions,
+                    self.fleet.known,
+                    lambda who: self.fleet.update(Wanted(), who),
                 ),
+                FleetViews(self.fleet, self.broker, administrators),
             ),
             settings.listen,
         )
@@ -180,8 +201,11 @@ class Daemon:
         self._follow_last_publication()
         self._keep_running(stack, self.tracker.run())
         self._keep_running(stack, self.drift.run())
+        self._keep_running(stack, self._relay.run())
+        stack.push_async_callback(self.fleet.close)
         self._keep_running(stack, Ticker(self._settings.update.poll, self._poll, self._resumed).run())
         if self._own_index is not None:
+            self._keep_running(stack, self._followed.run())
             self._keep_running(stack, LocalWatch(self._own_index.signature, self._local_changed).run())
         await self.server.startup(systemd.listening_sockets())
         stack.push_async_callback(self.server.shutdown)
@@ -257,6 +281,8 @@ class Daemon:
         await self._ask(Request(trigger="timer", who="the poll"))
 
     async def _local_changed(self) -> None:
+        if self._settings.fleet.follow_local_index:
+            self._followed.changed()
         await self._ask(Request(trigger="local", who="a change of the local index"))
 
     async def _resumed(self, gap: float) -> None:
@@ -284,6 +310,9 @@ class Daemon:
             "finished", {"state": outcome.state, "generation": outcome.generation, "seconds": outcome.seconds}
         )
         systemd.notify(f"STATUS={self.status.sentence()}")
+
+    def _remember(self, outcome: Outcome) -> None:
+        self._soon(asyncio.to_thread(self.history.add, outcome))
 
     def _published(self, manifest: Manifest, request: Request, has_files: bool) -> None:
         """Follow a publication until Navigator has loaded it; one of the index only needs no load."""
@@ -362,8 +391,24 @@ class Daemon:
             return False
         self.metrics.count_rollback(reason)
         who = f"no load of generation {generation}" if reason == "not_loaded" else f"{reason} of {generation}"
-        self._soon(self._ask(Request(trigger="rollback", who=who, rollback=target, automatic=True)))
+        self._soon(self._ask(Request(trigger="rollback", who=who, rollback=target, failed=generation)))
         return True
+
+    def _served(self) -> Served:
+        """What everyone may know of this machine."""
+        number, current = self.generations.loaded(), self.generations.current
+        found = current if current is not None and current.number == number else None
+        if found is None and number is not None:
+            try:
+                found = self.generations.archive.manifest(number)
+            except NotFound as error:
+                logger.warning("the loaded generation cannot be told of: %s", error)
+        loaded = (
+            LoadedIndex(found.index.sha256, found.index.modified, found.created)
+            if found is not None
+            else None
+        )
+        return served(self.status.data(), loaded, self._rejections.newest)
 
     def _deployed(self) -> Deployed:
         paths = self._settings.paths

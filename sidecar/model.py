@@ -127,3 +127,12 @@ class Stored(Record, frozen=True, gc=False):
     etag: str
     modified: float
     size: int
+
+
+class Problem(Record, frozen=True):
+    """An error as data: a stable code, what happened, what to do, the fitting HTTP status."""
+
+    code: str
+    message: str
+    hint: str
+    status: int

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from sidecar.errors import CommandError
 
@@ -31,21 +32,38 @@ async def run_command(
     timeout: float,
     environ: Mapping[str, str] | None = None,
     *,
+    output: Path | None = None,
     nice: int = 0,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Finished:
     """Run a command in a folder; `CommandError` when it cannot start or takes over `timeout` seconds.
 
-    `nice` is its niceness, children included; `tell` gets each line that it prints, as it comes.
+    With `output` all that it prints goes to that file, and what is kept is its standard error. `nice` is its
+    niceness, children included; `tell` gets each line that is kept, as it comes.
     """
+    if output is None:
+        return await _run(command, folder, timeout, environ, None, nice, tell)
+    with output.open("wb") as stream:
+        return await _run(command, folder, timeout, environ, stream, nice, tell)
+
+
+async def _run(
+    command: Sequence[str],
+    folder: Path,
+    timeout: float,
+    environ: Mapping[str, str] | None,
+    output: IO[bytes] | None,
+    nice: int,
+    tell: Callable[[str], None],
+) -> Finished:
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
             cwd=folder,
             env=None if environ is None else {**os.environ, **environ},
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stdout=output or asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE if output else asyncio.subprocess.STDOUT,
             start_new_session=True,  # a group of its own, so that its children end with it
         )
     except OSError as error:
@@ -73,9 +91,10 @@ async def run_command(
 
 
 async def _collect(process: asyncio.subprocess.Process, kept: bytearray, tell: Callable[[str], None]) -> None:
-    assert process.stdout is not None  # noqa: S101 - it was asked for
+    stream = process.stdout or process.stderr
+    assert stream is not None  # noqa: S101 - it was asked for
     line = bytearray()
-    while chunk := await process.stdout.read(4096):
+    while chunk := await stream.read(4096):
         kept += chunk
         del kept[:-_KEPT]
         *whole, rest = (line + chunk).split(b"\n")

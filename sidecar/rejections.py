@@ -43,6 +43,13 @@ class Rejections:
         self._known.append(_Rejection(content, error.code, error.message, error.hint))
         self._save()
 
+    @property
+    def newest(self) -> tuple[str, str] | None:
+        """The SHA-256 of the index that was refused last, and the code of the reason."""
+        if not self._known:
+            return None
+        return self._known[-1].content.partition(" ")[0], self._known[-1].code
+
     def forget(self, sha256: str, inputs: str) -> None:
         """What was published is not bad any more, whatever was thought of it."""
         content = f"{sha256} {inputs}"

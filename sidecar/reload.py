@@ -296,6 +296,8 @@ class ReloadTracker:
 
     def _give_up(self, pending: Pending, reason: str, sentence: str) -> None:
         self._pending = replace(pending, given_up=True)
+        if pending.given_up:
+            return  # a probe that goes on failing is no news
         logger.error("%s", sentence, extra={"generation": pending.generation})
         self._listener.failed(pending.generation, reason, sentence)
         if pending.is_rollback or not self._roll_back(pending.generation, reason):

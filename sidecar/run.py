@@ -14,7 +14,7 @@ import msgspec
 
 from sidecar.changes import Changes
 from sidecar.errors import SidecarError
-from sidecar.model import Record
+from sidecar.model import Problem, Record
 
 logger = logging.getLogger("sidecar.update")
 
@@ -41,8 +41,8 @@ class Request(Record, frozen=True):
 
     `trigger` says what asked (cgi, socket, http, start, once, ...), `who` on whose behalf. `expect` is the
     SHA-256 that the index must have, `if_match` the tag of the preview that is to be applied, `rollback` the
-    generation to restore (`with_index` or only its artifacts; `automatic` when Navigator would not load the
-    newer one). Requests that are not plain pokes get a run of their own.
+    generation to restore (`with_index` or only its artifacts), `failed` the one that Navigator would not load
+    and that it takes the place of. Requests that are not plain pokes get a run of their own.
     """
 
     trigger: str
@@ -55,22 +55,18 @@ class Request(Record, frozen=True):
     public: bool = False
     rollback: int | None = None
     with_index: bool = True
-    automatic: bool = False
+    failed: int | None = None
+
+    @property
+    def automatic(self) -> bool:
+        """Whether it goes back because Navigator did not load something newer."""
+        return self.failed is not None
 
     @property
     def plain(self) -> bool:
         """Whether it asks for nothing but what the store holds, so that it can share a run."""
         special = self.force or self.expect or self.if_match or self.received or self.preview
         return not special and self.rollback is None
-
-
-class Problem(Record, frozen=True):
-    """An error as data: a stable code, what happened, what to do, the fitting HTTP status."""
-
-    code: str
-    message: str
-    hint: str
-    status: int
 
 
 class Outcome(Record, frozen=True, omit_defaults=True):

@@ -341,6 +341,75 @@ class Prerender(Section, frozen=True):
     ] = ""
 
 
+class FleetMachine(Section, frozen=True):
+    """A machine of a fleet that no platform can list."""
+
+    id: Annotated[str, _doc("its own id: `machine.id` there, else its host's name")]
+    url: Annotated[str, _doc("the base URL that leads to its web server, without a path")]
+    region: Annotated[str, _doc("its region, for people and for --only")] = ""
+
+
+class Fleet(Section, frozen=True):
+    """All machines that serve the same index, and how to reach them."""
+
+    machines: Annotated[
+        tuple[FleetMachine, ...], _doc("the machines, where no platform lists them: Kamal, plain hosts")
+    ] = ()
+    source: Annotated[
+        str,
+        Meta(
+            pattern="^(auto|machines|api|flyctl|dns)$",
+            description="who lists the machines; auto: fleet.machines, else the API with a token, else "
+            "flyctl where it is installed, else DNS",
+        ),
+    ] = "auto"
+    app: Annotated[str, _doc("the Fly application; default machine.app")] = ""
+    url: Annotated[str, _doc("base URL of the Fly application; default https://<app>.fly.dev")] = ""
+    root: Annotated[str, _doc("the web server's root path: the pokes go to <root>/update_config")] = (
+        "/showcase"
+    )
+    groups: Annotated[
+        list[str], _doc("process groups that count; none: all but those of single commands")
+    ] = []
+    api: Annotated[str, _doc("Fly's Machines API; inside Fly also http://_api.internal:4280")] = (
+        "https://api.machines.dev"
+    )
+    token: Annotated[Secret, _doc("token for that API; default FLY_API_TOKEN")] = Secret("")
+    flyctl: Annotated[str, _doc("the command that lists machines without a token")] = "flyctl"
+    resolver: Annotated[
+        str, _doc("address and port of the DNS server; default: the first in /etc/resolv.conf")
+    ] = ""
+    parallel: Annotated[Count, _doc("how many requests to machines may be under way at once")] = 200
+    attempts: Annotated[Count, _doc("how often a machine is poked before it counts as failed")] = 5
+    pause: Annotated[Duration, _doc("after a first failure; it doubles with each further one")] = Duration(1)
+    answer_timeout: Annotated[Duration, _doc("how long one answer of a machine may take")] = Duration(60)
+    timeout: Annotated[Duration, _doc("how long a machine may take until it is loaded, retries included")] = (
+        Duration(180)
+    )
+    ready_timeout: Annotated[
+        Duration, _doc("how much longer until it is ready, where that is waited for")
+    ] = Duration(1200)
+    send: Annotated[
+        str,
+        Meta(
+            pattern="^(digest|index)$",
+            description="what a poke carries: the digest to fetch until it comes, or the index itself",
+        ),
+    ] = "digest"
+    follow_local_index: Annotated[
+        bool, _doc("with update.own_index: a changed index starts a fleet update by itself")
+    ] = False
+    quiet: Annotated[Duration, _doc("how long the index must have been left alone before that")] = Duration(
+        30
+    )
+    longest: Annotated[Duration, _doc("after this time it starts even if the index keeps changing")] = (
+        Duration(300)
+    )
+    relay_webhook: Annotated[
+        bool, _doc("pass a webhook's poke on to the other machines: buckets notify one address only")
+    ] = False
+
+
 class History(Section, frozen=True):
     """How much of the past is remembered."""
 
@@ -387,6 +456,7 @@ class Settings(Section, frozen=True):
     databases: Annotated[Databases, _doc("the databases of the events")] = Databases()
     prerender: Annotated[Prerender, _doc("the pages that are rendered ahead of time")] = Prerender()
     page: Annotated[Page, _doc("the operators' page")] = Page()
+    fleet: Annotated[Fleet, _doc("all machines that serve the same index")] = Fleet()
     history: Annotated[History, _doc("how much of the past is remembered")] = History()
     logging: Annotated[Logging, _doc("what is logged, and how")] = Logging()
 
@@ -512,6 +582,7 @@ _DEPLOYMENT = {
     "FLY_MACHINE_ID": "machine.id",
     "FLY_APP_NAME": "machine.app",
     "FLY_REGION": "machine.region",
+    "FLY_API_TOKEN": "fleet.token",
     "RAILS_DB_VOLUME": "paths.databases",
     "RAILS_STORAGE": "paths.storage",
     "NAVIGATOR_PORT": "navigator.port",
@@ -603,6 +674,7 @@ def _check(settings: Settings) -> None:
             "set listen.tcp to true and listen.port to a number",
         )
     _check_prerender(settings.prerender)
+    _check_fleet(settings)
     for name, hashed in settings.administrators.items():
         if not re.match(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}\Z", hashed):
             raise SettingsError(
@@ -626,6 +698,18 @@ def _check_prerender(prerender: Prerender) -> None:
         raise SettingsError(
             "prerender.docs: it must stay inside the application's folder", "leave out / and .."
         )
+
+
+def _check_fleet(settings: Settings) -> None:
+    fleet = settings.fleet
+    named = {f"fleet.machines: {one.id}": one.url for one in fleet.machines}
+    for key, url in {"fleet.url": fleet.url, "fleet.api": fleet.api, **named}.items():
+        if url and not re.match(r"https?://[^/?#\s]+/?\Z", url):
+            raise SettingsError(f"{key}: {url!r} is not a base URL", "such as https://example.com")
+    if not re.match(r"(/[^?#\s]*[^/?#\s])?\Z", fleet.root):
+        raise SettingsError(f"fleet.root: {fleet.root!r} is not a path", "such as /showcase, or nothing")
+    if len({one.id for one in fleet.machines}) != len(fleet.machines):
+        raise SettingsError("fleet.machines: two have the same id", "each machine has an id of its own")
 
 
 def masked(settings: Settings) -> dict[str, Any]:

@@ -126,6 +126,11 @@ class Status:
         run = self._worker.running
         return None if run is None or run.request.preview else run
 
+    @property
+    def working(self) -> bool:
+        """Whether ready work is under way."""
+        return self._ready_work.current is not None
+
     def sentence(self) -> str:
         """The state in a line."""
         current = self._generations.current

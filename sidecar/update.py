@@ -357,6 +357,13 @@ class Updater:
     def _restore(self, run: Run, number: int, incoming: Path) -> tuple[Manifest | None, Plan]:
         """Publish the artifacts, and if so asked the index, of an older generation as a new one."""
         generations, request, current = self._generations, run.request, self._generations.current
+        if request.failed is not None and (
+            current is None or current.number != request.failed or generations.loaded() == request.failed
+        ):
+            raise NotFound(
+                f"generation {request.failed} was replaced, or loaded in the end",
+                "nothing is to be taken back",
+            )
         older = generations.archive.manifest(number)
         artifacts = generations.archive.artifacts(number)
         if request.automatic and current is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sidecar.fleet.report import State
 from sidecar.model import Record
-from sidecar.page import parts, work
+from sidecar.page import fleet, parts, work
 from sidecar.page.layout import capital
-from sidecar.page.markup import NONE, Content, Markup, h, render
+from sidecar.page.markup import Content, Markup, h, render
 from sidecar.run import Outcome
 
 _STEPS = (
@@ -42,7 +43,7 @@ class Now(Record, frozen=True):
     active: bool
     running: Active | None
     last: Outcome | None
-    fleet: Mapping[str, Any] | None = None
+    fleet: State | None = None
 
 
 def sentence(now: Now) -> str:
@@ -86,7 +87,7 @@ def panel(now: Now, *, base: str, acting: bool = True) -> Markup:
         else None,
         _first(now, base) if acting and not now.active and not generation["current"] else None,
         _ready(ready),
-        _fleet(now.fleet, now.at) if now.fleet else None,
+        fleet.section(now.fleet, now.at, base=base) if now.fleet is not None and acting else None,
         id="now",
         data_live=f"{base}page/live" if acting and now.active else None,
         data_state=state(now),
@@ -220,83 +221,6 @@ def _ready(ready: Mapping[str, Any]) -> Markup | None:
     holder = ready["holder"]
     note = f"Process {holder} on this machine does it now." if holder else ""
     return work.section(ready["state"], ready["generation"], ready["steps"], note)
-
-
-def _fleet(fleet: Mapping[str, Any], at: float) -> Markup | None:
-    machines = machines_of(fleet)
-    if not machines:
-        return None
-    rows = [
-        h.tr(
-            h.th(one["machine"], scope="row"),
-            h.td(one["region"]),
-            h.td(parts.pill(one["state"])),
-            h.td(one["generation"], class_="number"),
-            h.td(one["index"], class_="code"),
-            h.td(one["said"], class_="wide-only"),
-        )
-        for one in machines
-    ]
-    behind = sum(parts.tone(one["state"]) != "good" for one in machines)
-    return h.section(
-        h.h2("The fleet ", parts.pill("in_sync" if not behind else "behind", None if behind else "In sync")),
-        h.p(
-            f"{parts.plural(len(machines), 'machine')}, "
-            + (f"{behind} not in sync." if behind else "all in sync."),
-            class_="quiet",
-        ),
-        h.table(
-            h.thead(
-                h.tr(
-                    [
-                        h.th(name, scope="col", class_=kind)
-                        for name, kind in (
-                            ("Machine", None),
-                            ("Region", None),
-                            ("State", None),
-                            ("Generation", "number"),
-                            ("Index", None),
-                            ("Last word", "wide-only"),
-                        )
-                    ]
-                )
-            ),
-            h.tbody(rows),
-        ),
-        class_="fleet",
-    )
-
-
-def machines_of(fleet: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The machines of a fleet as texts: machine, region, state, generation, index, said."""
-    listed = fleet.get("machines") or ()
-    if isinstance(listed, Mapping):
-        listed = [{"machine": name, **_mapping(value)} for name, value in listed.items()]
-    return [_machine(_mapping(one)) for one in listed]
-
-
-def _machine(one: Mapping[str, Any]) -> dict[str, str]:
-    generation = one.get("generation")
-    if isinstance(generation, Mapping):
-        generation = generation.get("loaded") or generation.get("current")
-    index = one.get("index") or one.get("sha256")
-    if isinstance(index, Mapping):
-        index = index.get("sha256")
-    error = one.get("error")
-    if isinstance(error, Mapping):
-        error = error.get("message")
-    return {
-        "machine": str(one.get("machine") or one.get("id") or one.get("name") or "?"),
-        "region": str(one.get("region") or NONE),
-        "state": str(one.get("state") or one.get("outcome") or "unknown"),
-        "generation": str(generation or NONE),
-        "index": str(index or NONE)[:12],
-        "said": str(error or one.get("note") or one.get("message") or ""),
-    }
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def main(now: Now, map_: Content, *, base: str) -> Markup:

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from html import escape
 
 from sidecar.generate import HTPASSWD
+from sidecar.model import Problem
 from sidecar.page.layout import as_code, capital
 from sidecar.page.markup import MINUS, NONE, Content, Markup, h, render
-from sidecar.run import Problem
 
 _MOST_LINES = 300
 _LONGEST_LINE = 300
@@ -42,12 +42,22 @@ STATES = {
     "idle": ("quiet", "Idle"),
     "skipped": ("quiet", "Nothing to do"),
     "cancelled": ("quiet", "Left out"),
-    "superseded": ("quiet", "Replaced by newer"),
+    "superseded": ("quiet", "Replaced by a newer one"),
     "joined": ("good", "Done by another process"),
     "stale": ("note", "Behind"),
     "behind": ("note", "Behind"),
     "unreachable": ("bad", "No answer"),
     "down": ("bad", "Down"),
+    # of a machine in a fleet update, and of that itself
+    "poking": ("busy", "Poking"),
+    "retrying": ("busy", "Trying again"),
+    "stopped": ("quiet", "Stopped"),
+    "refused": ("bad", "Refused"),
+    "wrong_machine": ("bad", "Wrong machine"),
+    "failing": ("bad", "Failing"),
+    "hanging": ("bad", "No end"),
+    "denied": ("bad", "Denied"),
+    "fleet_updated": ("good", "Fleet updated"),
 }
 
 

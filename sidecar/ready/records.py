@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.model import Record
-from sidecar.run import Problem
+from sidecar.model import Problem, Record
 
 STEPS = ("databases", "migrate", "orphans", "prerender")
 

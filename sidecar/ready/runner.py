@@ -16,11 +16,12 @@ from typing import Protocol
 import msgspec
 
 from sidecar.errors import SidecarError
+from sidecar.model import Problem
 from sidecar.ready.facts import Facts
 from sidecar.ready.lock import Holder, WorkLock
 from sidecar.ready.records import Step, Work, outcome_of
 from sidecar.ready.report import Report, Superseded
-from sidecar.run import Emit, Problem
+from sidecar.run import Emit
 from sidecar.settings import Ready
 
 logger = logging.getLogger("sidecar.ready")

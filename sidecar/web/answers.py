@@ -10,7 +10,8 @@ import msgspec
 from aiohttp import web
 
 from sidecar.errors import BadRequest, SidecarError
-from sidecar.run import Outcome, Problem
+from sidecar.model import Problem
+from sidecar.run import Outcome
 from sidecar.web.html import HTML, error_page
 
 logger = logging.getLogger("sidecar.web")

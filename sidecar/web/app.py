@@ -7,6 +7,7 @@ from aiohttp import web
 from sidecar.web import openapi
 from sidecar.web.answers import errors, note_begun
 from sidecar.web.background import Background
+from sidecar.web.fleet import FleetViews
 from sidecar.web.html import asset
 from sidecar.web.operations import Operations
 from sidecar.web.pages import Pages, either
@@ -23,7 +24,12 @@ _LOCKED = {
 
 
 def application(
-    operations: Operations, background: Background, views: Views, public: PublicTrigger, pages: Pages
+    operations: Operations,
+    background: Background,
+    views: Views,
+    public: PublicTrigger,
+    pages: Pages,
+    fleet: FleetViews,
 ) -> web.Application:
     """Who may do what is decided by each handler: see `access`."""
     app = web.Application(middlewares=[errors], client_max_size=_LONGEST_BODY)
@@ -37,6 +43,8 @@ def application(
             web.get("/databases", background.databases),
             web.post("/databases/push", background.push),
             web.post("/public", public.handle),
+            web.get("/fleet", fleet.state),
+            web.post("/fleet/update", fleet.update),
             web.get("/status", either(pages.state, views.status)),
             web.get("/generations", either(pages.past, views.generations)),
             web.get("/generations/{number}", either(pages.generation, views.generation)),
@@ -50,6 +58,8 @@ def application(
             web.get("/page/live", pages.live),
             web.get("/page/update", pages.confirm),
             web.post("/page/update", pages.apply),
+            web.get("/page/fleet", pages.confirm_fleet),
+            web.post("/page/fleet", pages.apply_fleet),
             web.get("/page/rollback/{number}", pages.confirm_rollback),
             web.post("/page/rollback/{number}", pages.roll_back),
             web.get("/page/assets/{digest}/{name}", asset),

@@ -13,11 +13,13 @@ import msgspec
 from aiohttp import web
 
 from sidecar import __version__
+from sidecar.fleet.report import Report
 from sidecar.history import Entry
 from sidecar.metrics import TRIGGERS
+from sidecar.model import Problem
 from sidecar.ready.records import Pushed, Work
 from sidecar.ready.table import Line
-from sidecar.run import Outcome, Problem
+from sidecar.run import Outcome
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer
 
 Schema = dict[str, Any]
@@ -95,6 +97,18 @@ STATUS: Schema = _object(
     error=_or_null(_ref("Problem")),
     not_loaded=_MAYBE_TEXT,
     started=_NUMBER,
+)
+
+_FLEET: Schema = _object(
+    state={"type": "string", "enum": ["idle", "running", "done", "failed"]},
+    running=_FLAG,
+    who=_MAYBE_TEXT,
+    started=_MAYBE_NUMBER,
+    seconds=_MAYBE_NUMBER,
+    sha256=_MAYBE_TEXT,
+    machines={"type": "array", "items": _ref("Result")},
+    skipped={"type": "array", "items": _ref("Skipped")},
+    error=_or_null(_ref("Problem")),
 )
 
 
@@ -305,13 +319,50 @@ PATHS: dict[str, dict[str, Schema]] = {
         "post": {
             "summary": "What Navigator's CGI passes on. On the Unix socket only.",
             "description": "The forwarder adds the headers Sidecar-Method, Sidecar-Path and Sidecar-Remote. "
-            "A body, or an expected digest, needs a signature.",
+            "A body, or an expected digest, needs a signature. A GET of `<root>/update_status` that it "
+            "passes on is answered with this machine's state and digests.",
             "responses": {
                 **{status: answer for status, answer in _RUN.items() if status not in ("403", "412")},
                 "404": _error("this is not the Unix socket"),
                 "405": _error("the request that was forwarded is not a POST"),
                 "415": _error("the body's encoding is not understood"),
             },
+        }
+    },
+    "/fleet": {
+        "get": {
+            "summary": "The update of all machines that is under way, or how the last one ended.",
+            "responses": {"200": _answer("how it stands", json=_FLEET), **_NOT_ALLOWED},
+            "security": _BASIC,
+        }
+    },
+    "/fleet/update": {
+        "post": {
+            "summary": "Bring all machines to the newest index, and see that they load it.",
+            "description": "Where this machine owns the index, it is uploaded first. It answers when the "
+            "last machine is done; as text/event-stream the events tell how each stands. One at a time.",
+            "parameters": [
+                _query("only", "machines with this id, name or region; may be repeated", _TEXT),
+                _query("quorum", "so many machines are enough", {"type": "integer", "minimum": 1}),
+                _query("wait", "until when", {"type": "string", "enum": ["loaded", "ready"]}),
+                _query("upload", "0, false or no: poke with what the store holds", _TEXT),
+                _query("replace", "1, true or yes: upload over an index that was not seen here", _TEXT),
+                _query("dry_run", "1, true or yes: only say what would be done", _TEXT),
+            ],
+            "responses": {
+                "200": _answer("all have loaded it", json=_ref("Report"), text=_TEXT, events=_TEXT),
+                "400": _error("a parameter cannot be used"),
+                **_NOT_ALLOWED,
+                "409": _error("one is under way already, or this machine is not configured for it"),
+                "502": _answer(
+                    "not all have loaded it, or their list or the store failed",
+                    json={"anyOf": [_ref("Report"), _ref("Error")]},
+                    text=_TEXT,
+                    html=_TEXT,
+                ),
+                "503": _error("the daemon is stopping"),
+            },
+            "security": _BASIC,
         }
     },
     "/status": {
@@ -407,7 +458,7 @@ PATHS: dict[str, dict[str, Schema]] = {
 def document() -> Schema:
     """The whole description."""
     _, components = msgspec.json.schema_components(
-        [Outcome, Entry, Problem, Work, Line, Pushed], ref_template=_REF
+        [Outcome, Entry, Problem, Work, Line, Pushed, Report], ref_template=_REF
     )
     return {
         "openapi": "3.1.0",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -12,10 +13,10 @@ from aiohttp import web
 from sidecar.errors import BadRequest, NotFound, SidecarError, Unauthorized
 from sidecar.events import Broker
 from sidecar.metrics import TRIGGERS
-from sidecar.model import Record
+from sidecar.model import Problem, Record
 from sidecar.ready.runner import ReadyWork
 from sidecar.reload import ReloadTracker
-from sidecar.run import PREVIEW, Outcome, Problem, Request
+from sidecar.run import PREVIEW, Outcome, Request
 from sidecar.web.access import Administrators, basic_credentials, on_unix_socket
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, outcome_answer, preferred
 from sidecar.web.streams import stream
@@ -44,7 +45,10 @@ class Operations:
         administrators: Administrators,
         webhook_token: str,
         reload_timeout: float,
+        relay: Callable[[], None] = lambda: None,
     ) -> None:
+        """`relay` is told of each webhook, once this machine has looked at the store itself."""
+        self._relay = relay
         self._worker = worker
         self._tracker = tracker
         self._ready_work = ready_work
@@ -100,6 +104,7 @@ class Operations:
     async def _poke(self, address: str) -> None:
         try:
             await self._worker.submit(Request(trigger="webhook", who=address))
+            self._relay()
         except SidecarError as error:
             logger.warning("the update for the webhook was not run: %s", error)
 

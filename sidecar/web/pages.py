@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sidecar import yamltext
 from sidecar.changes import Changes, changes, unified
 from sidecar.errors import BadRequest, CommandError, NotFound, SidecarError
 from sidecar.events import Broker
+from sidecar.fleet.report import State
 from sidecar.generate import MAP
 from sidecar.generate.programmes import owners
 from sidecar.generations import Generations
@@ -47,7 +48,9 @@ _RECHECK = 1.0
 _GATHER = 0.05
 _SHORTEST_OUTPUT = 2000
 
-Fleet = Callable[[], Mapping[str, Any] | None]
+Fleet = Callable[[], State | None]
+UpdateFleet = Callable[[str], Coroutine[Any, Any, object]]
+"""Updates the fleet on behalf of somebody."""
 
 
 def either(shown: Handler, plain: Handler) -> Handler:
@@ -75,7 +78,9 @@ class Pages:
         deployed: Callable[[], Deployed],
         pending_regions: Callable[[], list[str]],
         fleet: Fleet = lambda: None,
+        update_fleet: UpdateFleet | None = None,
     ) -> None:
+        self._update_fleet = update_fleet
         self._settings = settings
         self._worker = worker
         self._status = status
@@ -89,7 +94,7 @@ class Pages:
         self._fleet = fleet
         self._forms = Forms()
         self._map: tuple[str, Mapping[str, Any]] | None = None
-        self._background: set[asyncio.Task[Outcome]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
 
     # Now
 
@@ -149,14 +154,13 @@ class Pages:
         run = self._worker.running
         if run is not None and run.request.preview:
             run = None
-        ready = status.get("ready")
         fleet = self._fleet()
         active = (
             run is not None
             or self._worker.queued > 0
             or not self._tracker.settled
-            or _is_running(ready)
-            or _is_running(fleet)
+            or self._status.working
+            or (fleet is not None and fleet.running)
         )
         running = None
         if run is not None:
@@ -175,11 +179,11 @@ class Pages:
             self._map = digest, await asyncio.to_thread(self._read_map, current.number)
         here = self._settings.machine.region or None
         states: dict[str, str] = {}
-        for one in now.machines_of(seen.fleet) if seen.fleet else ():
-            known = states.get(one["region"])
+        for one in seen.fleet.machines if seen.fleet else ():
+            known = states.get(one.region)
             # The worst of a region's machines is the region's.
             if known is None or parts.tone(known) == "good":
-                states[one["region"]] = one["state"]
+                states[one.region] = one.state
         if here is not None:
             states.setdefault(here, now.state(seen))
         return atlas(self._map[1], states, here)
@@ -272,6 +276,35 @@ class Pages:
                     lines = [line for line in said.splitlines() if line.strip()]
                     reasons += lines or [f"The deployment check ended with status {finished.status}."]
         return reasons
+
+    async def confirm_fleet(self, request: web.Request) -> web.StreamResponse:
+        """The question before all machines are updated."""
+        who = await self._administrators.require(request)
+        self._fleets_update()
+        content = change.question(
+            "Update the fleet?",
+            "Every active machine is poked, and followed until it has loaded the newest index. Where this "
+            "machine owns the index, that is uploaded first.",
+            (),
+            None,
+            action="fleet",
+            button="Update the fleet",
+            fields=[("token", self._forms.token(who, "fleet"))],
+            back="../",
+        )
+        return self._answer(request, who, "Update the fleet?", content, section="")
+
+    async def apply_fleet(self, request: web.Request) -> web.StreamResponse:
+        """Begin a fleet update, whose progress the first page shows."""
+        who = await self._administrators.require(request)
+        await self._forms.require(request, who, "fleet")
+        await self._begin(self._fleets_update()(who))
+        raise web.HTTPSeeOther("../")
+
+    def _fleets_update(self) -> UpdateFleet:
+        if self._update_fleet is None or self._fleet() is None:
+            raise NotFound("this machine knows no fleet", "set fleet.app or fleet.machines")
+        return self._update_fleet
 
     # Before
 
@@ -388,14 +421,17 @@ class Pages:
 
     async def _start(self, wanted: Request) -> None:
         """Begin a run whose progress the first page shows. What refuses it at once is an error."""
-        task = asyncio.ensure_future(self._worker.submit(wanted))
+        await self._begin(self._worker.submit(wanted))
+
+    async def _begin(self, work: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._ended)
         await asyncio.sleep(0)
         if task.done():
             task.result()
 
-    def _ended(self, task: asyncio.Task[Outcome]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.warning("a run asked for on the page was not run: %s", task.exception())
@@ -429,13 +465,6 @@ def _number(request: web.Request) -> int:
     if not text.isdecimal() or len(text) > 11:
         raise NotFound(f"there is no generation {text!r}", "look at the list of runs")
     return int(text)
-
-
-def _is_running(data: Any) -> bool:
-    """Whether work in the background, or of the fleet, is under way."""
-    if not isinstance(data, Mapping):
-        return False
-    return bool(data.get("running")) or data.get("state") == "running"
 
 
 async def _something(queue: asyncio.Queue[Any]) -> bool:

@@ -2,7 +2,7 @@
 
 The forwarder brings every such request to `/public` on the Unix socket. Unsigned, it can do one thing: ask
 for a fetch of what the store holds already. With a valid signature it may bring the index along, or name
-the digest of the one that is expected.
+the digest of the one that is expected. `<root>/update_status` tells anyone this machine's state and digests.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from aiohttp import web
 
 from sidecar import signing
 from sidecar.errors import BadRequest, NotFound, SidecarError, TooLarge, Unauthorized
+from sidecar.fleet.served import Served
 from sidecar.run import Received, Request
 from sidecar.settings import Trigger
 from sidecar.signatures import UsedSignatures
 from sidecar.store.transfer import CHUNK
 from sidecar.web.access import on_unix_socket
-from sidecar.web.answers import error_answer, outcome_answer
+from sidecar.web.answers import error_answer, json_answer, outcome_answer
 from sidecar.worker import Worker
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GZIP = 16 + zlib.MAX_WBITS
 _DEPRECATED = "index_update"
+_STATUS = "update_status"
 
 
 class PublicTrigger:
@@ -42,6 +44,7 @@ class PublicTrigger:
         worker: Worker,
         used: UsedSignatures,
         folder: Path,
+        served: Callable[[], Served],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -49,21 +52,24 @@ class PublicTrigger:
         self._worker = worker
         self._used = used
         self._folder = folder
+        self._served = served
         self._clock = clock
         self._secrets = [secret for secret in (settings.secret, settings.previous_secret) if secret]
         self._received = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """One poke from outside."""
+        """One poke from outside, or a question how this machine is doing."""
         if not on_unix_socket(request):
             raise NotFound("there is nothing here")
         path = request.headers.get("Sidecar-Path", "")
         headers = {"Sidecar-Machine": self._machine}
         notice = ""
-        if path.partition("?")[0].endswith(f"/{_DEPRECATED}"):
+        if _asks_for(path, _DEPRECATED):
             headers["Deprecation"] = "true"
             notice = f"This path is deprecated: use update_config instead of {_DEPRECATED}.\n"
         try:
+            if request.headers.get("Sidecar-Method") == "GET" and _asks_for(path, _STATUS):
+                return json_answer(self._served(), headers={**headers, "Cache-Control": "no-store"})
             if request.headers.get("Sidecar-Method") != "POST":
                 raise _MethodNotAllowed
             wanted = await self._decode(request, path)
@@ -136,6 +142,10 @@ class PublicTrigger:
         if received is None:
             path.unlink(missing_ok=True)
         return received
+
+
+def _asks_for(path: str, name: str) -> bool:
+    return path.partition("?")[0].endswith(f"/{name}")
 
 
 class _MethodNotAllowed(SidecarError):

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from sidecar.errors import SidecarError
 from sidecar.events import Broker, Event
-from sidecar.run import Problem
+from sidecar.model import Problem, Record
 from sidecar.web.answers import EVENTS
 
 _KEEPALIVE = 15.0
 
 
 async def stream(
-    request: web.Request, broker: Broker, ending: Awaitable[Any] | None = None
+    request: web.Request, broker: Broker, ending: Awaitable[Record] | None = None
 ) -> web.StreamResponse:
-    """All events from now on; with `ending`, until it ends, and its result (or error) last."""
+    """All events from now on; with `ending`, until it ends, and what it gives (or its error) last."""
     response = web.StreamResponse(
         headers={"Content-Type": EVENTS, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import http.client
+import json
 import os
 import socket
 import sqlite3
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.fleet.served import Served
 from sidecar.generate import NAMES
 from sidecar.sample import add_user
 from tests.conftest import Bucket
@@ -163,6 +166,28 @@ async def test_a_json_answer_passes_through(machine: Machine, bucket: Bucket) ->
         answer = await run_cgi(machine.socket, headers={"Accept": "application/json"})
         assert answer.headers["Content-Type"].startswith("application/json")
         assert '"state":"published"' in answer.body
+
+
+async def test_the_state_is_told_to_anyone(machine: Machine, bucket: Bucket) -> None:
+    """GET update_status tells state and digests, and every answer which machine gave it, letter by letter."""
+    machine.extra = {"machine": {"id": "Machine-A1"}}
+    machine.put_index()
+    async with serving(machine):
+        before = await run_cgi(machine.socket, method="GET", path="/showcase/update_status")
+        assert (before.status, before.headers["Sidecar-Machine"]) == (200, "Machine-A1")
+        assert json.loads(before.body)["state"] == "starting"
+        poked = await run_cgi(machine.socket)
+        assert (poked.status, poked.headers["Sidecar-Machine"]) == (200, "Machine-A1")
+        after = json.loads((await run_cgi(machine.socket, method="GET", path="/showcase/update_status")).body)
+        assert after["published"] == hashlib.sha256(machine.store_index.read_bytes()).hexdigest()
+        assert (after["generation"], after["loaded"], after["sha256"]) == (1, None, None)
+        assert set(after) == set(Served.__struct_fields__)
+
+
+async def test_a_question_is_answered_under_its_own_path_only(machine: Machine, bucket: Bucket) -> None:
+    """A GET of update_config is refused: a link that somebody follows sets nothing going."""
+    async with serving_bucket(machine, bucket):
+        assert (await run_cgi(machine.socket, method="GET")).status == 405
 
 
 async def test_hostile_values_do_nothing(machine: Machine, bucket: Bucket) -> None:

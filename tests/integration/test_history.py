@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from sidecar.history import History
-from sidecar.run import Outcome, Problem
+from sidecar.model import Problem
+from sidecar.run import Outcome
 from tests.support.machine import Machine
 
 YEAR = 365 * 86400.0

@@ -576,7 +576,8 @@ async def test_behind_navigator_its_clients_are_told_apart(machine: Machine) -> 
 
 async def test_a_history_with_hostile_words_stays_text(machine: Machine) -> None:
     """Whatever a log line, a name or an error holds, no page makes an element of it."""
-    from sidecar.run import Outcome, Problem
+    from sidecar.model import Problem
+    from sidecar.run import Outcome
 
     hostile = "<script>alert('x')</script>\" onload=\"y"
     async with running(machine) as site:

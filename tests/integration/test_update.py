@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from sidecar.generate import NAMES
+from sidecar.run import Request
 from sidecar.sample import Size, add_event, add_user, remove_user, rename_studio, set_password
 from tests.conftest import Bucket
 from tests.support import proxy as faults
@@ -710,3 +711,36 @@ async def test_a_run_has_a_limit_as_a_whole(site: Site) -> None:
         status, outcome = await client.poke()
         assert (status, outcome["state"], outcome["error"]["code"]) == (500, "failed", "timeout")
         assert (await client.poke())[1]["state"] == "published"
+
+
+async def test_going_back_twice_takes_nothing_good_back(machine: Machine) -> None:
+    """A second rollback of the same generation finds it gone, and does not take the older index for bad."""
+    good = machine.put_index().read_bytes()
+    async with machine.daemon() as daemon:
+        await daemon.worker.submit(Request("socket"))
+        add_user(machine.store_index, "new", f"new:{HASH}")
+        assert (await daemon.worker.submit(Request("socket"))).generation == 2
+        first = await daemon.worker.submit(Request("rollback", rollback=1, failed=2))
+        assert (first.state, first.generation) == ("published", 3)
+        second = await daemon.worker.submit(Request("rollback", rollback=1, failed=2))
+        assert second.error is not None
+        assert second.error.code == "not_found"
+        refused = await daemon.worker.submit(Request("socket"))
+        assert refused.error is not None
+        assert refused.error.code == "not_loaded"
+        machine.store_index.write_bytes(good)
+        assert (await daemon.worker.submit(Request("socket"))).error is None
+
+
+async def test_what_was_loaded_in_the_end_is_not_taken_back(machine: Machine) -> None:
+    """A load that is noticed after all was given up, but before the rollback has run, stands."""
+    machine.put_index()
+    async with machine.daemon() as daemon:
+        await daemon.worker.submit(Request("socket"))
+        add_user(machine.store_index, "new", f"new:{HASH}")
+        await daemon.worker.submit(Request("socket"))
+        daemon.generations.mark_loaded(2)
+        late = await daemon.worker.submit(Request("rollback", rollback=1, failed=2))
+        assert late.error is not None
+        assert daemon.generations.current is not None
+        assert daemon.generations.current.number == 2

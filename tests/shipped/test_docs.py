@@ -284,6 +284,7 @@ async def shown_machine(folder: Path) -> AsyncIterator[tuple[Machine, Daemon, Na
         "listen": {"port": free_port()},
         "navigator": {"port": port, "pid_file": str(pid_file)},
         "trigger": {"interval": "0s", "burst": 1000},
+        "fleet": {"machines": [{"id": "test-machine", "url": f"http://127.0.0.1:{port}", "region": "iad"}]},
     }
     machine = Machine(folder, extra)
     machine.put_index()

@@ -157,6 +157,18 @@ def test_the_forwarder_is_named(name: str, path: str, file: str) -> None:
     assert "user" not in script
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("file", ["navigator.yml", "navigator-maintenance.yml"])
+def test_the_state_is_served_without_a_login(name: str, file: str) -> None:
+    """GET update_status reaches the forwarder, is open to all, and never causes a reload."""
+    document = yaml_of(generate(INDEX, deployment(name), Memo()), file)
+    path = f"{document['server'].get('root_path', '')}/update_status"
+    (script,) = (one for one in document["server"]["cgi_scripts"] if one["path"] == path)
+    assert (script["script"], script["method"]) == ("/opt/sidecar-cgi", "GET")
+    assert "reload_config" not in script
+    assert path in document.get("auth", {}).get("public_paths", [path])
+
+
 def changed_studio(**fields: Any) -> Index:
     return msgspec.structs.replace(
         INDEX, studios=(BOSTON, SYDNEY, msgspec.structs.replace(NOWHERE, **fields))

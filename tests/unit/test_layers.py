@@ -13,8 +13,19 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "sidecar"
 
 PURE = {"errors", "model", "memo", "yamltext", "settings", "plan", "changes", "signing", "check", "generate"}
+# Of a package with both, the modules that are pure.
+PURE_PARTS = {
+    "fleet.machines",
+    "fleet.dns",
+    "fleet.served",
+    "fleet.verdicts",
+    "fleet.report",
+    "fleet.progress",
+}
 ADAPTERS = {"durable", "database", "index", "store", "generations", "process", "machine", "signatures", "rejections", "metrics", "events", "client"}  # fmt: skip # noqa: E501
 FLOW = {"update", "worker", "web", "daemon", "cli"}
+FLEET_ADAPTERS = {"fleet.discovery", "fleet.upload", "fleet.poke"}
+FLEET_FLOW = {"fleet.run", "fleet.service", "fleet.command", "fleet.follower"}
 
 # Whatever reaches outside: files, processes, sockets, threads, the clock, chance.
 OUTSIDE = {
@@ -96,6 +107,26 @@ def test_pure_modules_import_only_pure_ones(module: str) -> None:
 def test_pure_modules_do_not_reach_outside(module: str) -> None:
     """No files, no processes, no network, no clock: the same input gives the same output."""
     assert {top(name) for name in imports(module)} & OUTSIDE == set()
+
+
+@pytest.mark.parametrize("module", sorted(PURE_PARTS))
+def test_pure_parts_know_only_what_is_pure(module: str) -> None:
+    """What decides about the fleet is a function of values, and reaches nothing outside."""
+    assert {name for name in own(module) if top(name) not in PURE} <= PURE_PARTS
+    assert {top(name) for name in imports(module)} & OUTSIDE == set()
+
+
+@pytest.mark.parametrize("module", sorted(FLEET_ADAPTERS))
+def test_the_fleets_adapters_do_not_know_its_flow(module: str) -> None:
+    """Whoever asks a machine, the platform or the store does not know what for."""
+    assert own(module) & FLEET_FLOW == set()
+    assert {top(name) for name in own(module)} & FLOW == set()
+
+
+def test_the_fleets_modules_each_have_their_place() -> None:
+    """A new module of the fleet is said to be pure, an adapter or flow."""
+    found = {module for module in MODULES if module.startswith("fleet.")}
+    assert found == PURE_PARTS | FLEET_ADAPTERS | FLEET_FLOW
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if top(module) in ADAPTERS])

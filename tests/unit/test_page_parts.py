@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from sidecar.changes import Changes, Delta, Names
+from sidecar.fleet.report import Result, State
+from sidecar.model import Problem
 from sidecar.page import atlas, before, change, now, parts, work
 from sidecar.page.layout import POLICY, Frame, page, problem
 from sidecar.page.markup import render
 from sidecar.ready.records import Step
-from sidecar.run import Outcome, Problem
+from sidecar.run import Outcome
 
 
 def names(*found: str) -> Names:
@@ -184,7 +186,7 @@ def test_work_in_the_background_shows_when_there_is_some() -> None:
     assert "fleet" not in bare
     steps = [Step("databases", "running", done=3, total=12, current="2026-<i>"), Step("migrate")]
     ready = {**IDLE, "state": "running", "steps": steps}
-    fleet = {"machines": [{"machine": "<b>1</b>", "region": "syd", "state": "unreachable", "generation": 2}]}
+    fleet = State("failed", started=1.0, machines=(Result("<b>1</b>", "", "syd", "unreachable", 2),))
     full = now.panel(now.Now(100.0, status(ready=ready), True, None, None, fleet), base="./")
     assert '<progress value="3" max="12"' in full
     assert "2026-&lt;i&gt;" in full

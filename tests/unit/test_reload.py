@@ -78,6 +78,7 @@ class Navigator:
         self.signals = 0
         self.loads_on_signal: float | None = None
         self.probe_error: SidecarError | None = None
+        self.probes = 0
         self.told: list[tuple[Any, ...]] = []
         self.can_go_back = True
         self.looked = asyncio.Event()
@@ -100,6 +101,7 @@ class Navigator:
             yield
 
     async def probe(self) -> None:
+        self.probes += 1
         if self.probe_error:
             raise self.probe_error
 
@@ -190,6 +192,21 @@ async def test_failing_probe_goes_back() -> None:
         tracker.expect(2, "f", PUBLISHED, at_once=False)
         navigator.markers["f"] = PUBLISHED + 0.1
         assert await tracker.wait(2, 5) == "failed"
+        assert navigator.told == [("failed", 2, "probe"), ("roll back", 2, "probe")]
+
+
+async def test_a_probe_that_goes_on_failing_goes_back_once() -> None:
+    """However often one looks again before the rollback has run, it is asked for once."""
+    navigator = Navigator()
+    navigator.probe_error = SidecarError("answered 500")
+    async with tracking(navigator, 60) as tracker:
+        tracker.expect(2, "f", PUBLISHED, at_once=False)
+        navigator.markers["f"] = PUBLISHED + 0.1
+        assert await tracker.wait(2, 5) == "failed"
+        probes = navigator.probes
+        while navigator.probes < probes + 3:
+            tracker._changed.set()
+            await asyncio.sleep(0)
         assert navigator.told == [("failed", 2, "probe"), ("roll back", 2, "probe")]
 
 

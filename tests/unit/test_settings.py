@@ -10,7 +10,18 @@ import pytest
 from msgspec.structs import FieldInfo
 
 from sidecar.errors import SettingsError
-from sidecar.settings import Bytes, Duration, Mode, Secret, Settings, keys, masked, parse, variable
+from sidecar.settings import (
+    Bytes,
+    Duration,
+    FleetMachine,
+    Mode,
+    Secret,
+    Settings,
+    keys,
+    masked,
+    parse,
+    variable,
+)
 
 HASH = "$2b$10$abcdefghijklmnopqrstuuHZ9PqJmrZy1rZzGg3R3b1mJ1N1xHJHu"
 SECRET = "correct-horse-battery-staple"
@@ -30,6 +41,16 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "ready.supersede": ("cancel", "cancel"),
     "databases.owns": ("all", "all"),
     "prerender.renderer": ("command", "command"),
+    "fleet.machines": (
+        '[{"id": "a", "url": "http://10.0.0.1"}]',
+        (FleetMachine(id="a", url="http://10.0.0.1"),),
+    ),
+    "fleet.source": ("dns", "dns"),
+    "fleet.url": ("https://example.com", "https://example.com"),
+    "fleet.api": ("http://_api.internal:4280", "http://_api.internal:4280"),
+    "fleet.root": ("/other", "/other"),
+    "fleet.timeout": ("90s", 90.0),
+    "fleet.send": ("index", "index"),
     "logging.format": ("json", "json"),
     "logging.level": ("debug", "debug"),
 }

@@ -275,7 +275,7 @@ async def test_an_automatic_rollback_need_not_wait() -> None:
     door, script = Door(open_to_all=False), Script()
     async with working(script, door=door) as worker:
         waiting = await submitted(worker, PLAIN)
-        assert (await worker.submit(Request("rollback", rollback=1, automatic=True))).generation == 1
+        assert (await worker.submit(Request("rollback", rollback=1, failed=2))).generation == 1
         assert not waiting[0].done()
     with pytest.raises(Busy):
         await waiting[0]

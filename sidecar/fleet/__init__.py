@@ -1,0 +1,15 @@
+"""The fleet: every machine that serves the same index, brought up to it from one place.
+
+machines    who belongs to it, and who is active             (values)
+dns         the little of DNS that naming machines takes      (values)
+served      what a machine tells the public about itself      (values)
+verdicts    what an answer means for the update               (values)
+report      how it went, as a table                           (values)
+discovery   asks Fly, a command or DNS for the machines
+upload      puts the local index into the store, if it may
+poke        speaks with one machine
+run         the flow: upload, find, poke, follow, retry, report
+service     the same inside a daemon, one at a time
+follower    starts it by itself, after a quiet time
+command     the same from the command line
+"""

@@ -1,0 +1,249 @@
+"""Asks for the fleet's machines: the Machines API, the command flyctl, DNS, or the configuration's own list.
+
+Every question is bounded. What may pass is asked again: too many requests, a failure of the server, and an
+empty list, which is no proof that there are no machines. In the end it is an error all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import secrets
+import shutil
+import struct
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+
+from sidecar.errors import CommandError, SettingsError
+from sidecar.fleet import dns
+from sidecar.fleet.machines import FleetError, Found, Target, from_dns, from_fly, from_list
+from sidecar.fleet.verdicts import pause, seconds_of
+from sidecar.process import run_command
+from sidecar.settings import Settings
+
+_ATTEMPTS = 6
+_TIMEOUT = 20.0
+_LONGEST_LIST = 32 << 20
+_FRESH = 2.0
+_RESOLVERS = Path("/etc/resolv.conf")
+
+Say = Callable[[str], None]
+
+
+class _Again(Exception):
+    """What was asked may be answered the next time; with Retry-After in seconds, where that was said."""
+
+    def __init__(self, sentence: str, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
+
+
+class Discovery:
+    """Who belongs to the fleet. `say` is told in a sentence why something is asked again."""
+
+    def __init__(self, settings: Settings, session: aiohttp.ClientSession, say: Say) -> None:
+        self._settings = settings.fleet
+        self._app = settings.fleet.app or settings.machine.app
+        self._session = session
+        self._say = say
+        self._lock = asyncio.Lock()
+        self._looked = float("-inf")
+        self._active: frozenset[str] | None = None
+        self.source = self._source()
+
+    def _source(self) -> str:
+        fleet = self._settings
+        source = fleet.source
+        if source == "auto":
+            source = (
+                "machines"
+                if fleet.machines
+                else "api"
+                if fleet.token
+                else "flyctl"
+                if shutil.which(fleet.flyctl)
+                else "dns"
+            )
+        if source == "machines" and not fleet.machines:
+            raise SettingsError("fleet.machines: none are listed", "list each with id and url")
+        if source == "api" and not fleet.token:
+            raise SettingsError("fleet.token is not set", "set it, or FLY_API_TOKEN")
+        if source != "machines" and not self._app:
+            raise SettingsError(
+                "there is no fleet", "set fleet.app to the Fly application, or list fleet.machines"
+            )
+        return source
+
+    @property
+    def url(self) -> str:
+        """The base URL of the Fly application."""
+        return self._settings.url.rstrip("/") or f"https://{self._app}.fly.dev"
+
+    async def find(self) -> Found:
+        """The machines; `FleetError` when nobody tells, or when there are none for sure."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                found = await self._ask()
+                if len(found):
+                    return found
+                problem = _Again("the list of machines is empty")
+            except _Again as again:
+                problem = again
+            if attempt < _ATTEMPTS:
+                self._say(f"{problem}; asking again")
+                await asyncio.sleep(pause(attempt, self._settings.pause, problem.retry_after))
+        raise FleetError(
+            f"{problem}, {_ATTEMPTS} times in a row",
+            "check fleet.app, the token, and the service's health",
+            code="fleet_machines",
+        )
+
+    async def stopped(self, target: Target) -> bool:
+        """Whether a machine that failed is not active any more; False when nobody knows."""
+        if self.source == "machines":
+            return False
+        async with self._lock:
+            # All who failed meanwhile share an answer: Fly limits how often one may ask.
+            if time.monotonic() - self._looked > _FRESH:
+                self._active = await self._active_now()
+                self._looked = time.monotonic()
+        return self._active is not None and target.id not in self._active
+
+    async def _active_now(self) -> frozenset[str] | None:
+        try:
+            found = await self._ask()
+        except (_Again, FleetError) as error:
+            self._say(f"whether it stopped is not known: {error}")
+            return None
+        return frozenset(one.id for one in found.targets) if len(found) else None
+
+    async def _ask(self) -> Found:
+        if self.source == "machines":
+            return from_list(self._settings.machines)
+        if self.source == "dns":
+            return from_dns(await self._names(), self.url)
+        body = await (self._from_api() if self.source == "api" else self._from_command())
+        return from_fly(body, self.url, self._settings.groups)
+
+    async def _from_api(self) -> bytes:
+        url = f"{self._settings.api.rstrip('/')}/v1/apps/{self._app}/machines"
+        headers = {"Authorization": f"Bearer {str.__str__(self._settings.token).strip()}"}
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT)
+        try:
+            async with self._session.get(
+                url, headers=headers, timeout=timeout, allow_redirects=False
+            ) as answer:
+                if answer.status == 429 or answer.status >= 500:
+                    raise _Again(f"the Machines API answers {answer.status}", seconds_of(answer.headers))
+                if answer.status != 200:
+                    raise FleetError(
+                        f"the Machines API answers {answer.status} for the application {self._app}",
+                        "check fleet.app, fleet.api and the token",
+                        code="fleet_machines",
+                    )
+                return await read(answer, _LONGEST_LIST)
+        except TimeoutError:
+            raise _Again(f"the Machines API did not answer within {_TIMEOUT:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _Again(f"the Machines API cannot be reached: {error}") from None
+
+    async def _from_command(self) -> bytes:
+        command = [self._settings.flyctl, "machines", "list", "--app", self._app, "--json"]
+        token = str.__str__(self._settings.token)
+        # In its environment, and not in its arguments, which everyone can read.
+        environ = {"FLY_API_TOKEN": token} if token else None
+        with tempfile.TemporaryDirectory(prefix="sidecar-fleet-") as folder:
+            output = Path(folder) / "machines.json"
+            try:
+                finished = await run_command(command, Path(folder), _TIMEOUT, environ, output=output)
+            except CommandError as error:
+                raise FleetError(error.message, error.hint, code="fleet_machines") from error
+            if finished.status != 0:
+                raise _Again(f"{command[0]} ended with {finished.status}: {finished.output.strip()[-200:]}")
+            return output.read_bytes()
+
+    async def _names(self) -> list[str]:
+        host, port = self._resolver()
+        number = secrets.randbelow(1 << 16)
+        message = dns.question(f"vms.{self._app}.internal", number)
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                try:
+                    return dns.texts(await _over_udp(host, port, message), number)
+                except dns.Truncated:
+                    return dns.texts(await _over_tcp(host, port, message), number)
+        except TimeoutError:
+            raise _Again(f"the DNS server {host} did not answer within {_TIMEOUT:g} s") from None
+        except (dns.DnsError, OSError, asyncio.IncompleteReadError) as error:
+            raise _Again(f"the DNS server {host}: {error}") from None
+
+    def _resolver(self) -> tuple[str, int]:
+        named = self._settings.resolver
+        if not named and _RESOLVERS.exists():
+            lines = (line.split() for line in _RESOLVERS.read_text().splitlines())
+            named = next((words[1] for words in lines if words[:1] == ["nameserver"] and words[1:]), "")
+        host, port = named, "53"
+        if named.startswith("[") or named.count(":") == 1:
+            host, _, port = named.rpartition(":")
+        try:
+            return str(ipaddress.ip_address(host.strip("[]"))), int(port)
+        except ValueError:
+            raise SettingsError(
+                f"fleet.resolver: {named!r} is no address", "such as [fdaa::3]:53 or 127.0.0.1:53"
+            ) from None
+
+
+async def read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    """An answer's body up to a limit; what is longer is cut off there."""
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            answer.close()
+            return bytes(body[:limit])
+    return bytes(body)
+
+
+class _Datagram(asyncio.DatagramProtocol):
+    """Waits for one answer."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        if not self.answer.done():
+            self.answer.set_result(data)
+
+    def error_received(self, exc: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(exc)
+
+
+async def _over_udp(host: str, port: int, message: bytes) -> bytes:
+    transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+        _Datagram, remote_addr=(host, port)
+    )
+    try:
+        for _ in range(3):
+            transport.sendto(message)
+            done, _ = await asyncio.wait({protocol.answer}, timeout=_TIMEOUT / 4)
+            if done:
+                break
+        return await protocol.answer
+    finally:
+        transport.close()
+
+
+async def _over_tcp(host: str, port: int, message: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(struct.pack("!H", len(message)) + message)
+        await writer.drain()
+        (length,) = struct.unpack("!H", await reader.readexactly(2))
+        return await reader.readexactly(length)
+    finally:
+        writer.close()

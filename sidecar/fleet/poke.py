@@ -1,0 +1,78 @@
+"""Speaks with one machine: a signed poke, and the question how it is doing. Bounded in time and size."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import aiohttp
+from yarl import URL
+
+from sidecar import signing
+from sidecar.fleet.discovery import read
+from sidecar.fleet.machines import Target
+from sidecar.fleet.verdicts import Answer, Verdict, seconds_of
+from sidecar.settings import Fleet
+
+_LONGEST_ANSWER = 256 << 10
+_STATUS_TIMEOUT = 15.0
+_INSTANCE = "Fly-Force-Instance-Id"
+
+
+class Order:
+    """What the machines are poked for: the index's digest, and its gzipped content where that goes along."""
+
+    def __init__(self, sha256: str, body: bytes = b"") -> None:
+        self.sha256 = sha256
+        self.body = body
+        self.digest = hashlib.sha256(body).hexdigest()
+
+
+class Talk:
+    """Requests to machines. What brings no answer at all is a `Verdict` already."""
+
+    def __init__(self, settings: Fleet, secret: str, session: aiohttp.ClientSession) -> None:
+        self._root = settings.root
+        self._timeout = settings.answer_timeout
+        self._secret = secret
+        self._session = session
+
+    async def poke(self, target: Target, order: Order) -> Answer | Verdict:
+        """Ask a machine to fetch the index until it is the one expected, or to take it."""
+        url = self._url(target, f"update_config?sha256={order.sha256}")
+        poke = signing.Poke("POST", url.raw_path_qs, f"{time.time():.6f}", target.id, order.digest)
+        headers = signing.headers(poke, self._secret)
+        if order.body:
+            headers |= {"Content-Encoding": "gzip", "Content-Type": "application/octet-stream"}
+        return await self._request("POST", target, url, headers, order.body, self._timeout)
+
+    async def ask(self, target: Target) -> Answer | Verdict:
+        """Ask a machine how it is."""
+        url = self._url(target, "update_status")
+        return await self._request("GET", target, url, {}, b"", min(self._timeout, _STATUS_TIMEOUT))
+
+    def _url(self, target: Target, rest: str) -> URL:
+        return URL(f"{target.url}{self._root}/{rest}", encoded=True)
+
+    async def _request(
+        self, method: str, target: Target, url: URL, headers: dict[str, str], body: bytes, timeout: float
+    ) -> Answer | Verdict:
+        headers = {"Accept": "application/json", **headers}
+        if target.instance is not None:
+            headers[_INSTANCE] = target.instance
+        try:
+            async with self._session.request(
+                method,
+                url,
+                headers=headers,
+                data=body,
+                timeout=aiohttp.ClientTimeout(total=timeout),
+                allow_redirects=False,
+            ) as answer:
+                machine = answer.headers.get(signing.MACHINE)
+                content = await read(answer, _LONGEST_ANSWER)
+                return Answer(answer.status, machine, content, seconds_of(answer.headers))
+        except TimeoutError:
+            return Verdict("hanging", f"no answer within {timeout:g} s")
+        except (aiohttp.ClientError, OSError) as error:
+            return Verdict("unreachable", str(error) or type(error).__name__)

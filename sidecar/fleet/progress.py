@@ -1,0 +1,123 @@
+"""A fleet update while it is under way: on a terminal a line a machine, elsewhere a line a fact."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from sidecar.fleet.report import Result
+from sidecar.fleet.verdicts import BAD, GOOD
+
+_WORTH_A_LINE = frozenset({"retrying", "stopped", *GOOD, *BAD})
+_DONE = frozenset({"stopped", *GOOD, *BAD})
+_UP = "\x1b[{}A"
+_CLEAR = "\x1b[K"
+_BELOW = "\x1b[J"
+
+
+class Silence:
+    """For JSON: nothing but the end is printed."""
+
+    def say(self, sentence: str) -> None:
+        """Nothing."""
+
+    def expect(self, results: list[Result]) -> None:
+        """Nothing."""
+
+    def tell(self, result: Result) -> None:
+        """Nothing."""
+
+
+class Lines:
+    """A line for everything worth one."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+
+    def say(self, sentence: str) -> None:
+        """A sentence about the whole."""
+        self._write(f"{sentence}\n")
+
+    def expect(self, results: list[Result]) -> None:
+        """How many there are."""
+        self._write(f"poking {len(results)} machine{'' if len(results) == 1 else 's'}\n")
+
+    def tell(self, result: Result) -> None:
+        """A machine's end, or why it is tried again."""
+        if result.state in _WORTH_A_LINE:
+            self._write(f"{line(result)}\n")
+
+
+class Live(Lines):
+    """A line a machine, redrawn in place; when there are too many, those that are done are counted."""
+
+    def __init__(
+        self,
+        write: Callable[[str], object],
+        size: Callable[[], tuple[int, int]],
+        clock: Callable[[], float],
+        every: float = 0.1,
+    ) -> None:
+        super().__init__(write)
+        self._size = size
+        self._clock = clock
+        self._every = every
+        self._results: dict[str, Result] = {}
+        self._drawn = 0
+        self._at = float("-inf")
+
+    def say(self, sentence: str) -> None:
+        """Above the machines' lines."""
+        self._erase()
+        super().say(sentence)
+        self._draw()
+
+    def expect(self, results: list[Result]) -> None:
+        """The first picture."""
+        self._results = {one.machine: one for one in results}
+        self._draw()
+
+    def tell(self, result: Result) -> None:
+        """A new picture, but not too many of them."""
+        self._results[result.machine] = result
+        last = all(one.state in _DONE for one in self._results.values())
+        if last or self._clock() - self._at >= self._every:
+            self._draw()
+
+    def end(self) -> None:
+        """Make room for the table."""
+        self._erase()
+
+    def _draw(self) -> None:
+        width, height = self._size()
+        shown = picture(self._results.values(), width, height)
+        self._erase()
+        self._write("".join(f"{text}{_CLEAR}\n" for text in shown))
+        self._drawn, self._at = len(shown), self._clock()
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._write(_UP.format(self._drawn) + _BELOW)
+        self._drawn = 0
+
+
+def picture(results: Iterable[Result], width: int, height: int) -> list[str]:
+    """The lines to show on a terminal of this size: everyone, or those under way and a count of the rest."""
+    everyone = list(results)
+    shown = everyone if len(everyone) < height - 1 else [one for one in everyone if one.state not in _DONE]
+    room = max(1, height - 2)
+    texts = [line(one)[: max(1, width - 1)] for one in shown[:room]]
+    if len(everyone) > len(texts):
+        tally = Counter(one.state.replace("_", " ") for one in everyone)
+        counted = ", ".join(f"{number} {state}" for state, number in tally.most_common())
+        texts.append(f"{len(everyone)} machines: {counted}"[: max(1, width - 1)])
+    return texts
+
+
+def line(result: Result) -> str:
+    """Where a machine stands."""
+    where = f" ({result.region})" if result.region else ""
+    after = f" after {result.seconds:.1f} s" if result.state in _DONE and result.attempts else ""
+    tries = f", attempt {result.attempts}" if result.attempts > 1 and result.state not in GOOD else ""
+    note = f": {result.note}" if result.note else ""
+    return f"{result.machine}{where}: {result.state.replace('_', ' ')}{after}{tries}{note}"

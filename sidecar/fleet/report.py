@@ -1,0 +1,220 @@
+"""How a fleet update went, or how the fleet is: records, and the tables made of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from sidecar.fleet.machines import Skipped
+from sidecar.fleet.served import Served
+from sidecar.fleet.verdicts import BAD, GOOD
+from sidecar.model import Problem, Record
+
+_SHOWN = 12
+
+
+class Result(Record, frozen=True):
+    """What became of one machine: `state` as in `verdicts`, or where it stands while it is under way.
+
+    `generation` is the one that is loaded, `sha256` its index's, `seconds` since the first poke.
+    """
+
+    machine: str
+    name: str
+    region: str
+    state: str
+    generation: int | None = None
+    sha256: str | None = None
+    attempts: int = 0
+    seconds: float = 0.0
+    note: str = ""
+
+
+class Report(Record, frozen=True):
+    """A whole fleet update.
+
+    `sha256` is the index that it was about, `upload` what was done with the local one: uploaded, unchanged,
+    planned (a dry run would upload it) or none. `quorum` machines are enough, None: all are needed.
+    """
+
+    started: float
+    seconds: float
+    sha256: str
+    upload: str
+    wait: str
+    quorum: int | None
+    dry_run: bool
+    machines: tuple[Result, ...]
+    skipped: tuple[Skipped, ...]
+    good: bool
+
+
+class State(Record, frozen=True):
+    """How the fleet update under way stands, or how the last one ended.
+
+    `state` is idle, running, done or failed; `started` in seconds since 1970.
+    """
+
+    state: str = "idle"
+    running: bool = False
+    who: str | None = None
+    started: float | None = None
+    seconds: float | None = None
+    sha256: str | None = None
+    machines: tuple[Result, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    error: Problem | None = None
+
+
+class Row(Record, frozen=True):
+    """How one machine is.
+
+    `state` is in_sync, behind, or why there is no answer; `behind` how many seconds its index is older than
+    the store's, where that is known.
+    """
+
+    machine: str
+    name: str
+    region: str
+    state: str
+    generation: int | None = None
+    ready: int | None = None
+    sha256: str | None = None
+    since: float | None = None
+    behind: float | None = None
+    note: str = ""
+
+
+class Overview(Record, frozen=True):
+    """How the fleet is: the store's index, its age in seconds since 1970, and the machines."""
+
+    at: float
+    sha256: str
+    modified: float | None
+    machines: tuple[Row, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether all that are active serve what the store holds."""
+        return all(row.state == "in_sync" for row in self.machines)
+
+
+def enough(results: Iterable[Result], quorum: int | None) -> bool:
+    """Whether the update counts as done: all who are active have loaded it, or as many as are asked for."""
+    tally = Counter(one.state for one in results)
+    if quorum is not None:
+        return sum(tally[state] for state in GOOD) >= quorum
+    return not any(tally[state] for state in BAD)
+
+
+def row(target: Result, served: Served, digest: str, modified: float | None) -> Row:
+    """One machine's line of the overview, from what it says."""
+    in_sync = served.sha256 == digest
+    older = None
+    if modified is not None and served.modified is not None and not in_sync:
+        older = max(0.0, modified - served.modified)
+    note = "" if served.state in ("in_sync", "loading", "updating") else served.state.replace("_", " ")
+    if served.refused == digest:
+        note = f"refused it ({served.reason})"
+    return Row(
+        target.machine,
+        target.name,
+        target.region or served.region or "",
+        "in_sync" if in_sync else "behind",
+        served.loaded,
+        served.ready,
+        served.sha256,
+        served.since,
+        older,
+        note,
+    )
+
+
+def summary(report: Report) -> str:
+    """The end in a sentence."""
+    if report.dry_run:
+        return f"A dry run: {_count(len(report.machines), 'machine')} would be poked; nothing was done."
+    if not report.machines:
+        return "No machine is active; each fetches when it wakes."
+    tally = Counter(one.state for one in report.machines)
+    parts = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in tally.most_common())
+    needed = "" if report.quorum is None else f" ({report.quorum} needed)"
+    return f"{_count(len(report.machines), 'machine')}: {parts}{needed}, in {report.seconds:.1f} s."
+
+
+def lines(report: Report) -> list[str]:
+    """The table, who was left out, and the summary."""
+    rows = [
+        (
+            one.machine,
+            one.region or "-",
+            one.state.replace("_", " "),
+            str(one.generation or "-"),
+            (one.sha256 or "-")[:_SHOWN],
+            "-" if report.dry_run else f"{one.seconds:.1f} s",
+            one.note,
+        )
+        for one in report.machines
+    ]
+    head = ("MACHINE", "REGION", "STATE", "GENERATION", "INDEX", "AFTER", "")
+    return [*(table(head, rows) if rows else ()), *left_out(report.skipped), summary(report)]
+
+
+def overview_lines(overview: Overview) -> list[str]:
+    """The same for how the fleet is."""
+    rows = [
+        (
+            one.machine,
+            one.region or "-",
+            one.state.replace("_", " "),
+            str(one.generation or "-"),
+            (one.sha256 or "-")[:_SHOWN],
+            "-" if one.since is None else f"{_span(overview.at - one.since)} ago",
+            "-" if one.behind is None else _span(one.behind),
+            one.note,
+        )
+        for one in overview.machines
+    ]
+    head = ("MACHINE", "REGION", "STATE", "GENERATION", "INDEX", "SINCE", "BEHIND", "")
+    behind = sum(one.state != "in_sync" for one in overview.machines)
+    age = "" if overview.modified is None else f", of {_span(overview.at - overview.modified)} ago"
+    return [
+        *(table(head, rows) if rows else ()),
+        *left_out(overview.skipped),
+        f"The store holds {overview.sha256[:_SHOWN]}{age}; "
+        + (
+            f"{behind} of {len(rows)} machines do not serve it."
+            if behind
+            else "all active machines serve it."
+        ),
+    ]
+
+
+def left_out(skipped: Iterable[Skipped]) -> list[str]:
+    """A line for each machine that was not poked."""
+    return [f"left out: {one.id}{f' ({one.region})' if one.region else ''}: {one.reason}" for one in skipped]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Columns as wide as what stands in them; the last one is free."""
+    whole = [head, *rows]
+    widths = [max(len(line[column]) for line in whole) for column in range(len(head) - 1)]
+    return [
+        "  ".join(
+            [*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]
+        ).rstrip()
+        for line in whole
+    ]
+
+
+def _span(seconds: float) -> str:
+    """A rough time: 40s, 12m, 5h, 3d."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{max(0.0, seconds):.0f}s"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

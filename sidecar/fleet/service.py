@@ -1,0 +1,174 @@
+"""Fleet updates in a daemon: one at a time, told as events, remembered in the history and for the page."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from sidecar.errors import SettingsError, SidecarError
+from sidecar.fleet.machines import FleetError
+from sidecar.fleet.progress import line
+from sidecar.fleet.report import Report, Result, State, lines
+from sidecar.fleet.run import Updates, Wanted
+from sidecar.model import Problem
+from sidecar.run import Emit, Outcome
+from sidecar.settings import Settings
+from sidecar.store import Store
+
+_KEPT_LINES = 400
+
+
+class Standing:
+    """How the update under way stands, or how the last one ended; a listener that tells events."""
+
+    def __init__(self, who: str, emit: Emit) -> None:
+        self.who = who
+        self.started = time.time()
+        self.lines: list[str] = []
+        self.machines: dict[str, Result] = {}
+        self.report: Report | None = None
+        self.error: Problem | None = None
+        self._emit = emit
+
+    def say(self, sentence: str) -> None:
+        """Something about the whole."""
+        self._note(sentence)
+        self._emit("fleet", {"line": sentence})
+
+    def expect(self, results: list[Result]) -> None:
+        """Who will be poked."""
+        self.machines = {one.machine: one for one in results}
+        self._emit("fleet", {"machines": len(results)})
+
+    def tell(self, result: Result) -> None:
+        """Where a machine stands."""
+        self.machines[result.machine] = result
+        if result.state == "retrying":
+            self._note(line(result))
+        self._emit("fleet", msgspec.to_builtins(result))
+
+    def _note(self, sentence: str) -> None:
+        self.lines.append(sentence)
+        del self.lines[:-_KEPT_LINES]
+
+    def state(self) -> State:
+        """Who asked, since when, each machine, and how it ended."""
+        report = self.report
+        running = report is None and self.error is None
+        return State(
+            state="running" if running else "done" if report is not None and report.good else "failed",
+            running=running,
+            who=self.who,
+            started=self.started,
+            seconds=report.seconds if report else None,
+            sha256=report.sha256 if report else None,
+            machines=tuple(self.machines.values()),
+            skipped=report.skipped if report else (),
+            error=self.error,
+        )
+
+
+class FleetConflict(FleetError):
+    """Not now, or not as this machine is configured."""
+
+    status = 409
+
+
+class FleetService:
+    """Runs fleet updates for a daemon."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        machine: str,
+        store: Store,
+        emit: Emit,
+        remember: Callable[[Outcome], object],
+    ) -> None:
+        self._updates = Updates(settings, store)
+        self._machine = machine
+        named = settings.fleet.machines or settings.fleet.app or settings.machine.app
+        self._configured = bool(named and settings.trigger.secret)
+        self._index = Path(settings.paths.databases) / "index.sqlite3" if settings.update.own_index else None
+        self._emit = emit
+        self._remember = remember
+        self._standing: Standing | None = None
+        self._running: asyncio.Task[Report] | None = None
+
+    def state(self) -> State:
+        """How the update under way stands, or how the last one ended."""
+        return self._standing.state() if self._standing is not None else State()
+
+    def known(self) -> State | None:
+        """The same; None where this machine knows of no fleet."""
+        return self.state() if self._configured else None
+
+    async def update(self, wanted: Wanted, who: str, *, upload: bool = True) -> Report:
+        """Run one; `FleetConflict` `fleet_busy` while another is under way.
+
+        With `upload` the machine's own index goes into the store first, where it owns that. The update goes
+        on to its end when the caller goes away.
+        """
+        if self._running is not None and not self._running.done():
+            raise FleetConflict(
+                "a fleet update is under way already", "follow it at /fleet, and try again", code="fleet_busy"
+            )
+        if upload and self._index is not None:
+            wanted = msgspec.structs.replace(wanted, index=self._index)
+        self._running = asyncio.create_task(self._run(wanted, who))
+        self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._running)
+
+    async def relay(self) -> Report:
+        """Tell all other machines to look at the store, for a webhook that reached this one."""
+        return await self.update(Wanted(but=self._machine), "a webhook", upload=False)
+
+    async def close(self) -> None:
+        """Give up the update under way, at the daemon's end."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    async def _run(self, wanted: Wanted, who: str) -> Report:
+        standing = self._standing = Standing(who, self._emit)
+        self._emit("fleet", {"started": standing.started, "who": who})
+        try:
+            report = standing.report = await self._updates.update(wanted, standing)
+        except SettingsError as error:
+            conflict = FleetConflict(error.message, error.hint, code="fleet_settings")
+            standing.error = Problem(conflict.code, conflict.message, conflict.hint, conflict.status)
+            raise conflict from error
+        except SidecarError as error:
+            standing.error = Problem(error.code, error.message, error.hint, error.status)
+            raise
+        except BaseException:
+            standing.error = Problem("internal", "the fleet update broke off", "the log has the details", 500)
+            raise
+        finally:
+            self._remember(_outcome(standing))
+            self._emit("fleet", {"state": standing.state().state})
+        return report
+
+
+def _outcome(standing: Standing) -> Outcome:
+    """An entry for the history."""
+    report, error = standing.report, standing.error
+    if report is not None and not report.good:
+        failed = [one.machine for one in report.machines if one.state not in ("loaded", "ready", "stopped")]
+        error = Problem(
+            "fleet", f"not loaded by {', '.join(failed[:10])}", "the log below says why of each", 502
+        )
+    return Outcome(
+        state="failed" if error else "fleet_updated",
+        trigger="fleet",
+        who=standing.who,
+        started=standing.started,
+        seconds=time.time() - standing.started,
+        sha256=report.sha256 if report else None,
+        log=tuple([*standing.lines, *(lines(report) if report else ())][-_KEPT_LINES:]),
+        error=error,
+    )

@@ -1,0 +1,162 @@
+"""Puts the local index into the store, and never over something that this machine has not seen.
+
+What it saw last is remembered by the store's ETag: from its own last upload, from a look at the store, or
+from the generations that it made of the store's index. The upload itself is conditional, so that of two
+machines that upload at once one is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from pathlib import Path
+
+import msgspec
+
+from sidecar.durable import load, replace
+from sidecar.errors import SidecarError, StoreError
+from sidecar.fleet.machines import FleetError
+from sidecar.generations.archive import Archive
+from sidecar.model import Fetched, Record, Stored
+from sidecar.settings import Fetch
+from sidecar.store import Store
+from sidecar.store.local import LocalIndex
+
+logger = logging.getLogger("sidecar.fleet")
+
+_SEEN = "fleet-seen.json"
+
+
+class Seen(Record, frozen=True):
+    """An object in the store, known by its ETag, and the SHA-256 of its content in hexadecimal."""
+
+    etag: str
+    sha256: str
+
+
+class Current(Record, frozen=True):
+    """The index that the fleet shall have: SHA-256, age in seconds since 1970, and a file that holds it.
+
+    `upload` is uploaded, unchanged, planned, or none when no local index was to be considered. `path` is
+    None where the content was not needed.
+    """
+
+    sha256: str
+    modified: float | None
+    upload: str
+    path: Path | None
+
+
+class Memory:
+    """What this machine last saw in the store; kept in the state folder."""
+
+    def __init__(self, state: Path) -> None:
+        self._path = state / _SEEN
+        self._archive = Archive(state / "generations")
+
+    def knows(self, etag: str) -> str | None:
+        """The SHA-256 of the object with this ETag, if this machine has seen it last; else None."""
+        seen = load(self._path, Seen)
+        if seen is not None and seen.etag == etag:
+            return seen.sha256
+        try:
+            newest = self._archive.manifest(self._archive.numbers()[-1]).index
+        except (OSError, IndexError, SidecarError):
+            return None
+        return newest.sha256 if newest.etag == etag else None
+
+    def remember(self, etag: str, sha256: str) -> None:
+        """The store holds this, and this machine knows it."""
+        try:
+            replace(self._path, msgspec.json.encode(Seen(etag, sha256)))
+        except OSError as error:
+            # Without it the next upload is refused rather than careless.
+            logger.warning("%s cannot be written: %s", self._path, error)
+
+
+class Uploader:
+    """Brings the store up to date with a local index, or finds out what the store holds."""
+
+    def __init__(self, store: Store, key: str, memory: Memory, folder: Path, limits: Fetch) -> None:
+        self._store = store
+        self._limits = limits
+        self._key = key
+        self._memory = memory
+        self._folder = folder
+
+    async def put(self, index: Path, *, replace: bool, dry_run: bool) -> Current:
+        """Upload the local index where it differs; `FleetError` `store_changed` when that would lose another.
+
+        `replace` allows to replace an object that this machine has not seen, as it is now.
+        """
+        path = self._folder / "local"
+        copied = await self._copy(index, path)
+        stored = await self._store.head(self._key)
+        if stored is not None:
+            known = self._memory.knows(stored.etag)
+            held = known or await self._look(stored)
+            # A copy of a database is the same to the letter only for the database that it was made of.
+            as_it_is = await asyncio.to_thread(_at_rest, index)
+            if held in (copied.sha256, as_it_is):
+                if not known and not dry_run:
+                    self._memory.remember(stored.etag, held)
+                return Current(held, stored.modified, "unchanged", path if held == copied.sha256 else index)
+            if known is None and not replace:
+                raise _changed(stored)
+        modified = copied.modified or time.time()
+        if dry_run:
+            return Current(copied.sha256, modified, "planned", path)
+        try:
+            etag = await self._store.put(self._key, path, modified, stored.etag if stored else None)
+        except StoreError as error:
+            if error.code != "store_changed":
+                raise
+            raise _changed(None) from error
+        self._memory.remember(etag, copied.sha256)
+        return Current(copied.sha256, modified, "uploaded", path)
+
+    async def _copy(self, index: Path, path: Path) -> Fetched:
+        copied = await LocalIndex(index, self._limits, lambda *_: None).fetch(self._key, path, None)
+        if copied is None:
+            raise StoreError("there is no local index to upload", "check paths.databases")
+        return copied
+
+    async def look(self, *, content: bool) -> Current:
+        """What the store holds; with `content` as a file too. `StoreError` when it holds nothing."""
+        stored = await self._store.head(self._key)
+        known = self._memory.knows(stored.etag) if stored is not None else None
+        if stored is not None and known is not None and not content:
+            return Current(known, stored.modified, "none", None)
+        path = self._folder / "stored"
+        fetched = await self._store.fetch(self._key, path, None)
+        if fetched is None:
+            raise StoreError("the store gave no index", code="store_missing")
+        return Current(fetched.sha256, fetched.modified, "none", path)
+
+    async def _look(self, stored: Stored) -> str:
+        fetched = await self._store.fetch(self._key, self._folder / "stored", None)
+        if fetched is None or fetched.etag != stored.etag:
+            raise _changed(None)
+        return fetched.sha256
+
+
+def _at_rest(index: Path) -> str | None:
+    """The SHA-256 of a database's file, where all of it is in that file."""
+    log = index.with_name(f"{index.name}-wal")
+    if log.exists() and log.stat().st_size:
+        return None
+    with index.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _changed(stored: Stored | None) -> FleetError:
+    age = ""
+    if stored is not None:
+        age = f", of {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(stored.modified))} UTC"
+    return FleetError(
+        f"the store holds an index that this machine has not seen{age}; nothing was uploaded",
+        "look at what it holds; then bring the change into the local index, or use --replace",
+        code="store_changed",
+    )

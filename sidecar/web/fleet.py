@@ -1,0 +1,66 @@
+"""The endpoints of the fleet: how an update of all machines stands, and the beginning of one."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from sidecar.errors import BadRequest
+from sidecar.events import Broker
+from sidecar.fleet.report import Report, lines
+from sidecar.fleet.run import Wanted
+from sidecar.fleet.service import FleetService
+from sidecar.web.access import Administrators
+from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, preferred, text_answer
+from sidecar.web.streams import stream
+
+_WAITS = ("loaded", "ready")
+_YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
+_MOST = 100_000
+
+
+class FleetViews:
+    """Both need an administrator: the machines' ids are nobody else's business."""
+
+    def __init__(self, service: FleetService, broker: Broker, administrators: Administrators) -> None:
+        self._service = service
+        self._broker = broker
+        self._administrators = administrators
+
+    async def state(self, request: web.Request) -> web.StreamResponse:
+        """The fleet update under way, or how the last one ended."""
+        await self._administrators.require(request)
+        return json_answer(self._service.state())
+
+    async def update(self, request: web.Request) -> web.StreamResponse:
+        """Update the fleet; the answer comes when the last machine is done, or as events until then."""
+        who = await self._administrators.require(request)
+        upload = request.query.get("upload") not in _NO
+        ending = self._service.update(_wanted(request), who, upload=upload)
+        if preferred(request, TEXT, JSON, EVENTS) == EVENTS:
+            return await stream(request, self._broker, ending)
+        report = await ending
+        status = 200 if report.good or report.dry_run else 502
+        if preferred(request, TEXT, JSON) == JSON:
+            return json_answer(report, status)
+        return text_answer(_text(report), status)
+
+
+def _text(report: Report) -> str:
+    return "\n".join(lines(report))
+
+
+def _wanted(request: web.Request) -> Wanted:
+    query = request.query
+    wait = query.get("wait", "loaded")
+    if wait not in _WAITS:
+        raise BadRequest(f"there is nothing to wait for named {wait!r}", f"known are {', '.join(_WAITS)}")
+    quorum = query.get("quorum")
+    if quorum is not None and not (quorum.isdecimal() and 0 < int(quorum[:9]) <= _MOST and len(quorum) < 9):
+        raise BadRequest(f"the quorum must be a whole number from 1 to {_MOST}, not {quorum!r}")
+    return Wanted(
+        only=tuple(query.getall("only", [])),
+        quorum=None if quorum is None else int(quorum),
+        wait=wait,
+        replace=query.get("replace") in _YES,
+        dry_run=query.get("dry_run") in _YES,
+    )

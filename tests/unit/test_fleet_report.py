@@ -1,0 +1,121 @@
+"""The fleet's tables, and what counts as done."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.fleet.follower import due
+from sidecar.fleet.machines import Skipped
+from sidecar.fleet.progress import Lines, Live, picture
+from sidecar.fleet.report import Overview, Report, Result, enough, lines, overview_lines, row
+from sidecar.fleet.served import Served
+from sidecar.fleet.verdicts import BAD
+
+OLD, NEW = "a" * 64, "b" * 64
+
+
+def result(machine: str, state: str, note: str = "") -> Result:
+    return Result(machine, "", "iad", state, 7, NEW, 1, 1.25, note)
+
+
+def report(*results: Result, dry_run: bool = False) -> Report:
+    skipped = (Skipped("z", "", "syd", "suspended"),)
+    return Report(0.0, 2.0, NEW, "uploaded", "loaded", None, dry_run, results, skipped, enough(results, None))
+
+
+def test_all_are_needed_or_as_many_as_are_asked_for() -> None:
+    """A machine that stopped is no failure, and no success that a quorum could count."""
+    loaded, stopped = result("a", "loaded"), result("b", "stopped")
+    assert enough([loaded, stopped], None)
+    assert not enough([loaded, stopped], 2)
+    assert enough([], None)
+    assert enough([loaded, result("c", "ready"), result("d", "refused")], 2)
+
+
+@pytest.mark.parametrize("state", BAD)
+def test_every_failure_counts(state: str) -> None:
+    """One machine that has not loaded it, for whatever reason, and the update is not done."""
+    assert not enough([result("a", "loaded"), result("b", state)], None)
+
+
+def test_the_table_names_everyone() -> None:
+    """A line a machine with its state and reason, who was left out, and the sum."""
+    found = lines(
+        report(result("m1", "loaded"), result("m22", "wrong_machine", "m1 answered instead of m22"))
+    )
+    assert found == [
+        "MACHINE  REGION  STATE          GENERATION  INDEX         AFTER",
+        f"m1       iad     loaded         7           {NEW[:12]}  1.2 s",
+        f"m22      iad     wrong machine  7           {NEW[:12]}  1.2 s  m1 answered instead of m22",
+        "left out: z (syd): suspended",
+        "2 machines: 1 loaded, 1 wrong machine, in 2.0 s.",
+    ]
+
+
+def test_nobody_active_and_a_dry_run_say_so() -> None:
+    """Neither pretends that something was loaded."""
+    assert lines(report())[-1] == "No machine is active; each fetches when it wakes."
+    assert lines(report(result("a", "waiting"), dry_run=True))[-1].startswith("A dry run: 1 machine would")
+
+
+def test_how_far_behind_is_the_difference_of_ages() -> None:
+    """Between the store's index and the machine's, where both are known; none when they are the same."""
+    target = Result("m1", "", "", "")
+    served = Served("m1", "iad", "in_sync", 2, OLD, 2, OLD, 50.0, 100.0)
+    behind = row(target, served, NEW, 400.0)
+    assert (behind.state, behind.behind, behind.region) == ("behind", 300.0, "iad")
+    same = row(target, served, OLD, 400.0)
+    assert (same.state, same.behind) == ("in_sync", None)
+    refused = Served("m1", "iad", "in_sync", 2, OLD, 2, OLD, refused=NEW, reason="loss")
+    assert row(target, refused, NEW, None).note == "refused it (loss)"
+    overview = Overview(1000.0, NEW, 400.0, (behind,), ())
+    assert not overview.good
+    assert overview_lines(overview)[1].split() == ["m1", "iad", "behind", "2", OLD[:12], "16m", "ago", "5m"]
+    assert (
+        overview_lines(overview)[-1]
+        == f"The store holds {NEW[:12]}, of 10m ago; 1 of 1 machines do not serve it."
+    )
+
+
+def test_a_terminal_shows_a_line_a_machine() -> None:
+    """As wide as the terminal; where there are more machines than lines, those under way, and a count."""
+    few = [result("m1", "poking"), result("m2", "loaded")]
+    assert picture(few, 40, 24) == ["m1 (iad): poking", "m2 (iad): loaded after 1.2 s"]
+    many = [result(f"m{number}", "loaded" if number else "poking") for number in range(50)]
+    assert picture(many, 60, 10) == ["m0 (iad): poking", "50 machines: 49 loaded, 1 poking"]
+    assert max(map(len, picture(many, 20, 10))) < 20
+
+
+def test_a_picture_is_drawn_over_the_one_before() -> None:
+    """The cursor goes up by as many lines as were drawn; a picture waits a little, the last one does not."""
+    written: list[str] = []
+    live = Live(written.append, lambda: (80, 24), lambda: 0.0)
+    live.expect([result("m1", "waiting"), result("m2", "waiting")])
+    live.tell(result("m1", "poking"))
+    assert len(written) == 1
+    live.tell(result("m1", "loaded"))
+    live.tell(result("m2", "loaded"))
+    assert written[1:] == [
+        "\x1b[2A\x1b[J",
+        "m1 (iad): loaded after 1.2 s\x1b[K\nm2 (iad): loaded after 1.2 s\x1b[K\n",
+    ]
+
+
+def test_elsewhere_a_line_for_what_matters() -> None:
+    """The end of each, and why it is tried again; not every step."""
+    written: list[str] = []
+    plain = Lines(written.append)
+    plain.expect([result("m1", "waiting")])
+    for state in ("poking", "published", "retrying", "loaded"):
+        plain.tell(result("m1", state, "it answers 500" if state == "retrying" else ""))
+    assert written == [
+        "poking 1 machine\n",
+        "m1 (iad): retrying: it answers 500\n",
+        "m1 (iad): loaded after 1.2 s\n",
+    ]
+
+
+def test_quiet_has_an_upper_bound() -> None:
+    """It starts some time after the last change, but no later than a longer time after the first."""
+    assert due(first=0.0, last=5.0, quiet=30.0, longest=300.0) == 35.0
+    assert due(first=0.0, last=290.0, quiet=30.0, longest=300.0) == 300.0
