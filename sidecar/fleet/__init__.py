@@ -1,7 +1,6 @@
 """The fleet: every machine that serves the same index, brought up to it from one place.
 
 machines    who belongs to it, and who is active             (values)
-dns         the little of DNS that naming machines takes      (values)
 served      what a machine tells the public about itself      (values)
 verdicts    what an answer means for the update               (values)
 report      how it went, as a table                           (values)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import secrets
 import shutil
-import struct
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +17,6 @@ from pathlib import Path
 import aiohttp
 
 from sidecar.errors import CommandError, SettingsError
-from sidecar.fleet import dns
 from sidecar.fleet.machines import FleetError, Found, Target, from_dns, from_fly, from_list
 from sidecar.fleet.verdicts import pause, seconds_of
 from sidecar.process import run_command
@@ -29,7 +26,6 @@ _ATTEMPTS = 6
 _TIMEOUT = 20.0
 _LONGEST_LIST = 32 << 20
 _FRESH = 2.0
-_RESOLVERS = Path("/etc/resolv.conf")
 
 Say = Callable[[str], None]
 
@@ -167,25 +163,31 @@ class Discovery:
             return output.read_bytes()
 
     async def _names(self) -> list[str]:
-        host, port = self._resolver()
-        number = secrets.randbelow(1 << 16)
-        message = dns.question(f"vms.{self._app}.internal", number)
-        try:
-            async with asyncio.timeout(_TIMEOUT):
-                try:
-                    return dns.texts(await _over_udp(host, port, message), number)
-                except dns.Truncated:
-                    return dns.texts(await _over_tcp(host, port, message), number)
-        except TimeoutError:
-            raise _Again(f"the DNS server {host} did not answer within {_TIMEOUT:g} s") from None
-        except (dns.DnsError, OSError, asyncio.IncompleteReadError) as error:
-            raise _Again(f"the DNS server {host}: {error}") from None
+        """What Fly's DNS says of the application; nothing when it does not know it."""
+        from dns.asyncresolver import Resolver
+        from dns.exception import DNSException
+        from dns.rdtypes.ANY.TXT import TXT
+        from dns.resolver import NXDOMAIN
 
+        try:
+            resolver = Resolver(configure=not self._settings.resolver)
+            if self._settings.resolver:
+                resolver.nameservers = [self._resolver[0]]
+                resolver.port = self._resolver[1]
+            answer = await resolver.resolve(
+                f"vms.{self._app}.internal.", "TXT", raise_on_no_answer=False, lifetime=_TIMEOUT
+            )
+        except NXDOMAIN:
+            return []
+        except (DNSException, OSError) as error:
+            raise _Again(f"DNS does not tell the machines: {error}") from None
+        records = [record for record in answer if isinstance(record, TXT)]
+        return [b"".join(record.strings).decode("utf-8", "replace") for record in records]
+
+    @property
     def _resolver(self) -> tuple[str, int]:
+        """Address and port of the DNS server that the configuration names."""
         named = self._settings.resolver
-        if not named and _RESOLVERS.exists():
-            lines = (line.split() for line in _RESOLVERS.read_text().splitlines())
-            named = next((words[1] for words in lines if words[:1] == ["nameserver"] and words[1:]), "")
         host, port = named, "53"
         if named.startswith("[") or named.count(":") == 1:
             host, _, port = named.rpartition(":")
@@ -206,44 +208,3 @@ async def read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
             answer.close()
             return bytes(body[:limit])
     return bytes(body)
-
-
-class _Datagram(asyncio.DatagramProtocol):
-    """Waits for one answer."""
-
-    def __init__(self) -> None:
-        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def datagram_received(self, data: bytes, addr: object) -> None:
-        if not self.answer.done():
-            self.answer.set_result(data)
-
-    def error_received(self, exc: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(exc)
-
-
-async def _over_udp(host: str, port: int, message: bytes) -> bytes:
-    transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
-        _Datagram, remote_addr=(host, port)
-    )
-    try:
-        for _ in range(3):
-            transport.sendto(message)
-            done, _ = await asyncio.wait({protocol.answer}, timeout=_TIMEOUT / 4)
-            if done:
-                break
-        return await protocol.answer
-    finally:
-        transport.close()
-
-
-async def _over_tcp(host: str, port: int, message: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection(host, port)
-    try:
-        writer.write(struct.pack("!H", len(message)) + message)
-        await writer.drain()
-        (length,) = struct.unpack("!H", await reader.readexactly(2))
-        return await reader.readexactly(length)
-    finally:
-        writer.close()

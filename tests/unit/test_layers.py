@@ -16,7 +16,6 @@ PURE = {"errors", "model", "memo", "yamltext", "settings", "plan", "changes", "s
 # Of a package with both, the modules that are pure.
 PURE_PARTS = {
     "fleet.machines",
-    "fleet.dns",
     "fleet.served",
     "fleet.verdicts",
     "fleet.report",
