@@ -18,8 +18,9 @@ import shtab
 from prometheus_client.metrics import MetricWrapperBase
 
 from sidecar import cli, settings
+from sidecar.configuration import PREFIX, variable
+from sidecar.configuration import keys as setting_keys
 from sidecar.metrics import Metrics
-from sidecar.settings import keys as setting_keys
 from sidecar.web import openapi
 
 DOCS = Path(__file__).parent
@@ -81,7 +82,7 @@ def _table(rows: list[tuple[str, msgspec.structs.FieldInfo]]) -> Iterator[str]:
     yield "| setting | what it is | default |"
     yield "| --- | --- | --- |"
     for key, field in rows:
-        name = f"`{key}`<br>`{settings.variable(key)}`"
+        name = f"`{key}`<br>`{variable(key)}`"
         yield f"| {name} | {_cell(description(field.type), capital=False)} | {_default(field)} |"
 
 
@@ -258,7 +259,7 @@ def man_page(parser: argparse.ArgumentParser) -> str:
         "SIDECAR_CONFIG",
         "The configuration file, where \\-\\-config names none.",
         ".TP",
-        f"{settings.PREFIX}SECTION_KEY",
+        f"{PREFIX}SECTION_KEY",
         "Overrides a setting: SIDECAR_LISTEN_PORT is listen.port.",
     ]
     return "\n".join(lines) + "\n"

@@ -21,18 +21,18 @@ import yaml
 
 from sidecar import __version__, signing, yamltext
 from sidecar.client import Client
+from sidecar.configuration import masked, parse
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.fleet import command as fleet_command
 from sidecar.logs import set_up
+from sidecar.ready import command as ready_command
 from sidecar.run import PREVIEW, Outcome, Request
-from sidecar.settings import Settings, masked, parse
+from sidecar.settings import Settings
 
 if TYPE_CHECKING:
     from sidecar.ready.assembly import Parts
-    from sidecar.ready.command import Alone
 
 _M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1  # malloc.h
-_LONGEST_PUSH = 3600.0
 DEFAULT_FILE = "/etc/sidecar/sidecar.yml"
 
 Result = TypeVar("Result")
@@ -228,50 +228,7 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     return 0 if body.get("error") is None else 1
 
 
-def _ready(options: argparse.Namespace, settings: Settings) -> int:
-    from sidecar.ready.command import ready
-    from sidecar.ready.records import work_text
-
-    def tell(kind: str, data: dict[str, Any]) -> None:
-        if kind == "ready_log" and not options.json:
-            print(f"{data['step']}: {data['line']}", flush=True)
-
-    client = Client(settings.listen.socket)
-    work = ready(client, _alone(settings), everything=options.everything, tell=tell)
-    if options.json:
-        _print_json(work)
-    else:
-        print(work_text(work))
-    return 0 if work.good else 1
-
-
-def _databases_status(options: argparse.Namespace, settings: Settings) -> int:
-    from sidecar.ready.command import databases
-    from sidecar.ready.table import table
-
-    rows = databases(Client(settings.listen.socket), _alone(settings))
-    if options.json:
-        _print_json(rows)
-    else:
-        print(table(rows))
-    return 0
-
-
-def _databases_push(options: argparse.Namespace, settings: Settings) -> int:
-    from sidecar.ready.command import push
-
-    if options.overwrite and not options.names:
-        raise SidecarError("--overwrite needs names", "name the databases whose objects are to be replaced")
-    client = Client(settings.listen.socket, timeout=_LONGEST_PUSH)
-    pushed = push(client, _alone(settings), options.names, overwrite=options.overwrite)
-    if options.json:
-        _print_json(pushed)
-    else:
-        print("\n".join(pushed.said) or "Nothing has changed here since it was stored.")
-    return 1 if pushed.failed else 0
-
-
-def _alone(settings: Settings) -> Alone:
+def _alone(settings: Settings) -> ready_command.Alone:
     """Where no daemon runs, this process does the work instead, and holds the daemon's lock meanwhile."""
 
     def alone(do: Callable[[Parts], Awaitable[Result]]) -> Result:
@@ -530,39 +487,7 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("--keep-index", action="store_true", help="restore the files but not the index")
     _add_wait(rollback)
 
-    ready = command(
-        "ready",
-        _ready,
-        "run the ready work: event databases and prerendered pages",
-        "sidecar ready --everything",
-    )
-    ready.add_argument(
-        "--everything", action="store_true", help="render also the pages that cannot have changed"
-    )
-
-    databases = commands.add_parser(
-        "databases",
-        help="the databases of the events: look at them, push them to the store",
-        description="The databases of the events.",
-    ).add_subparsers(required=True, metavar="COMMAND")
-    add_to(
-        databases,
-        "status",
-        _databases_status,
-        "list the databases: here, in the store, whose, and what would happen",
-        "sidecar databases status",
-    )
-    push = add_to(
-        databases,
-        "push",
-        _databases_push,
-        "upload databases that are written here",
-        "sidecar databases push",
-    )
-    push.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all with something new)")
-    push.add_argument(
-        "--overwrite", action="store_true", help="replace what the store holds of them, whatever it is"
-    )
+    ready_command.add(commands, add_to, _alone)
 
     config = command(
         "config", _config, "show the configuration in force, secrets masked", "sidecar config --check"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sidecar.configuration import parse
 from sidecar.generate import (
     HTPASSWD,
     MAINTENANCE,
@@ -24,7 +25,6 @@ from sidecar.generate import (
 from sidecar.index import read_index
 from sidecar.machine import Machine
 from sidecar.memo import Memo
-from sidecar.settings import parse
 
 ENVIRONMENTS = {
     "fly-iad": {"FLY_APP_NAME": "smooth", "FLY_REGION": "iad"},

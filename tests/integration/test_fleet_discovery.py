@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from sidecar.configuration import parse
 from sidecar.errors import SettingsError
 from sidecar.fleet.discovery import Discovery
 from sidecar.fleet.machines import FleetError, Target
-from sidecar.settings import parse
 from tests.support.fleet import APP, TOKEN, MachinesApi, document
 
 

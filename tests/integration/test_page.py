@@ -19,10 +19,10 @@ import yaml
 from aiohttp import web
 from yarl import URL
 
+from sidecar.configuration import parse
 from sidecar.daemon import Daemon
 from sidecar.errors import SettingsError
 from sidecar.sample import add_event, remove_user
-from sidecar.settings import parse
 from tests.support.machine import Machine, until
 from tests.support.navigator import free_port
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from sidecar.configuration import parse
 from sidecar.errors import SettingsError, StoreError
 from sidecar.model import Fetched
-from sidecar.settings import parse
 from sidecar.store import Store, open_store
 from tests.conftest import Bucket, free_port
 from tests.support import proxy as faults

@@ -16,10 +16,10 @@ import bcrypt
 import pytest
 import yaml
 
-from sidecar import settings
+from sidecar import configuration
 from sidecar.client import Client
+from sidecar.configuration import keys as setting_keys
 from sidecar.metrics import Metrics
-from sidecar.settings import keys as setting_keys
 from sidecar.web.openapi import document
 from tests.conftest import ROOT, free_port
 from tests.support.cgi import BIN, Daemon, environment, run, serving
@@ -105,9 +105,14 @@ def test_every_setting_is_documented() -> None:
     """Each setting stands in the reference with its variable, what it is, and those of its records too."""
     text = (DOCS / "configuration.md").read_text()
     for key, field in setting_keys():
-        assert f"| `{key}`<br>`{settings.variable(key)}` |" in text, key
+        assert f"| `{key}`<br>`{configuration.variable(key)}` |" in text, key
         assert GENERATE["description"](field.type), f"{key} has no description"
-    for variable in [*settings._DEPLOYMENT, *settings._OTHER_VARIABLES, "BUCKET_NAME", "STATE_DIRECTORY"]:
+    for variable in [
+        *configuration._DEPLOYMENT,
+        *configuration._OTHER_VARIABLES,
+        "BUCKET_NAME",
+        "STATE_DIRECTORY",
+    ]:
         assert f"`{variable}`" in text, variable
 
 
@@ -201,7 +206,7 @@ def test_examples_of_the_configuration_are_sound() -> None:
             if data.get("trigger", {}).get("secret"):
                 data["trigger"]["secret"] = SECRET
             environ = {"FLY_REGION": "iad", "FLY_APP_NAME": "showcase"}
-            assert settings.parse(data, environ, str(page)), page
+            assert configuration.parse(data, environ, str(page)), page
 
 
 # Links

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from sidecar.client import Client, NoDaemon
-from sidecar.settings import parse
+from sidecar.configuration import parse
 from tests.conftest import ROOT
 from tests.support import navigator
 from tests.support.cgi import BIN, environment

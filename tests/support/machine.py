@@ -12,9 +12,10 @@ from typing import Any
 import aiohttp
 import yaml
 
+from sidecar.configuration import parse
 from sidecar.daemon import Daemon
 from sidecar.sample import Size, write_index
-from sidecar.settings import Settings, parse
+from sidecar.settings import Settings
 
 SMALL = Size(events=40, studios=20, users=12)
 SECRET = "a-secret-for-tests-only"

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from sidecar.configuration import parse
 from sidecar.errors import SidecarError
 from sidecar.fleet.follower import Follower
 from sidecar.fleet.machines import FleetError, Target
@@ -19,7 +20,6 @@ from sidecar.fleet.report import Result
 from sidecar.fleet.run import Crew
 from sidecar.fleet.served import Served
 from sidecar.fleet.verdicts import Answer, Verdict
-from sidecar.settings import parse
 from tests.support.machine import until
 
 NEW = "b" * 64

@@ -12,7 +12,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "sidecar"
 
-PURE = {"errors", "model", "memo", "yamltext", "settings", "plan", "changes", "signing", "check", "generate"}
+PURE = {
+    "errors",
+    "model",
+    "memo",
+    "yamltext",
+    "settings",
+    "configuration",
+    "plan",
+    "changes",
+    "signing",
+    "check",
+    "generate",
+}
 # Of a package with both, the modules that are pure.
 PURE_PARTS = {
     "fleet.machines",
