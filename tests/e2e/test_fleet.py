@@ -109,7 +109,7 @@ async def test_each_failure_is_told_apart(tmp_path: Path, bucket: Bucket) -> Non
             "m5": stops(whole),
         }
         whole.router.machines["m4"] = whole.router.machines["m1"]
-        admin = whole.admin(answer_timeout="6s", timeout="15s", attempts=4)
+        admin = whole.admin(answer_timeout="4s", timeout="9s", attempts=4)
         own_index(admin, "second")
         saw(admin, bucket)
         done = await sidecar(admin, "fleet", "update")

@@ -38,7 +38,7 @@ from tests.support.publisher import (
 SIZE = Size(events=12, studios=8, users=8)
 NAVIGATOR = "navigator.yml"
 READ_ALL_THE_TIME = (NAVIGATOR, "showcases.yml", "htpasswd")
-RANDOM_KILLS = 35
+RANDOM_KILLS = 24
 
 
 @pytest.fixture

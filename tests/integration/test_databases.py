@@ -205,7 +205,7 @@ async def test_damage_is_refused(tmp_path: Path, bucket: Bucket) -> None:
 async def test_a_store_that_fails_every_third_request(tmp_path: Path, bucket: Bucket) -> None:
     """Refusals and torn transfers are tried again: in the end everything is there."""
     machine = machine_on(tmp_path, bucket)
-    async with published(machine, bucket) as daemon:
+    async with published(machine, bucket, Size(events=20, studios=10, users=5)):
         names = tenants(machine)
     for name in names:
         bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", name), OLD)

@@ -226,6 +226,7 @@ async def test_what_another_origin_sends_changes_nothing(machine: Machine) -> No
 
 async def test_no_get_changes_anything(machine: Machine) -> None:
     """Whatever is read, by an administrator too: no file, no generation, no entry of the history."""
+    machine.extra["fleet"] = {"machines": [{"id": "m1", "url": "http://127.0.0.1:9"}]}
     async with running(machine) as site:
         remove_user(site.machine.store_index, "user0003")
         before = site.machine.targets(), site.daemon.generations.current, site.daemon.history.entries()
