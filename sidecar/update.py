@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -46,7 +46,7 @@ logger = logging.getLogger("sidecar.update")
 _OUTDATED_FOR = 600.0
 _OUTDATED_MOST = 20
 _POLL_PAUSE = 0.25
-_INDEX = PurePosixPath(INDEX).stem
+_INDEX = INDEX.removesuffix(".sqlite3")
 
 AUTOMATIC = frozenset({"boot", "local", "resume", "start", "timer"})
 """Triggers that no person is behind; a generation restored by hand outlasts them."""
@@ -455,6 +455,9 @@ class Updater:
 
 def _new_databases(candidate: Candidate) -> list[str]:
     """The databases of tenants that this machine has not served so far, by stem."""
-    listed = (candidate.present[TENANTS] or b"").decode("utf-8", "replace").splitlines()
-    before = {PurePosixPath(line).stem for line in listed}
+    listed = candidate.present[TENANTS] or b""
+    if listed == candidate.generated[TENANTS]:
+        return []
+    lines = listed.decode("utf-8", "replace").splitlines()
+    before = {line.rpartition("/")[2].removesuffix(".sqlite3") for line in lines}
     return [name for name in candidate.generated.databases if name not in before and name != _INDEX]
