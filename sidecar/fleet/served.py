@@ -15,7 +15,8 @@ class Served(Record, frozen=True):
 
     `generation` is the one in place, `published` the SHA-256 of its index; `loaded` and `sha256` are those
     that the web server has loaded, `since` and `modified` when that was published and how old its index is,
-    both in seconds since 1970. `ready` is the generation whose background work is done. `refused` is the
+    both in seconds since 1970. `ready` is the generation whose ready work is done, `unready` the one whose
+    ready work has failed. `refused` is the
     SHA-256 of the index that was refused last, `reason` the code that says why.
     """
 
@@ -31,6 +32,7 @@ class Served(Record, frozen=True):
     ready: int | None = None
     refused: str | None = None
     reason: str | None = None
+    unready: int | None = None
 
 
 class LoadedIndex(Record, frozen=True):
@@ -46,7 +48,7 @@ def served(status: Mapping[str, Any], loaded: LoadedIndex | None, refusal: tuple
 
     `refusal` is the SHA-256 of the index that was refused last, with the code of the reason.
     """
-    generation = status["generation"]
+    generation, work = status["generation"], status["ready"]
     in_force = loaded is not None and generation["loaded"] is not None
     return Served(
         machine=status["machine"],
@@ -60,7 +62,8 @@ def served(status: Mapping[str, Any], loaded: LoadedIndex | None, refusal: tuple
         if loaded and in_force
         else None,
         modified=loaded.modified if loaded and in_force else None,
-        ready=generation.get("ready"),
+        ready=generation["ready"],
+        unready=work["generation"] if work["state"] == "failed" else None,
         refused=refusal[0] if refusal else None,
         reason=refusal[1] if refusal else None,
     )

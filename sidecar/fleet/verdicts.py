@@ -115,6 +115,10 @@ def of_status(answer: Answer, machine: str, digest: str, *, ready: bool) -> Verd
             return Verdict("loaded", final=True, served=served)
         if served.ready is not None and served.ready == served.loaded:
             return Verdict("ready", final=True, served=served)
+        if served.unready is not None and served.unready == served.loaded:
+            return Verdict(
+                "failing", "it has loaded it, but its ready work failed", final=True, served=served
+            )
         return None
     if served.refused == digest:
         reason = served.reason or "rejected"

@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.conftest import Bucket
+from tests.conftest import Bucket, free_port
 from tests.support.cgi import SIDECAR, environment, sidecar
 from tests.support.fleet import (
     APP,
@@ -233,6 +233,22 @@ async def test_what_nobody_here_has_seen_is_not_replaced(tmp_path: Path, bucket:
         assert (same.json["upload"], states(same.json)) == ("unchanged", {"m1": "loaded"})
         other = await sidecar(admin, "fleet", "update", "--no-upload", "--json")
         assert (other.code, other.json["upload"]) == (0, "none")
+
+
+async def test_ready_is_more_than_loaded(tmp_path: Path, bucket: Bucket) -> None:
+    """With `--wait ready` a machine is done when its pages are rendered, and failed when that failed."""
+    nobody = {"prerender": {"renderer": "http", "origin": f"http://127.0.0.1:{free_port()}"}}
+    async with fleet(tmp_path, bucket, ["m1", "m2"], m2=nobody) as whole:
+        admin = whole.admin()
+        own_index(admin, "second")
+        saw(admin, bucket)
+        done = await sidecar(admin, "fleet", "update", "--wait", "ready", "--json")
+        assert done.code == 1, done.err
+        assert states(done.json) == {"m1": "ready", "m2": "failing"}
+        (note,) = (one["note"] for one in done.json["machines"] if one["machine"] == "m2")
+        assert note == "it has loaded it, but its ready work failed"
+        loaded = await sidecar(admin, "fleet", "update", "--json")
+        assert loaded.code == 0, loaded.err
 
 
 async def test_a_list_of_machines_needs_no_platform(tmp_path: Path, bucket: Bucket) -> None:

@@ -114,6 +114,18 @@ def test_ready_is_waited_for_where_it_is_asked_for() -> None:
     assert verdict.state == "ready"
 
 
+def test_ready_work_that_failed_is_not_waited_for() -> None:
+    """That of the loaded generation, not of an older one; whoever waits for the load only does not mind."""
+    failed = told(ready=True, loaded=2, sha256=NEW, unready=2)
+    assert failed is not None
+    assert (failed.state, failed.final) == ("failing", True)
+    assert "ready work failed" in failed.reason
+    assert told(ready=True, loaded=2, sha256=NEW, unready=1) is None
+    loaded = told(loaded=2, sha256=NEW, unready=2)
+    assert loaded is not None
+    assert loaded.state == "loaded"
+
+
 def test_a_rollback_is_a_refusal() -> None:
     """The machine says which index it refused; with the generation that it went back to."""
     verdict = told(published=OLD, loaded=3, sha256=OLD, refused=NEW, reason="not_loaded")
@@ -163,8 +175,10 @@ def test_pauses_double_within_bounds() -> None:
 
 
 def status(**more: Any) -> dict[str, Any]:
-    generation = {"current": 2, "loaded": 1, "pending": 2, "source": None, "pinned": False}
+    work = {"state": "idle", "generation": None}
+    generation = {"current": 2, "loaded": 1, "ready": None, "pending": 2, "source": None, "pinned": False}
     return {
+        "ready": more.pop("work", work),
         "machine": "m1",
         "region": None,
         "state": "loading",
@@ -181,6 +195,13 @@ def test_the_public_word_tells_state_and_digests_only() -> None:
     assert served(status(loaded=2, ready=2), LoadedIndex(NEW, 6.0, 19.0), None) == Served(
         "m1", None, "loading", 2, NEW, 2, NEW, 20.0, 6.0, 2
     )
+
+
+def test_failed_work_is_told_by_its_generation() -> None:
+    """Work that runs or is done is not unready."""
+    for state, unready in (("failed", 2), ("running", None), ("done", None)):
+        work = {"state": state, "generation": 2}
+        assert served(status(work=work), LoadedIndex(NEW, 6.0, 19.0), None).unready == unready
 
 
 def test_without_a_load_nothing_is_said_to_be_loaded() -> None:
