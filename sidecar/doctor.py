@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+
+import aiohttp
 
 from sidecar.client import Client, NoDaemon
 from sidecar.errors import SidecarError
@@ -18,6 +21,8 @@ from sidecar.model import Record
 from sidecar.settings import Settings
 from sidecar.store import open_store, own_index
 
+_PATIENCE = 5.0
+
 
 class Finding(Record, frozen=True):
     """What was found about one thing."""
@@ -29,9 +34,12 @@ class Finding(Record, frozen=True):
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Look at folders, forwarder, store, generation and daemon. Changes nothing."""
+    """Look at folders, forwarder, commands, store, generation and daemon. Changes nothing."""
     findings = list(_folders(settings))
     findings.append(_forwarder(settings))
+    findings += _commands(settings)
+    if settings.prerender.renderer == "http":
+        findings.append(await _origin(settings))
     findings += [finding async for finding in _store_and_generation(settings)]
     findings.append(_daemon(settings))
     return findings
@@ -69,6 +77,52 @@ def _forwarder(settings: Settings) -> Finding:
             "install Python there, or set paths.cgi",
         )
     return Finding(subject, True, f"runs with {interpreter}")
+
+
+def _commands(settings: Settings) -> Iterator[Finding]:
+    """The operator's own commands, as far as any are configured."""
+    configured = {
+        "update.check_command": settings.update.check_command,
+        "databases.create_command": settings.databases.create_command,
+        "databases.migrate_command": settings.databases.migrate_command,
+        "prerender.command": settings.prerender.command if settings.prerender.renderer == "command" else [],
+        "page.deployment_check": settings.page.deployment_check,
+    }
+    for key, command in configured.items():
+        if not command:
+            continue
+        program = command[0]
+        # With a slash in it a name is a path, from the folder that the command is started in.
+        path = str(Path(settings.paths.application) / program) if "/" in program else program
+        found = shutil.which(path)
+        yield Finding(
+            f"{key} {program}",
+            found is not None,
+            f"is {found}" if found else "not there, or not executable",
+            f"install it, or correct {key}",
+        )
+
+
+async def _origin(settings: Settings) -> Finding:
+    """Whether the application answers where pages are to be asked for."""
+    url = f"{settings.prerender.origin.rstrip('/')}{settings.prerender.root}/"
+    subject = f"application {url}"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PATIENCE)) as session,
+            session.get(url, allow_redirects=False) as answer,
+        ):
+            good = answer.status == 200
+            return Finding(
+                subject, good, f"answers {answer.status}", "check prerender.origin and prerender.root"
+            )
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return Finding(
+            subject,
+            False,
+            f"does not answer: {str(error) or 'no answer in time'}",
+            "start it, or correct prerender.origin",
+        )
 
 
 async def _store_and_generation(settings: Settings) -> AsyncIterator[Finding]:

@@ -23,6 +23,7 @@ from sidecar.sample import Size, add_user, rename_studio, set_password
 from tests.conftest import free_port
 from tests.support.cgi import SIDECAR, Finished, environment, run, serving, sidecar
 from tests.support.machine import SECRET, Machine
+from tests.support.origin import origin
 
 HASH = "{SHA}" + "A" * 27 + "="
 COMMANDS = (
@@ -353,6 +354,33 @@ async def test_doctor_finds_what_is_wrong(machine: Machine) -> None:
         "daemon",
     }
     assert machine.targets() == before
+
+
+async def test_doctor_looks_at_what_the_ready_work_needs(machine: Machine) -> None:
+    """The operator's commands must be there, and the application must answer where pages are asked for."""
+    machine.put_index()
+    machine.extra["databases"] = {"migrate_command": ["ruby-that-is-not-there", "x"]}
+    async with origin() as application:
+        machine.extra["prerender"] = {"renderer": "http", "origin": application.url}
+        found = await found_by_doctor(machine)
+        assert found["application"] == [True]
+        assert found["databases.migrate_command"] == [False]
+        application.broken = {"/showcase/"}
+        assert (await found_by_doctor(machine))["application"] == [False]
+    assert (await found_by_doctor(machine))["application"] == [False]
+    renderer = machine.application / "bin" / "prerender"
+    renderer.parent.mkdir()
+    renderer.touch(0o755)
+    machine.extra["prerender"] = {"renderer": "command", "command": ["bin/prerender"]}
+    assert (await found_by_doctor(machine))["prerender.command"] == [True]
+
+
+async def found_by_doctor(machine: Machine) -> dict[str, list[bool]]:
+    """What kind of thing was found well, or not."""
+    found: dict[str, list[bool]] = {}
+    for finding in (await sidecar(machine, "doctor", "--json")).json:
+        found.setdefault(finding["subject"].partition(" ")[0], []).append(finding["good"])
+    return found
 
 
 async def test_hash_password_makes_a_hash_for_administrators(machine: Machine) -> None:
