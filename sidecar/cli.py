@@ -395,6 +395,14 @@ def _print_tree(tree: dict[str, Any], indent: str = "") -> None:
         if isinstance(value, dict):
             print(f"{indent}{key}:")
             _print_tree(value, f"{indent}  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for entry in value:
+                print(f"{indent}{key}:")
+                _print_tree(entry, f"{indent}  ")
+        elif (isinstance(value, list) and value) or (isinstance(value, str) and "\n" in value):
+            print(f"{indent}{key}:")
+            for line in value.splitlines() if isinstance(value, str) else value:
+                print(f"{indent}  {line}")
         else:
             print(f"{indent}{key}: {'-' if value is None else value}")
 
