@@ -52,7 +52,8 @@ class Pending:
     """A generation that was published and is not loaded yet.
 
     `published` is in seconds since 1970; `since` and `signalled` on the monotonic clock. `at_once` when
-    nobody else will make Navigator look.
+    nobody else will make Navigator look. `probed` is the marker of a load whose probe failed. That load is
+    over, whatever a later probe would find: by then the files of the generation before may be back.
     """
 
     generation: int
@@ -64,11 +65,12 @@ class Pending:
     signalled: float | None = None
     down: bool = False
     given_up: bool = False
+    probed: float | None = None
 
 
 def decide(pending: Pending, marker: float | None, alive: bool, now: float, timeout: float) -> Action:
     """What to do now. `marker` is when it was touched, in seconds since 1970; `now` is monotonic."""
-    if marker is not None and marker >= pending.published - _TICK:
+    if marker is not None and marker >= pending.published - _TICK and marker != pending.probed:
         return Action.LOADED
     if not alive:
         return Action.DOWN
@@ -286,7 +288,7 @@ class ReloadTracker:
         try:
             await self._probe()
         except SidecarError as error:
-            self._give_up(pending, "probe", str(error))
+            self._give_up(replace(pending, probed=marker), "probe", str(error))
             return
         self._marker = marker
         self._pending = None

@@ -195,8 +195,26 @@ async def test_failing_probe_goes_back() -> None:
         assert navigator.told == [("failed", 2, "probe"), ("roll back", 2, "probe")]
 
 
+async def test_a_load_whose_probe_failed_is_over() -> None:
+    """What the probe finds while the rollback puts the older files back says nothing of the newer set."""
+    navigator = Navigator()
+    navigator.probe_error = SidecarError("answered 401")
+    async with tracking(navigator, 60) as tracker:
+        tracker.expect(2, "f", PUBLISHED, at_once=False)
+        navigator.markers["f"] = PUBLISHED + 0.1
+        assert await tracker.wait(2, 5) == "failed"
+        navigator.probe_error = None
+        for _ in range(5):
+            tracker._changed.set()
+            await asyncio.sleep(0.01)
+        assert navigator.told == [("failed", 2, "probe"), ("roll back", 2, "probe")]
+        navigator.markers["f"] = PUBLISHED + 0.2  # loaded anew, and now it works
+        tracker._changed.set()
+        await until(lambda: navigator.told[-1][:2] == ("loaded", 2))
+
+
 async def test_a_probe_that_goes_on_failing_goes_back_once() -> None:
-    """However often one looks again before the rollback has run, it is asked for once."""
+    """However often it is loaded again before the rollback has run, that is asked for once."""
     navigator = Navigator()
     navigator.probe_error = SidecarError("answered 500")
     async with tracking(navigator, 60) as tracker:
@@ -205,8 +223,9 @@ async def test_a_probe_that_goes_on_failing_goes_back_once() -> None:
         assert await tracker.wait(2, 5) == "failed"
         probes = navigator.probes
         while navigator.probes < probes + 3:
+            navigator.markers["f"] += 1
             tracker._changed.set()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
         assert navigator.told == [("failed", 2, "probe"), ("roll back", 2, "probe")]
 
 
