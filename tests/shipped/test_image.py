@@ -151,7 +151,12 @@ def test_the_build_steps_make_a_working_environment(tmp_path: Path) -> None:
     assert [command.split()[0] for command in wanted] == ["python3", "/opt/build/bin/hatchling", "python3"]
     for command in wanted:
         done = subprocess.run(
-            ["sh", "-c", here(command)], cwd=source, capture_output=True, text=True, check=False
+            ["sh", "-c", here(command)],
+            cwd=source,
+            env=environment(PYTHONPATH=""),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
     assert not (opt / "sidecar" / "bin" / "pip").exists()

@@ -42,7 +42,8 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [wheel] = built.glob("*.whl")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", folder / "bin" / "python")
     install = ("install", "--quiet", "--no-index", "--no-deps", wheel)
-    subprocess.run((*pip, *install), check=True, capture_output=True)
+    # Of a package that is installed elsewhere on the path pip would install nothing.
+    subprocess.run((*pip, *install), check=True, capture_output=True, env=environment(PYTHONPATH=""))
     return folder
 
 
