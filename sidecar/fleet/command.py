@@ -8,14 +8,20 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from sidecar.errors import SettingsError
 from sidecar.settings import Settings
+
+if TYPE_CHECKING:
+    from sidecar.fleet.progress import Live
+    from sidecar.fleet.report import Report
+
+_REFRESH = 0.1
 
 Command = Callable[[argparse.Namespace, Settings], int]
 AddParser = Callable[[Any, str, Command, str, str], argparse.ArgumentParser]
@@ -93,7 +99,8 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
     )
     live = Live(_write, _size, time.monotonic) if sys.stdout.isatty() else None
     listener = Silence() if options.json else live or Lines(_write)
-    report = asyncio.run(Updates(settings).update(wanted, listener))
+    work = Updates(settings).update(wanted, listener)
+    report = asyncio.run(work if live is None else _shown(work, live))
     if options.json:
         _write_json(report)
     else:
@@ -101,6 +108,18 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
             live.end()
         _write("\n".join(lines(report)) + "\n")
     return 0 if report.good or report.dry_run else 1
+
+
+async def _shown(work: Coroutine[Any, Any, Report], live: Live) -> Report:
+    """Keep the picture fresh while the work goes on: it may be quiet for long."""
+    task = asyncio.create_task(work)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=_REFRESH)
+            live.refresh()
+        return await task
+    finally:
+        task.cancel()
 
 
 def _index(options: argparse.Namespace, settings: Settings) -> Path | None:

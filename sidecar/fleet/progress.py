@@ -65,6 +65,7 @@ class Live(Lines):
         self._results: dict[str, Result] = {}
         self._drawn = 0
         self._at = float("-inf")
+        self._stale = False
 
     def say(self, sentence: str) -> None:
         """Above the machines' lines."""
@@ -81,7 +82,15 @@ class Live(Lines):
         """A new picture, but not too many of them."""
         self._results[result.machine] = result
         last = all(one.state in _DONE for one in self._results.values())
-        if last or self._clock() - self._at >= self._every:
+        self._stale = True
+        if last:
+            self._draw()
+        else:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Draw what was held back, so that nobody is shown where they no longer are."""
+        if self._stale and self._clock() - self._at >= self._every:
             self._draw()
 
     def end(self) -> None:
@@ -93,7 +102,7 @@ class Live(Lines):
         shown = picture(self._results.values(), width, height)
         self._erase()
         self._write("".join(f"{text}{_CLEAR}\n" for text in shown))
-        self._drawn, self._at = len(shown), self._clock()
+        self._drawn, self._at, self._stale = len(shown), self._clock(), False
 
     def _erase(self) -> None:
         if self._drawn:

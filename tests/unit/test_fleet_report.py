@@ -101,6 +101,23 @@ def test_a_picture_is_drawn_over_the_one_before() -> None:
     ]
 
 
+def test_what_was_held_back_is_drawn_later() -> None:
+    """A machine that is quiet for long is shown where it is; nothing new, no new picture."""
+    written: list[str] = []
+    now = [0.0]
+    live = Live(written.append, lambda: (80, 24), lambda: now[0])
+    live.expect([result("m1", "waiting")])
+    live.tell(result("m1", "poking"))
+    live.refresh()
+    assert len(written) == 1
+    now[0] = 0.2
+    live.refresh()
+    assert written[1:] == ["\x1b[1A\x1b[J", "m1 (iad): poking\x1b[K\n"]
+    now[0] = 0.4
+    live.refresh()
+    assert len(written) == 3
+
+
 def test_elsewhere_a_line_for_what_matters() -> None:
     """The end of each, and why it is tried again; not every step."""
     written: list[str] = []
