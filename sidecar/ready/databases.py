@@ -66,13 +66,12 @@ class Databases:
         self._folder = folder
         self._memory = memory
         self._background = background
-        self._listing: Mapping[str, Stored] = {}
 
     # What is, and what is to be done
 
     async def survey(self, facts: Facts) -> list[Row]:
         """Every database that belongs here, and what is to become of it. Costs one listing."""
-        self._listing = {
+        listing = {
             one.key.removeprefix(PREFIX).removesuffix(SUFFIX): one
             for one in await self._store.objects(PREFIX)
             if one.key.endswith(SUFFIX)
@@ -81,7 +80,7 @@ class Databases:
         rows: dict[str, Row] = {}
 
         async def judge(one: Wanted) -> None:
-            found, stored, known = here.get(one.name), self._listing.get(one.name), self._known(one.name)
+            found, stored, known = here.get(one.name), listing.get(one.name), self._known(one.name)
             age = known.modified if known and stored and known.etag == stored.etag else None
             verdict = decide(one, found, stored, known)
             if verdict.action == "ask" and stored is not None:
@@ -291,12 +290,11 @@ class Databases:
         removed = 0
         for name in names:
             report.begin(name)
-            if not self._settings.remove_orphans:
-                reason: str | None = "databases.remove_orphans is off"
-            elif (stored := self._listing.get(name)) is None:
-                reason = "it is not in the store"
-            else:
-                reason = keeps(here[name], stored, self._known(name), await self._age(stored))
+            reason: str | None = "databases.remove_orphans is off"
+            if self._settings.remove_orphans:
+                # What the store holds now: a listing may be older than the object's removal.
+                stored = await self._store.head(key(name))
+                reason = keeps(here[name], stored, self._known(name))
             if reason is None and await self._background.run(self._folder.remove, name, here[name]):
                 removed += 1
                 self._memory.entries.pop(name, None)

@@ -120,15 +120,13 @@ def orphans(here: Mapping[str, Here], belonging: Mapping[str, Wanted]) -> list[s
     return sorted(name for name in here if _EVENT.match(name) and name not in belonging)
 
 
-def keeps(here: Here, stored: Stored | None, known: Known | None, age: float | None) -> str | None:
-    """Why an orphan must be kept; None when the store surely has all of it."""
+def keeps(here: Here, stored: Stored | None, known: Known | None) -> str | None:
+    """Why an orphan must be kept; None when the store surely has all of it, by the object's own true age."""
     if stored is None:
         return "it is not in the store"
     if known is not None and known.etag == stored.etag and known.signature == here.signature:
         return None
-    if age is None or int(here.modified) > int(age):
-        return "it is newer here than in the store"
-    return None
+    return "it is newer here than in the store" if int(here.modified) > int(stored.modified) else None
 
 
 def pushes(here: Here | None, stored: Stored | None, known: Known | None, age: float | None) -> bool:

@@ -16,6 +16,7 @@ import pytest
 
 from sidecar.daemon import Daemon
 from sidecar.ready.records import Step, Work
+from sidecar.ready.report import Report
 from sidecar.run import Request
 from sidecar.sample import Size, add_event
 from tests.conftest import Bucket
@@ -473,3 +474,22 @@ async def test_a_folder_that_cannot_be_read_is_an_error_and_no_more(tmp_path: Pa
         assert said.error is not None
         assert said.error.code == "disk"
         assert "loop" in said.error.message
+
+
+async def test_an_orphan_stays_when_its_object_has_gone(tmp_path: Path, bucket: Bucket) -> None:
+    """What the store held when it was listed is no reason to remove the last copy of it."""
+    machine = machine_on(tmp_path, bucket, databases={"remove_orphans": True})
+    async with published(machine, bucket) as daemon:
+        found = await daemon.ready.facts()
+        assert found is not None
+        orphan = database(machine, "2019-last")
+        bucket.put("db/2019-last.sqlite3", write_event(orphan, "last"), NEW)
+        os.utime(orphan, (1_700_000_000, 1_700_000_000))
+        await daemon.ready.databases.survey(found)
+        bucket.client.delete_object(Bucket=bucket.name, Key="db/2019-last.sqlite3")
+        report = Report(lambda: None, lambda line: None, lambda: False)
+        assert (
+            await daemon.ready.databases.orphans(found, report)
+            == "0 removed, 1 kept that no tenant here uses"
+        )
+        assert orphan.exists()
