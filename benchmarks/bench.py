@@ -31,8 +31,8 @@ import boto3
 import fleet_bench
 import yaml
 
-from sidecar import signing
-from sidecar.sample import REAL, Size, rename_studio, set_password, write_events, write_index
+from sidecar.demo.sample import REAL, Size, rename_studio, set_password, write_events, write_index
+from sidecar.model import signing
 
 ROOT = Path(__file__).parent.parent
 SECRET = "a-secret-for-the-benchmark"

@@ -17,10 +17,11 @@ import msgspec
 import shtab
 from prometheus_client.metrics import MetricWrapperBase
 
-from sidecar import cli, settings
-from sidecar.configuration import PREFIX, variable
-from sidecar.configuration import keys as setting_keys
-from sidecar.metrics import Metrics
+from sidecar import cli
+from sidecar.config import settings
+from sidecar.config.parse import PREFIX, variable
+from sidecar.config.parse import keys as setting_keys
+from sidecar.observe.metrics import Metrics
 from sidecar.web import openapi
 
 DOCS = Path(__file__).parent

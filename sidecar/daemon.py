@@ -11,33 +11,33 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sidecar import systemd
-from sidecar.database import install_database
+from sidecar.config.settings import Settings
 from sidecar.errors import NotFound, PublishError, Rejected, SidecarError
-from sidecar.events import Broker
 from sidecar.fleet.follower import Follower
 from sidecar.fleet.run import Wanted
-from sidecar.fleet.served import LoadedIndex, Served, served
 from sidecar.fleet.service import FleetService
 from sidecar.generate import Generated
 from sidecar.generations import Generations, Manifest, targets
-from sidecar.history import History
-from sidecar.index import Deployed, read_deployed, read_pending
-from sidecar.machine import Machine, machine_id
-from sidecar.metrics import Metrics
-from sidecar.navigator import Markers, NavigatorProcess, Probes
-from sidecar.process import run_command
+from sidecar.inputs.index import Deployed, read_deployed, read_pending
+from sidecar.inputs.machine import Machine, machine_id
+from sidecar.inputs.store import open_store, own_index
+from sidecar.model.machine_report import LoadedIndex, Served, served
+from sidecar.model.runs import Outcome, Request
+from sidecar.model.work import Work
+from sidecar.navigator.process import Markers, NavigatorProcess, Probes
+from sidecar.observe.events import Broker
+from sidecar.observe.history import History
+from sidecar.observe.metrics import Metrics
+from sidecar.observe.status import Drift, Status
 from sidecar.ready.assembly import assemble
-from sidecar.ready.records import Work
-from sidecar.rejections import Rejections
-from sidecar.reload import ReloadTracker
-from sidecar.run import Outcome, Request
-from sidecar.settings import Settings
-from sidecar.signatures import UsedSignatures
-from sidecar.status import Drift, Status
-from sidecar.store import open_store, own_index
-from sidecar.ticker import LocalWatch, Ticker
-from sidecar.update import Updater
+from sidecar.system import systemd
+from sidecar.system.commands import run_command
+from sidecar.system.sqlite import install_database
+from sidecar.update.rejections import Rejections
+from sidecar.update.reload import ReloadTracker
+from sidecar.update.triggers import LocalWatch, Ticker
+from sidecar.update.updater import Updater
+from sidecar.update.worker import Throttle, Worker
 from sidecar.web.access import Administrators
 from sidecar.web.app import application
 from sidecar.web.background import Background
@@ -46,10 +46,10 @@ from sidecar.web.operations import Operations
 from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger
 from sidecar.web.server import Server
+from sidecar.web.signatures import UsedSignatures
 from sidecar.web.views import Views
-from sidecar.worker import Throttle, Worker
 
-logger = logging.getLogger("sidecar.daemon")
+logger = logging.getLogger(__name__)
 
 _GRACE = 2.0
 # A bucket tells of one change more than once, and in no order.

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import aiohttp
 
+from sidecar.config.settings import Settings
 from sidecar.errors import CommandError, SettingsError
 from sidecar.fleet.machines import FleetError, Found, Target, from_dns, from_fly, from_list
 from sidecar.fleet.verdicts import pause, seconds_of
-from sidecar.process import run_command
-from sidecar.settings import Settings
+from sidecar.system.commands import run_command
 
 _ATTEMPTS = 6
 _TIMEOUT = 20.0

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from sidecar.errors import SidecarError
 
-logger = logging.getLogger("sidecar.fleet")
+logger = logging.getLogger(__name__)
 
 
 def due(first: float, last: float, quiet: float, longest: float) -> float:

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
+from sidecar.config.settings import FleetMachine
 from sidecar.errors import SidecarError
-from sidecar.model import Record
-from sidecar.settings import FleetMachine
+from sidecar.model.record import Record
 
 ACTIVE = frozenset({"started", "created"})
 HELPERS = frozenset({"fly_app_release_command", "fly_app_console"})

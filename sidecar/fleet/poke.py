@@ -8,11 +8,11 @@ import time
 import aiohttp
 from yarl import URL
 
-from sidecar import signing
+from sidecar.config.settings import Fleet
 from sidecar.fleet.discovery import read
 from sidecar.fleet.machines import Target
 from sidecar.fleet.verdicts import Answer, Verdict, seconds_of
-from sidecar.settings import Fleet
+from sidecar.model import signing
 
 _LONGEST_ANSWER = 256 << 10
 _STATUS_TIMEOUT = 15.0

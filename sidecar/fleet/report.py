@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from sidecar.fleet.machines import Skipped
-from sidecar.fleet.served import Served
 from sidecar.fleet.verdicts import BAD, GOOD
-from sidecar.model import Problem, Record
+from sidecar.model.machine_report import Served
+from sidecar.model.record import Problem, Record
 
 _SHOWN = 12
 

@@ -24,17 +24,17 @@ from typing import Protocol, TypeVar
 
 import aiohttp
 
+from sidecar.config.settings import Fleet, Settings
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.fleet.discovery import Discovery
 from sidecar.fleet.machines import FleetError, Found, Target, only, without
 from sidecar.fleet.poke import Order, Talk
 from sidecar.fleet.report import Overview, Report, Result, Row, enough, row
-from sidecar.fleet.served import Served, decode
 from sidecar.fleet.upload import Current, Memory, Uploader
 from sidecar.fleet.verdicts import Answer, Verdict, of_poke, of_status, pause
-from sidecar.model import Record
-from sidecar.settings import Fleet, Settings
-from sidecar.store import Store, open_store
+from sidecar.inputs.store import Store, open_store
+from sidecar.model.machine_report import Served, decode
+from sidecar.model.record import Record
 
 _FIRST_LOOK = 0.03
 _LONGEST_LOOK = 1.0

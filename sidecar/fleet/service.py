@@ -9,15 +9,15 @@ from pathlib import Path
 
 import msgspec
 
+from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.progress import line
 from sidecar.fleet.report import Report, Result, State, lines
 from sidecar.fleet.run import Updates, Wanted
-from sidecar.model import Problem
-from sidecar.run import Emit, Outcome
-from sidecar.settings import Settings
-from sidecar.store import Store
+from sidecar.inputs.store import Store
+from sidecar.model.record import Problem
+from sidecar.model.runs import Emit, Outcome
 
 _KEPT_LINES = 400
 

@@ -15,16 +15,17 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.durable import load, replace
+from sidecar.config.settings import Fetch
 from sidecar.errors import SidecarError, StoreError
 from sidecar.fleet.machines import FleetError
 from sidecar.generations.archive import Archive
-from sidecar.model import Fetched, Record, Stored
-from sidecar.settings import Fetch
-from sidecar.store import Store
-from sidecar.store.local import LocalIndex
+from sidecar.inputs.store import Store
+from sidecar.inputs.store.local import LocalIndex
+from sidecar.model.objects import Fetched, Stored
+from sidecar.model.record import Record
+from sidecar.system.files import load, replace
 
-logger = logging.getLogger("sidecar.fleet")
+logger = logging.getLogger(__name__)
 
 _SEEN = "fleet-seen.json"
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
-from sidecar.fleet.served import Served, decode
-from sidecar.model import Record
+from sidecar.model.machine_report import Served, decode
+from sidecar.model.record import Record
 
 GOOD = frozenset({"loaded", "ready"})
 BAD = (

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sidecar import yamltext
 from sidecar.errors import Rejected, SettingsError
-from sidecar.generate import documents, navigator
+from sidecar.generate import documents, navigator_yml, yaml_writer
+from sidecar.generate.cache import Memo
 from sidecar.generate.htpasswd import htpasswd
+from sidecar.generate.ownership import owners, programmes, tenants
 from sidecar.generate.profile import expand
-from sidecar.generate.programmes import owners, programmes, tenants
-from sidecar.memo import Memo
-from sidecar.model import Artifact, Index, Page, Tenant
+from sidecar.model.artifacts import Artifact
+from sidecar.model.index import Index, Page, Tenant
 
 HTPASSWD = "htpasswd"
 MAP = "map.yml"
@@ -28,9 +28,9 @@ MAINTENANCE = "navigator-maintenance.yml"
 NAVIGATOR = "navigator.yml"
 
 NAMES = (HTPASSWD, MAP, SHOWCASES, TENANTS, PRERENDER, MAINTENANCE, NAVIGATOR)
-"""The artifacts in the order of their installation: navigator.yml, which the web server watches, last."""
+"""The artifacts in the order of their installation: navigator_yml.yml, which the web server watches, last."""
 
-# Stands for the fingerprint while navigator.yml is written; of the fingerprint's own form.
+# Stands for the fingerprint while navigator_yml.yml is written; of the fingerprint's own form.
 _UNKNOWN = "fingerprint-" + "0" * 32
 
 
@@ -55,8 +55,8 @@ class Generated:
     """A complete set of artifacts, in the order of `NAMES`, and what it was made of.
 
     `tenants` are the events served here, `databases` and `paths` those of every tenant, `expressions` the
-    regular expressions in navigator.yml, `skipped` the warnings about rows left out of htpasswd.
-    `fingerprint` tells this set from every other; navigator.yml carries it in its ready hook, so that
+    regular expressions in navigator_yml.yml, `skipped` the warnings about rows left out of htpasswd.
+    `fingerprint` tells this set from every other; navigator_yml.yml carries it in its ready hook, so that
     the marker which the hook leaves proves which set the web server has loaded.
     """
 
@@ -130,13 +130,13 @@ def _site(index: Index, deployment: Deployment, memo: Memo) -> _Site:
 
     values = _values(deployment)
     root = str(values.get("root", ""))
-    page_proxy, page_redirect = navigator.page_routes(root, values.get("page_target"))
+    page_proxy, page_redirect = navigator_yml.page_routes(root, values.get("page_target"))
     values |= {
         "page_proxy": page_proxy,
         "page_redirect": page_redirect,
-        "tenants": [navigator.tenant_entries(local, root)],
-        "auth_patterns": navigator.auth_patterns(everywhere, root, regional=here is not None),
-        "replay": navigator.replay_routes(everywhere, root, here) if here else [],
+        "tenants": [navigator_yml.tenant_entries(local, root)],
+        "auth_patterns": navigator_yml.auth_patterns(everywhere, root, regional=here is not None),
+        "replay": navigator_yml.replay_routes(everywhere, root, here) if here else [],
         "fingerprint": _UNKNOWN,
     }
     configuration = expand(_part(deployment.profile, "navigator"), values, "navigator")
@@ -144,12 +144,12 @@ def _site(index: Index, deployment: Deployment, memo: Memo) -> _Site:
     listed = _tenants(configuration, root, served)
     databases = tuple(database for _, database in listed if database)
     contents = {
-        MAP: yamltext.dump(documents.map_document(index, owned), memo),
-        SHOWCASES: yamltext.dump(documents.showcases_document(everywhere), memo),
+        MAP: yaml_writer.dump(documents.map_document(index, owned), memo),
+        SHOWCASES: yaml_writer.dump(documents.showcases_document(everywhere), memo),
         TENANTS: documents.tenants_list(databases, deployment.databases),
         PRERENDER: documents.prerender_list(pages),
-        MAINTENANCE: yamltext.dump(maintenance, memo),
-        NAVIGATOR: yamltext.dump(configuration, memo),
+        MAINTENANCE: yaml_writer.dump(maintenance, memo),
+        NAVIGATOR: yaml_writer.dump(configuration, memo),
     }
     if _UNKNOWN.encode() in contents[MAP] + contents[SHOWCASES]:
         raise Rejected(
@@ -170,7 +170,7 @@ def maintenance(deployment: Deployment) -> bytes:
     """navigator-maintenance.yml of a machine that has no index yet: what it boots with the first time."""
     nothing = {"tenants": [], "auth_patterns": [], "replay": [], "fingerprint": "none"}
     part = _part(deployment.profile, "maintenance")
-    return yamltext.dump(expand(part, _values(deployment) | nothing, "maintenance"), Memo())
+    return yaml_writer.dump(expand(part, _values(deployment) | nothing, "maintenance"), Memo())
 
 
 def _part(profile: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -196,7 +196,7 @@ def _tenants(configuration: Any, root: str, served: Sequence[Tenant]) -> list[tu
         listed = configuration["applications"]["tenants"]
         found: list[tuple[str, str]] = []
         for tenant in listed:
-            if isinstance(tenant, yamltext.Entries):
+            if isinstance(tenant, yaml_writer.Entries):
                 found += ((f"{root}/{one.scope}/", one.database) for one in served)
             else:
                 found.append((str(tenant["path"]), str(tenant.get("var", {}).get("database", ""))))
@@ -208,7 +208,7 @@ def _tenants(configuration: Any, root: str, served: Sequence[Tenant]) -> list[tu
     return found
 
 
-# Where navigator.yml holds regular expressions: path to a list, and the key in each of its elements.
+# Where navigator_yml.yml holds regular expressions: path to a list, and the key in each of its elements.
 _EXPRESSIONS = (
     (("auth", "auth_patterns"), "pattern"),
     (("routes", "redirects"), "from"),

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from sidecar.generate.programmes import DEFAULT_LOGO, locale_of, regions_in
+from sidecar.generate.ownership import DEFAULT_LOGO, locale_of, regions_in
 from sidecar.generate.projections import project
-from sidecar.model import Index, Page, Programme, Region, Studio
-from sidecar.yamltext import Entries
+from sidecar.generate.yaml_writer import Entries
+from sidecar.model.index import Index, Page, Programme, Region, Studio
 
 
 def map_document(index: Index, owned: dict[str, str | None]) -> dict[str, Any]:

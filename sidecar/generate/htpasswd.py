@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import bcrypt
 
-from sidecar.model import User
+from sidecar.model.index import User
 
 _COST = 10
 # The alphabet of bcrypt's own base64.

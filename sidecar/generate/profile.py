@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sidecar.errors import SettingsError
-from sidecar.yamltext import Entries
+from sidecar.generate.yaml_writer import Entries
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 

@@ -13,7 +13,7 @@ The state folder holds
 A publication goes through these steps, each up to the last durable before the next:
 
     1. stage    every file of the generation is written to .incoming (`archive`)
-    2. prepare  every changed file is written beside its target, under another name (`site`)
+    2. prepare  every changed file is written beside its target, under another name (`installed`)
     3. commit   .incoming is renamed to its number: from here on the generation counts
     4. install  the index is replaced under its readers, then each file is renamed over its target,
                 navigator.yml last and with a new mtime
@@ -36,18 +36,18 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.durable import explained, load, replace, sha256, sync
 from sidecar.errors import Busy, NotFound, PublishError
 from sidecar.generate import NAMES, NAVIGATOR
 from sidecar.generations.archive import Archive
+from sidecar.generations.installed import Checkpoint, InstallIndex, Site, Targets, targets
+from sidecar.generations.plan import Plan
 from sidecar.generations.records import INDEX, IndexVersion, Installed, Loaded, Manifest
-from sidecar.generations.site import Checkpoint, InstallIndex, Site, Targets, targets
-from sidecar.model import Artifact
-from sidecar.plan import Plan
+from sidecar.model.artifacts import Artifact
+from sidecar.system.files import explained, load, replace, sha256, sync
 
 __all__ = ["INDEX", "Generations", "IndexVersion", "Manifest", "Targets", "targets"]
 
-logger = logging.getLogger("sidecar.generations")
+logger = logging.getLogger(__name__)
 
 
 class Generations:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.durable import load, sha256, share, sync, write
 from sidecar.errors import NotFound
 from sidecar.generate import NAMES
 from sidecar.generations.records import INDEX, Manifest
-from sidecar.model import Artifact
+from sidecar.model.artifacts import Artifact
+from sidecar.system.files import load, sha256, share, sync, write
 
 _MANIFEST = "manifest.json"
 _INCOMING = ".incoming"

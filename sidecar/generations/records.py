@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sidecar.check import Counts
-from sidecar.model import Record, Region
+from sidecar.generate.check import Counts
+from sidecar.model.index import Region
+from sidecar.model.record import Record
 
 INDEX = "index.sqlite3"
 

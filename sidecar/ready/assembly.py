@@ -7,10 +7,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidecar.config.settings import Settings
 from sidecar.generations import Generations
-from sidecar.generations.site import ids
-from sidecar.index import Deployed
-from sidecar.ready.background import Background
+from sidecar.generations.installed import ids
+from sidecar.inputs.index import Deployed
+from sidecar.inputs.store import Store
+from sidecar.model.runs import Emit
+from sidecar.model.work import Work
 from sidecar.ready.databases import Databases
 from sidecar.ready.facts import Facts, read_facts
 from sidecar.ready.folder import DatabaseFolder
@@ -20,12 +23,9 @@ from sidecar.ready.pages import Rendered
 from sidecar.ready.plan import Known
 from sidecar.ready.prerender import Prerender
 from sidecar.ready.push import Push
-from sidecar.ready.records import Work
 from sidecar.ready.report import Report
 from sidecar.ready.runner import Do, ReadyWork
-from sidecar.run import Emit
-from sidecar.settings import Settings
-from sidecar.store import Store
+from sidecar.system.background import Background
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidecar.database import check_database
+from sidecar.config.settings import Settings
 from sidecar.errors import CommandError, SidecarError, StoreError
-from sidecar.model import Stored
-from sidecar.process import run_command
-from sidecar.ready.background import Background, each
+from sidecar.inputs.store import Store
+from sidecar.model.objects import Stored
 from sidecar.ready.facts import Facts
 from sidecar.ready.folder import DatabaseFolder
 from sidecar.ready.memory import Memory
@@ -30,8 +29,9 @@ from sidecar.ready.plan import (
     wanted,
 )
 from sidecar.ready.report import Report
-from sidecar.settings import Settings
-from sidecar.store import Store
+from sidecar.system.background import Background, each
+from sidecar.system.commands import run_command
+from sidecar.system.sqlite import check_database
 
 _NAMED = 5
 

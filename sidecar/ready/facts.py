@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from sidecar.generate import PRERENDER, TENANTS
-from sidecar.generate.programmes import owners, programmes
+from sidecar.generate.cache import Memo
+from sidecar.generate.ownership import owners, programmes
 from sidecar.generations import Generations
-from sidecar.index import Deployed, read_index
-from sidecar.memo import Memo
-from sidecar.model import Index, Page, Programme
+from sidecar.inputs.index import Deployed, read_index
+from sidecar.model.index import Index, Page, Programme
 from sidecar.ready.pages import parse_list
 
 

@@ -10,10 +10,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from sidecar.database import SIDE_FILES, install_database
-from sidecar.durable import leftovers, sync, temporary
 from sidecar.errors import PublishError, SidecarError
 from sidecar.ready.plan import SUFFIX, Here
+from sidecar.system.files import leftovers, sync, temporary
+from sidecar.system.sqlite import SIDE_FILES, install_database
 
 # What is staged is in place within seconds: what is older was left behind by a crash.
 _ABANDONED = 3600.0

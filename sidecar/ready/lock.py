@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from sidecar.errors import Busy, PublishError
-from sidecar.model import Record
+from sidecar.model.record import Record
 
 _LOOK_EVERY = 0.2
 

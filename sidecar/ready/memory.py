@@ -8,9 +8,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from sidecar.durable import load, replace
+from sidecar.system.files import load, replace
 
-logger = logging.getLogger("sidecar.ready")
+logger = logging.getLogger(__name__)
 
 Entry = TypeVar("Entry")
 

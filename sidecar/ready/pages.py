@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sidecar.model import Index, Page, Programme, Record
+from sidecar.model.index import Index, Page, Programme
+from sidecar.model.record import Record
 
 Item = TypeVar("Item")
 

@@ -12,8 +12,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from sidecar.generate.programmes import tenants
-from sidecar.model import Programme, Record, Stored
+from sidecar.generate.ownership import tenants
+from sidecar.model.index import Programme
+from sidecar.model.objects import Stored
+from sidecar.model.record import Record
 
 SUFFIX = ".sqlite3"
 PREFIX = "db/"

@@ -10,16 +10,16 @@ from pathlib import Path
 import aiohttp
 
 from sidecar import __version__
-from sidecar.durable import replace
+from sidecar.config.settings import Settings
 from sidecar.errors import CommandError, SidecarError
-from sidecar.model import Page
-from sidecar.process import run_command
-from sidecar.ready.background import Background, each
+from sidecar.model.index import Page
 from sidecar.ready.facts import Facts
 from sidecar.ready.memory import Memory
 from sidecar.ready.pages import Rendered, documentation, fingerprints, plan_pages
 from sidecar.ready.report import Report
-from sidecar.settings import Settings
+from sidecar.system.background import Background, each
+from sidecar.system.commands import run_command
+from sidecar.system.files import replace
 
 _LARGEST_PAGE = 16 << 20
 # What stands in the memory for the command, which renders all pages at once.

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.database import check_database
 from sidecar.errors import NotFound, SidecarError, StoreError
+from sidecar.inputs.store import Store
+from sidecar.inputs.store.transfer import format_age
+from sidecar.model.work import Pushed
 from sidecar.ready.databases import Databases, Row
 from sidecar.ready.facts import Facts
 from sidecar.ready.folder import DatabaseFolder, first_date
 from sidecar.ready.memory import Memory
 from sidecar.ready.plan import SUFFIX, Known, key, pushes
-from sidecar.ready.records import Pushed
-from sidecar.store import Store
-from sidecar.store.transfer import format_age
+from sidecar.system.sqlite import check_database
 
 _TRIES = 5
 

@@ -15,16 +15,16 @@ from typing import Protocol
 
 import msgspec
 
+from sidecar.config.settings import Ready
 from sidecar.errors import SidecarError
-from sidecar.model import Problem
+from sidecar.model.record import Problem
+from sidecar.model.runs import Emit
+from sidecar.model.work import Step, Work, outcome_of
 from sidecar.ready.facts import Facts
 from sidecar.ready.lock import Holder, WorkLock
-from sidecar.ready.records import Step, Work, outcome_of
 from sidecar.ready.report import Report, Superseded
-from sidecar.run import Emit
-from sidecar.settings import Ready
 
-logger = logging.getLogger("sidecar.ready")
+logger = logging.getLogger(__name__)
 
 
 class Do(Protocol):

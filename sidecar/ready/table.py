@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from sidecar.model import Record
+from sidecar.model.record import Record
 from sidecar.ready.databases import Row
 from sidecar.ready.plan import pushes
 

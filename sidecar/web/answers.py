@@ -10,11 +10,11 @@ import msgspec
 from aiohttp import web
 
 from sidecar.errors import BadRequest, SidecarError
-from sidecar.model import Problem
-from sidecar.run import Outcome
+from sidecar.model.record import Problem
+from sidecar.model.runs import Outcome
 from sidecar.web.html import HTML, error_page
 
-logger = logging.getLogger("sidecar.web")
+logger = logging.getLogger(__name__)
 
 _BEGUN = web.RequestKey("begun", web.StreamResponse)
 

@@ -8,11 +8,11 @@ import msgspec
 from aiohttp import web
 
 from sidecar.errors import BadRequest, Busy, NotFound
-from sidecar.events import Broker
-from sidecar.model import Record
+from sidecar.model.record import Record
+from sidecar.model.work import Work, work_text
+from sidecar.observe.events import Broker
 from sidecar.ready.assembly import Parts
 from sidecar.ready.facts import Facts
-from sidecar.ready.records import Work, work_text
 from sidecar.ready.table import lines, table
 from sidecar.web.access import Administrators, on_unix_socket
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, preferred, text_answer

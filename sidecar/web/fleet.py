@@ -5,10 +5,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from sidecar.errors import BadRequest
-from sidecar.events import Broker
 from sidecar.fleet.report import Report, lines
 from sidecar.fleet.run import Wanted
 from sidecar.fleet.service import FleetService
+from sidecar.observe.events import Broker
 from sidecar.web.access import Administrators
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, preferred, text_answer
 from sidecar.web.streams import stream

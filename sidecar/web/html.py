@@ -9,8 +9,8 @@ from importlib import resources
 from aiohttp import web
 
 from sidecar.errors import NotFound, SidecarError
-from sidecar.page.layout import HEADERS, Frame, problem
-from sidecar.page.markup import Content, h
+from sidecar.web.page.layout import HEADERS, Frame, problem
+from sidecar.web.page.markup import Content, h
 
 HTML = "text/html"
 
@@ -18,7 +18,7 @@ _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
 def _assets() -> dict[str, bytes]:
-    folder = resources.files("sidecar").joinpath("page", "assets")
+    folder = resources.files("sidecar").joinpath("web", "page", "assets")
     return {name: folder.joinpath(name).read_bytes() for name in ("page.css", "page.js", "icon.svg")}
 
 

@@ -14,12 +14,12 @@ from aiohttp import web
 
 from sidecar import __version__
 from sidecar.fleet.report import Report
-from sidecar.history import Entry
-from sidecar.metrics import TRIGGERS
-from sidecar.model import Problem
-from sidecar.ready.records import Pushed, Work
+from sidecar.model.record import Problem
+from sidecar.model.runs import Outcome
+from sidecar.model.work import Pushed, Work
+from sidecar.observe.history import Entry
+from sidecar.observe.metrics import TRIGGERS
 from sidecar.ready.table import Line
-from sidecar.run import Outcome
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer
 
 Schema = dict[str, Any]

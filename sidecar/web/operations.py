@@ -11,18 +11,18 @@ import msgspec
 from aiohttp import web
 
 from sidecar.errors import BadRequest, NotFound, SidecarError, Unauthorized
-from sidecar.events import Broker
-from sidecar.metrics import TRIGGERS
-from sidecar.model import Problem, Record
+from sidecar.model.record import Problem, Record
+from sidecar.model.runs import PREVIEW, Outcome, Request
+from sidecar.observe.events import Broker
+from sidecar.observe.metrics import TRIGGERS
 from sidecar.ready.runner import ReadyWork
-from sidecar.reload import ReloadTracker
-from sidecar.run import PREVIEW, Outcome, Request
+from sidecar.update.reload import ReloadTracker
+from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators, basic_credentials, on_unix_socket
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, outcome_answer, preferred
 from sidecar.web.streams import stream
-from sidecar.worker import Worker
 
-logger = logging.getLogger("sidecar.web")
+logger = logging.getLogger(__name__)
 
 _WAITS = ("published", "loaded", "ready")
 _LONGEST_WORK = 3600.0

@@ -13,34 +13,33 @@ import msgspec
 import yaml
 from aiohttp import web
 
-from sidecar import yamltext
-from sidecar.changes import Changes, changes, unified
+from sidecar.config.settings import Settings
 from sidecar.errors import BadRequest, CommandError, NotFound, SidecarError
-from sidecar.events import Broker
 from sidecar.fleet.report import State
-from sidecar.generate import MAP
-from sidecar.generate.programmes import owners
+from sidecar.generate import MAP, yaml_writer
+from sidecar.generate.cache import Memo
+from sidecar.generate.ownership import owners
 from sidecar.generations import Generations
-from sidecar.history import History
-from sidecar.index import Deployed, read_index
-from sidecar.memo import Memo
-from sidecar.model import Index
-from sidecar.page import before, change, now, parts
-from sidecar.page.atlas import atlas
-from sidecar.page.layout import Frame, page
-from sidecar.page.markup import Content, Markup
-from sidecar.process import run_command
-from sidecar.reload import ReloadTracker
-from sidecar.run import PREVIEW, Outcome, Request
-from sidecar.settings import Settings
-from sidecar.status import Status
+from sidecar.inputs.index import Deployed, read_index
+from sidecar.model.changes import Changes, changes, unified
+from sidecar.model.index import Index
+from sidecar.model.runs import PREVIEW, Outcome, Request
+from sidecar.observe.events import Broker
+from sidecar.observe.history import History
+from sidecar.observe.status import Status
+from sidecar.system.commands import run_command
+from sidecar.update.reload import ReloadTracker
+from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators
 from sidecar.web.answers import EVENTS, Handler, wants_page
 from sidecar.web.forms import Forms
 from sidecar.web.html import ADDRESSES, base_of, html_answer
-from sidecar.worker import Worker
+from sidecar.web.page import before, change, now, parts
+from sidecar.web.page.atlas import atlas
+from sidecar.web.page.layout import Frame, page
+from sidecar.web.page.markup import Content, Markup
 
-logger = logging.getLogger("sidecar.web")
+logger = logging.getLogger(__name__)
 
 _ENTRIES = 50
 # How often to look while something is under way, whether or not an event came; and how long to gather events.
@@ -193,7 +192,7 @@ class Pages:
             content = next(
                 one.content for one in self._generations.archive.artifacts(number) if one.name == MAP
             )
-            found = yamltext.load(content)
+            found = yaml_writer.load(content)
         except (NotFound, StopIteration, yaml.YAMLError) as error:
             logger.warning("the map cannot be shown: %s", error)
             return {}

@@ -17,16 +17,16 @@ from urllib.parse import parse_qs
 
 from aiohttp import web
 
-from sidecar import signing
+from sidecar.config.settings import Trigger
 from sidecar.errors import BadRequest, NotFound, SidecarError, TooLarge, Unauthorized
-from sidecar.fleet.served import Served
-from sidecar.run import Received, Request
-from sidecar.settings import Trigger
-from sidecar.signatures import UsedSignatures
-from sidecar.store.transfer import CHUNK
+from sidecar.inputs.store.transfer import CHUNK
+from sidecar.model import signing
+from sidecar.model.machine_report import Served
+from sidecar.model.runs import Received, Request
+from sidecar.update.worker import Worker
 from sidecar.web.access import on_unix_socket
 from sidecar.web.answers import error_answer, json_answer, outcome_answer
-from sidecar.worker import Worker
+from sidecar.web.signatures import UsedSignatures
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GZIP = 16 + zlib.MAX_WBITS

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from aiohttp import web
 
+from sidecar.config.settings import Listen
 from sidecar.errors import Busy, SettingsError
-from sidecar.settings import Listen
 
-logger = logging.getLogger("sidecar.web")
+logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _SHUTDOWN = 1.0

@@ -9,8 +9,8 @@ import msgspec
 from aiohttp import web
 
 from sidecar.errors import SidecarError
-from sidecar.events import Broker, Event
-from sidecar.model import Problem, Record
+from sidecar.model.record import Problem, Record
+from sidecar.observe.events import Broker, Event
 from sidecar.web.answers import EVENTS
 
 _KEEPALIVE = 15.0

@@ -10,14 +10,14 @@ from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from sidecar.errors import BadRequest, Busy, NotFound
-from sidecar.events import Broker
-from sidecar.history import Entry, History
-from sidecar.metrics import Metrics
-from sidecar.status import Status
+from sidecar.observe.events import Broker
+from sidecar.observe.history import Entry, History
+from sidecar.observe.metrics import Metrics
+from sidecar.observe.status import Status
+from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators
 from sidecar.web.answers import JSON, TEXT, json_answer, outcome_text, preferred, text_answer, wants_page
 from sidecar.web.streams import stream
-from sidecar.worker import Worker
 
 _MOST_ENTRIES = 500
 

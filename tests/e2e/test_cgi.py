@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.fleet.served import Served
+from sidecar.demo.sample import add_user
 from sidecar.generate import NAMES
-from sidecar.sample import add_user
+from sidecar.model.machine_report import Served
 from tests.conftest import Bucket
 from tests.support.cgi import CGI, UPDATE_PATH, Daemon, run_cgi, serving, sidecar, signed
 from tests.support.machine import Machine

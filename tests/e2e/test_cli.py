@@ -17,9 +17,10 @@ import bcrypt
 import pytest
 import yaml
 
-from sidecar import __version__, signing
+from sidecar import __version__
+from sidecar.demo.sample import Size, add_user, rename_studio, set_password
 from sidecar.generate import NAMES
-from sidecar.sample import Size, add_user, rename_studio, set_password
+from sidecar.model import signing
 from tests.conftest import free_port
 from tests.support.cgi import SIDECAR, Finished, environment, run, serving, sidecar
 from tests.support.machine import SECRET, Machine

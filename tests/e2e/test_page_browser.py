@@ -22,8 +22,8 @@ import bcrypt
 import pytest
 
 from sidecar.daemon import Daemon
-from sidecar.run import Outcome
-from sidecar.sample import REAL, Size, add_event, add_user, remove_user, rename_studio
+from sidecar.demo.sample import REAL, Size, add_event, add_user, remove_user, rename_studio
+from sidecar.model.runs import Outcome
 from tests.conftest import ROOT
 from tests.support.machine import SMALL, Machine, until
 from tests.support.navigator import NavigatorProcess, free_port
@@ -278,7 +278,7 @@ async def test_accessible_narrow_and_light(tmp_path: Path, scheme: str) -> None:
     async with site(tmp_path, REAL) as running:
         changed(running.machine)
         preview = running.daemon.worker.submit
-        from sidecar.run import Request
+        from sidecar.model.runs import Request
 
         tag = (await preview(Request(trigger="preview", preview=True))).tag
         paths = (*PATHS, f"page/update?tag={tag}")

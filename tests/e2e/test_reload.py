@@ -22,9 +22,9 @@ import msgspec
 import pytest
 import yaml
 
-from sidecar.client import Client, NoDaemon
-from sidecar.machine import profile_text
-from sidecar.sample import add_event, set_password
+from sidecar.cli.client import Client, NoDaemon
+from sidecar.demo.sample import add_event, set_password
+from sidecar.inputs.machine import profile_text
 from tests.support.cgi import sidecar
 from tests.support.machine import Machine, until
 from tests.support.navigator import NavigatorProcess, free_port

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from sidecar import systemd
-from sidecar.client import Client
+from sidecar.cli.client import Client
+from sidecar.system import systemd
 from tests.support.cgi import SIDECAR, environment, run_cgi
 from tests.support.machine import Machine, until
 
@@ -170,7 +170,7 @@ def test_commands_inherit_neither_variables_nor_descriptors(tmp_path: Path) -> N
     """What the daemon starts finds no trace of the sockets."""
     script = """
 import os, socket, subprocess, sys
-from sidecar import systemd
+from sidecar.system import systemd
 os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
 [passed] = systemd.listening_sockets()
 assert passed.fileno() == 3 and passed.family == socket.AF_UNIX

@@ -27,8 +27,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_met
 
 from sidecar import __version__
 from sidecar.daemon import Daemon
+from sidecar.demo.sample import add_user, set_password
 from sidecar.errors import Busy, SettingsError
-from sidecar.sample import add_user, set_password
 from sidecar.web.server import unix_socket
 from tests.support.cgi import forwarded, signed
 from tests.support.machine import SECRET, Machine, until

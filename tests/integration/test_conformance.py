@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar.configuration import parse
+from sidecar.config.parse import parse
 from sidecar.generate import (
     HTPASSWD,
     MAINTENANCE,
@@ -22,9 +22,9 @@ from sidecar.generate import (
     TENANTS,
     generate,
 )
-from sidecar.index import read_index
-from sidecar.machine import Machine
-from sidecar.memo import Memo
+from sidecar.generate.cache import Memo
+from sidecar.inputs.index import read_index
+from sidecar.inputs.machine import Machine
 
 ENVIRONMENTS = {
     "fly-iad": {"FLY_APP_NAME": "smooth", "FLY_REGION": "iad"},

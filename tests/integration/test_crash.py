@@ -20,9 +20,9 @@ from typing import Self
 import pytest
 import yaml
 
-from sidecar.client import Client, NoDaemon
+from sidecar.cli.client import Client, NoDaemon
+from sidecar.demo.sample import Size, set_password, write_index
 from sidecar.generations import INDEX, Manifest
-from sidecar.sample import Size, set_password, write_index
 from tests.support.machine import Machine
 from tests.support.publisher import (
     Press,

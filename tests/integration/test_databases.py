@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from sidecar.daemon import Daemon
-from sidecar.ready.records import Step, Work
+from sidecar.demo.sample import Size, add_event
+from sidecar.model.runs import Request
+from sidecar.model.work import Step, Work
 from sidecar.ready.report import Report
-from sidecar.run import Request
-from sidecar.sample import Size, add_event
 from tests.conftest import Bucket
 from tests.support import proxy as faults
 from tests.support.events import change_event, read_event, write_event

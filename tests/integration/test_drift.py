@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.status import Drift
+from sidecar.observe.status import Drift
 from tests.support.machine import Machine
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from sidecar.daemon import Daemon
-from sidecar.database import install_database
+from sidecar.demo.sample import Size, set_password
 from sidecar.errors import PublishError
 from sidecar.generate import NAMES
 from sidecar.generations import INDEX, Generations, Manifest
-from sidecar.run import Outcome, Request
-from sidecar.sample import Size, set_password
+from sidecar.model.runs import Outcome, Request
+from sidecar.system.sqlite import install_database
 from tests.support.machine import Machine
 from tests.support.publisher import (
     Press,

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sidecar.configuration import parse
+from sidecar.config.parse import parse
 from sidecar.errors import SettingsError
 from sidecar.fleet.discovery import Discovery
 from sidecar.fleet.machines import FleetError, Target

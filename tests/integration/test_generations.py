@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from sidecar.daemon import Daemon
+from sidecar.demo.sample import Size, rename_studio, set_password
 from sidecar.errors import Busy, NotFound
 from sidecar.generate import NAMES
 from sidecar.generations import INDEX, Generations
-from sidecar.run import Outcome, Request
-from sidecar.sample import Size, rename_studio, set_password
+from sidecar.model.runs import Outcome, Request
 from tests.support.machine import Machine
 from tests.support.publisher import (
     Press,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.history import History
-from sidecar.model import Problem
-from sidecar.run import Outcome
+from sidecar.model.record import Problem
+from sidecar.model.runs import Outcome
+from sidecar.observe.history import History
 from tests.support.machine import Machine
 
 YEAR = 365 * 86400.0

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from sidecar.database import install_database
+from sidecar.demo.sample import Size, write_index
 from sidecar.errors import PublishError, Rejected
-from sidecar.index import Deployed, read_deployed, read_index
-from sidecar.model import Event, Index, Region, Studio, User
-from sidecar.sample import Size, write_index
+from sidecar.inputs.index import Deployed, read_deployed, read_index
+from sidecar.model.index import Event, Index, Region, Studio, User
+from sidecar.system.sqlite import install_database
 
 SIZE = Size(events=12, studios=8, users=8)
 ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n)"

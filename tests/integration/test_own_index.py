@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from sidecar.sample import add_user, write_index
+from sidecar.demo.sample import add_user, write_index
 from tests.support.machine import SMALL, Machine, until
 
 

@@ -19,10 +19,10 @@ import yaml
 from aiohttp import web
 from yarl import URL
 
-from sidecar.configuration import parse
+from sidecar.config.parse import parse
 from sidecar.daemon import Daemon
+from sidecar.demo.sample import add_event, remove_user
 from sidecar.errors import SettingsError
-from sidecar.sample import add_event, remove_user
 from tests.support.machine import Machine, until
 from tests.support.navigator import free_port
 
@@ -300,7 +300,7 @@ async def test_forms_are_the_pages_own(machine: Machine) -> None:
 
 
 def preview() -> Any:
-    from sidecar.run import Request
+    from sidecar.model.runs import Request
 
     return Request(trigger="preview", who="test", preview=True)
 
@@ -459,9 +459,9 @@ async def test_files_are_kept_by_browsers(machine: Machine) -> None:
 def test_navigator_carries_the_page_when_switched_on(tmp_path: Path) -> None:
     """navigator.yml passes <root>/sidecar/ on, in every profile, when asked to; it takes TCP."""
     from sidecar.generate import generate
-    from sidecar.index import read_index
-    from sidecar.machine import Machine as Inputs
-    from sidecar.memo import Memo
+    from sidecar.generate.cache import Memo
+    from sidecar.inputs.index import read_index
+    from sidecar.inputs.machine import Machine as Inputs
 
     machine = Machine(tmp_path)
     index = read_index(machine.put_index())
@@ -577,8 +577,8 @@ async def test_behind_navigator_its_clients_are_told_apart(machine: Machine) -> 
 
 async def test_a_history_with_hostile_words_stays_text(machine: Machine) -> None:
     """Whatever a log line, a name or an error holds, no page makes an element of it."""
-    from sidecar.model import Problem
-    from sidecar.run import Outcome
+    from sidecar.model.record import Problem
+    from sidecar.model.runs import Outcome
 
     hostile = "<script>alert('x')</script>\" onload=\"y"
     async with running(machine) as site:

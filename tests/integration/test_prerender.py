@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.daemon import Daemon
-from sidecar.ready.records import Step
-from sidecar.run import Request
-from sidecar.sample import Size, remove_event, rename_studio
+from sidecar.demo.sample import Size, remove_event, rename_studio
+from sidecar.model.runs import Request
+from sidecar.model.work import Step
 from tests.support.machine import Machine
 from tests.support.origin import origin
 

@@ -15,10 +15,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sidecar import signing
 from sidecar.daemon import Daemon
+from sidecar.demo.sample import add_user, set_password
 from sidecar.generate import NAMES
-from sidecar.sample import add_user, set_password
+from sidecar.model import signing
 from tests.support.cgi import UPDATE_PATH, forwarded, signed
 from tests.support.machine import Machine, until
 

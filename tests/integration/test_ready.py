@@ -17,15 +17,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from sidecar.config.settings import Duration, Ready
+from sidecar.demo.sample import add_user
 from sidecar.errors import SidecarError
+from sidecar.model.runs import Request
+from sidecar.model.work import Work
 from sidecar.ready.facts import Facts
 from sidecar.ready.lock import WorkLock
-from sidecar.ready.records import Work
 from sidecar.ready.report import Report
 from sidecar.ready.runner import ReadyWork
-from sidecar.run import Request
-from sidecar.sample import add_user
-from sidecar.settings import Duration, Ready
 from tests.conftest import Bucket
 from tests.support.cgi import serving, sidecar
 from tests.support.events import read_event, write_event
@@ -36,7 +36,7 @@ QUIET = Ready(retry=Duration(0))
 
 def facts_of(generation: int) -> Facts:
     """Facts that only have a number."""
-    from sidecar.model import Index
+    from sidecar.model.index import Index
 
     return Facts(generation, f"content {generation}", Index((), (), (), ()), {}, (), (), ())
 
@@ -203,9 +203,9 @@ async def test_the_lock_of_a_killed_runner_is_free(tmp_path: Path) -> None:
 def events_of(machine: Machine, bucket: Bucket, folder: Path) -> list[str]:
     """Store a database for each tenant that the machine will serve; their stems."""
     bucket.put("db/index.sqlite3", machine.put_index().read_bytes())
-    from sidecar.generate.programmes import owners, programmes, tenants
-    from sidecar.index import read_index
-    from sidecar.memo import Memo
+    from sidecar.generate.cache import Memo
+    from sidecar.generate.ownership import owners, programmes, tenants
+    from sidecar.inputs.index import read_index
 
     memo = Memo()
     index = read_index(machine.store_index)

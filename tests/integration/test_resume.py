@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sidecar.sample import add_user, write_index
+from sidecar.demo.sample import add_user, write_index
 from tests.conftest import Bucket
 from tests.support.machine import SMALL, Machine
 

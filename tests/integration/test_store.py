@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from sidecar.configuration import parse
+from sidecar.config.parse import parse
 from sidecar.errors import SettingsError, StoreError
-from sidecar.model import Fetched
-from sidecar.store import Store, open_store
+from sidecar.inputs.store import Store, open_store
+from sidecar.model.objects import Fetched
 from tests.conftest import Bucket, free_port
 from tests.support import proxy as faults
 from tests.support.machine import until

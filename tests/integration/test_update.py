@@ -17,9 +17,9 @@ import aiohttp
 import pytest
 import yaml
 
+from sidecar.demo.sample import Size, add_event, add_user, remove_user, rename_studio, set_password
 from sidecar.generate import NAMES
-from sidecar.run import Request
-from sidecar.sample import Size, add_event, add_user, remove_user, rename_studio, set_password
+from sidecar.model.runs import Request
 from tests.conftest import Bucket
 from tests.support import proxy as faults
 from tests.support.cgi import UPDATE_PATH, forwarded, signed

@@ -16,10 +16,10 @@ import bcrypt
 import pytest
 import yaml
 
-from sidecar import configuration
-from sidecar.client import Client
-from sidecar.configuration import keys as setting_keys
-from sidecar.metrics import Metrics
+from sidecar.cli.client import Client
+from sidecar.config import parse
+from sidecar.config.parse import keys as setting_keys
+from sidecar.observe.metrics import Metrics
 from sidecar.web.openapi import document
 from tests.conftest import ROOT, free_port
 from tests.support.cgi import BIN, Daemon, environment, run, serving
@@ -105,11 +105,11 @@ def test_every_setting_is_documented() -> None:
     """Each setting stands in the reference with its variable, what it is, and those of its records too."""
     text = (DOCS / "configuration.md").read_text()
     for key, field in setting_keys():
-        assert f"| `{key}`<br>`{configuration.variable(key)}` |" in text, key
+        assert f"| `{key}`<br>`{parse.variable(key)}` |" in text, key
         assert GENERATE["description"](field.type), f"{key} has no description"
     for variable in [
-        *configuration._DEPLOYMENT,
-        *configuration._OTHER_VARIABLES,
+        *parse._DEPLOYMENT,
+        *parse._OTHER_VARIABLES,
         "BUCKET_NAME",
         "STATE_DIRECTORY",
     ]:
@@ -206,7 +206,7 @@ def test_examples_of_the_configuration_are_sound() -> None:
             if data.get("trigger", {}).get("secret"):
                 data["trigger"]["secret"] = SECRET
             environ = {"FLY_REGION": "iad", "FLY_APP_NAME": "showcase"}
-            assert configuration.parse(data, environ, str(page)), page
+            assert parse.parse(data, environ, str(page)), page
 
 
 # Links

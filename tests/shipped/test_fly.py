@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar.client import Client, NoDaemon
-from sidecar.configuration import parse
+from sidecar.cli.client import Client, NoDaemon
+from sidecar.config.parse import parse
 from tests.conftest import ROOT
 from tests.support import navigator
 from tests.support.cgi import BIN, environment
@@ -55,7 +55,7 @@ def test_the_two_files_agree() -> None:
     assert toml["env"]["RAILS_DB_VOLUME"] == settings.paths.databases
     assert toml["env"]["RAILS_STORAGE"] == settings.paths.storage
     assert toml["http_service"]["internal_port"] == settings.navigator.port
-    profile = yaml.safe_load((ROOT / "sidecar" / "profiles" / "fly.yml").read_text())
+    profile = yaml.safe_load((ROOT / "sidecar" / "config" / "profiles" / "fly.yml").read_text())
     [check] = toml["http_service"]["checks"]
     for part in ("navigator", "maintenance"):
         assert check["path"] == profile[part]["server"]["health_check"]["path"]
@@ -64,7 +64,7 @@ def test_the_two_files_agree() -> None:
 
 def test_hooks_go_through_the_sidecar() -> None:
     """Booting and waking up run the sidecar, which waits for a daemon that is starting, and only fetches."""
-    profile = yaml.safe_load((ROOT / "sidecar" / "profiles" / "fly.yml").read_text())
+    profile = yaml.safe_load((ROOT / "sidecar" / "config" / "profiles" / "fly.yml").read_text())
     [boot] = profile["maintenance"]["hooks"]["server"]["ready"]
     [resume] = profile["navigator"]["hooks"]["server"]["resume"]
     for hook, trigger in ((boot, "boot"), (resume, "resume")):

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 import yaml
 
-from sidecar.metrics import Metrics
+from sidecar.observe.metrics import Metrics
 from tests.conftest import ROOT, free_port
 from tests.support.machine import Machine
 

@@ -81,7 +81,7 @@ def test_the_wheel_holds_what_is_needed_and_no_more(built: Path) -> None:
     [wheel] = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in (
-        "sidecar/profiles/fly.yml",
+        "sidecar/config/profiles/fly.yml",
         "data/bin/sidecar-cgi",
         "data/share/man/man1/sidecar.1",
         "data/share/bash-completion/completions/sidecar",

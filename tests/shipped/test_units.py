@@ -84,7 +84,7 @@ def test_the_socket_is_for_navigators_group_only(installed: Path) -> None:
 
 def test_the_watchdog_waits_longer_than_the_beat(installed: Path) -> None:
     """The service is notified of, and the watchdog misses several beats before it acts."""
-    from sidecar.worker import BEAT
+    from sidecar.update.worker import BEAT
 
     service = unit(installed, "sidecar.service")["Service"]
     assert service["Type"] == "notify"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidecar import signing
+from sidecar.model import signing
 from tests.support.machine import SECRET, Machine
 
 BIN = Path(sys.executable).parent

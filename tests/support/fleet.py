@@ -21,8 +21,8 @@ import aiohttp
 from aiohttp import web
 
 from sidecar.daemon import Daemon
-from sidecar.run import Request
-from sidecar.sample import set_password, write_index
+from sidecar.demo.sample import set_password, write_index
+from sidecar.model.runs import Request
 from tests.conftest import Bucket
 from tests.support.machine import SMALL, Machine, until
 from tests.support.navigator import NavigatorProcess, free_port

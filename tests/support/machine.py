@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 import yaml
 
-from sidecar.configuration import parse
+from sidecar.config.parse import parse
+from sidecar.config.settings import Settings
 from sidecar.daemon import Daemon
-from sidecar.sample import Size, write_index
-from sidecar.settings import Settings
+from sidecar.demo.sample import Size, write_index
 
 SMALL = Size(events=40, studios=20, users=12)
 SECRET = "a-secret-for-tests-only"

@@ -33,10 +33,10 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from sidecar.daemon import Daemon
-from sidecar.database import install_database
 from sidecar.generations import INDEX, Generations, Manifest, targets
-from sidecar.index import read_index
-from sidecar.run import Outcome, Request
+from sidecar.inputs.index import read_index
+from sidecar.model.runs import Outcome, Request
+from sidecar.system.sqlite import install_database
 from tests.support.machine import Machine
 
 _ROOT = Path(__file__).parents[2]

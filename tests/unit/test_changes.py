@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.changes import Changes, Delta, Names, changes, unified
-from sidecar.model import Event, Index, Region, Studio, User
+from sidecar.model.changes import Changes, Delta, Names, changes, unified
+from sidecar.model.index import Event, Index, Region, Studio, User
 
 FIRST, SECOND = User("user1", "user1:x"), User("user2", "user2:y")
 BOSTON = Studio("boston", "Boston", None, None, "iad", None, None)

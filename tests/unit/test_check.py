@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.check import Counts, Limits, check, counts
 from sidecar.errors import Rejected
 from sidecar.generate import NAMES, Generated
-from sidecar.memo import Memo
-from sidecar.model import Artifact, Tenant
+from sidecar.generate.cache import Memo
+from sidecar.generate.check import Counts, Limits, check, counts
+from sidecar.model.artifacts import Artifact
+from sidecar.model.index import Tenant
 
 LIMITS = Limits(tenants=0.5, users=0.25)
 

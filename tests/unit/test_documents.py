@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.generate.cache import Memo
 from sidecar.generate.documents import (
     map_document,
     prerender_list,
@@ -13,11 +14,10 @@ from sidecar.generate.documents import (
     showcases_document,
     tenants_list,
 )
-from sidecar.generate.programmes import owners, programmes
+from sidecar.generate.ownership import owners, programmes
 from sidecar.generate.projections import project
-from sidecar.memo import Memo
-from sidecar.model import Event, Index, Page, Programme, Region, Studio
-from sidecar.yamltext import dump, plain
+from sidecar.generate.yaml_writer import dump, plain
+from sidecar.model.index import Event, Index, Page, Programme, Region, Studio
 
 # In the Gulf of Guinea, outside every projected map.
 IAD = Region("iad", "Ashburn, Virginia (US)", 0.0, 1.0)

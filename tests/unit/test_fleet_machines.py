@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.config.settings import FleetMachine
 from sidecar.fleet.machines import (
     FleetError,
     Found,
@@ -18,7 +19,6 @@ from sidecar.fleet.machines import (
     only,
     without,
 )
-from sidecar.settings import FleetMachine
 from tests.support.fleet import document, unreachable_host
 
 URL = "https://example.com"

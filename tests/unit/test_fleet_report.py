@@ -8,8 +8,8 @@ from sidecar.fleet.follower import due
 from sidecar.fleet.machines import Skipped
 from sidecar.fleet.progress import Lines, Live, picture
 from sidecar.fleet.report import Overview, Report, Result, enough, lines, overview_lines, row
-from sidecar.fleet.served import Served
 from sidecar.fleet.verdicts import BAD
+from sidecar.model.machine_report import Served
 
 OLD, NEW = "a" * 64, "b" * 64
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecar.configuration import parse
+from sidecar.config.parse import parse
 from sidecar.errors import SidecarError
 from sidecar.fleet.follower import Follower
 from sidecar.fleet.machines import FleetError, Target
@@ -18,8 +18,8 @@ from sidecar.fleet.poke import Order
 from sidecar.fleet.progress import Silence
 from sidecar.fleet.report import Result
 from sidecar.fleet.run import Crew
-from sidecar.fleet.served import Served
 from sidecar.fleet.verdicts import Answer, Verdict
+from sidecar.model.machine_report import Served
 from tests.support.machine import until
 
 NEW = "b" * 64

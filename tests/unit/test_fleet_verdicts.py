@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.fleet.served import LoadedIndex, Served, served
 from sidecar.fleet.verdicts import Answer, Verdict, of_poke, of_status, pause, seconds_of
+from sidecar.model.machine_report import LoadedIndex, Served, served
 
 OLD, NEW = "a" * 64, "b" * 64
 

@@ -14,12 +14,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.configuration import parse
+from sidecar.config.parse import parse
 from sidecar.errors import SettingsError
 from sidecar.generate import NAMES, Deployment, Generated, generate
-from sidecar.machine import SHIPPED, parse_profile, placeholder_values, profile_text
-from sidecar.memo import Memo
-from sidecar.model import Event, Index, Region, Studio, User
+from sidecar.generate.cache import Memo
+from sidecar.inputs.machine import SHIPPED, parse_profile, placeholder_values, profile_text
+from sidecar.model.index import Event, Index, Region, Studio, User
 
 IAD, SYD = Region("iad", "Ashburn", 39.0, -77.5), Region("syd", "Sydney", -33.9, 151.2)
 BOSTON = Studio("boston", "Boston", 42.4, -71.1, "iad", None, None)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.generate.htpasswd import htpasswd
-from sidecar.model import User
+from sidecar.model.index import User
 
 KEY = b"a key for tests"
 BCRYPT = "$2y$05$abcdefghijklmnopqrstuuHZ9PqJmrZy1rZzGg3R3b1mJ1N1xHJHu"

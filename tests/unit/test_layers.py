@@ -1,8 +1,9 @@
-"""The layers: what is pure stays pure, adapters do not know the flow, and nothing imports in circles."""
+"""The layers are the folders: each may import those that the table names, and nothing imports in circles."""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -11,69 +12,65 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "sidecar"
+CONTRIBUTING = PACKAGE.parent / "CONTRIBUTING.md"
 
-PURE = {
-    "errors",
-    "model",
-    "memo",
-    "yamltext",
-    "settings",
-    "configuration",
-    "plan",
-    "changes",
-    "signing",
-    "check",
-    "generate",
-}
-# Of a package with both, the modules that are pure.
-PURE_PARTS = {
+# Everything may import `errors` and `model`. A folder without a row is a mistake.
+LAYERS: dict[str, set[str]] = {
+    "errors": set(),
+    "model": set(),
+    "config": set(),
+    "system": {"config"},
+    "generate": set(),
+    "inputs": {"config", "generate", "system"},
+    "generations": {"config", "generate", "system"},
+    "navigator": {"config", "system"},
+    "update": {"config", "generate", "generations", "inputs", "navigator", "system"},
+    "ready": {"config", "generate", "generations", "inputs", "system"},
+    "fleet": {"config", "generations", "inputs", "system"},
+    "observe": {
+        *("config", "fleet", "generate", "generations", "inputs", "navigator", "ready", "system", "update"),
+    },
+    "web": {
+        *("config", "fleet", "generate", "generations", "inputs", "navigator", "observe"),
+        *("ready", "system", "update"),
+    },
+    "demo": {"config"},
+    "daemon": {
+        *("config", "fleet", "generate", "generations", "inputs", "navigator", "observe"),
+        *("ready", "system", "update", "web"),
+    },
+    "cli": {
+        *("config", "daemon", "demo", "fleet", "generate", "generations", "inputs", "navigator", "observe"),
+        *("ready", "system", "update", "web"),
+    },
+    "__main__": {"cli"},
+}  # fmt: skip
+COMMON = {"errors", "model"}
+PURE = {"errors", "model", "config", "generate"}
+# Modules of other folders that decide, and reach nothing outside.
+PURE_MODULES = {
+    "generations.plan",
+    "generations.records",
+    "ready.pages",
+    "ready.plan",
     "fleet.machines",
-    "fleet.served",
     "fleet.verdicts",
     "fleet.report",
     "fleet.progress",
 }
-ADAPTERS = {"durable", "database", "index", "store", "generations", "process", "machine", "signatures", "rejections", "metrics", "events", "client"}  # fmt: skip # noqa: E501
-FLOW = {"update", "worker", "web", "daemon", "cli"}
-FLEET_ADAPTERS = {"fleet.discovery", "fleet.upload", "fleet.poke"}
-FLEET_FLOW = {"fleet.run", "fleet.service", "fleet.command", "fleet.follower"}
 
 # Whatever reaches outside: files, processes, sockets, threads, the clock, chance.
 OUTSIDE = {
-    *(
-        "os",
-        "io",
-        "pathlib",
-        "shutil",
-        "tempfile",
-        "glob",
-        "fcntl",
-        "mmap",
-        "sqlite3",
-        "logging",
-        "importlib",
-    ),
+    *("os", "io", "shutil", "tempfile", "glob", "fcntl", "mmap", "sqlite3", "logging", "importlib"),
     *("asyncio", "threading", "concurrent", "multiprocessing", "subprocess", "signal", "selectors", "queue"),
     *("socket", "ssl", "http", "urllib", "email", "aiohttp", "aioboto3", "aiobotocore", "boto3", "botocore"),
-    *(
-        "time",
-        "datetime",
-        "random",
-        "secrets",
-        "uuid",
-        "getpass",
-        "pwd",
-        "grp",
-        "platform",
-        "resource",
-        "sys",
-    ),
-    *("watchfiles", "prometheus_client"),
-}
+    *("time", "datetime", "random", "secrets", "uuid", "getpass", "pwd", "grp", "platform", "resource"),
+    *("sys", "watchfiles", "prometheus_client"),
+}  # fmt: skip
 
 
 def name_of(path: Path) -> str:
-    """A module's name below `sidecar`: `generate.htpasswd`, `store` for the package itself."""
+    """A module's name below `sidecar`: `generate.htpasswd`, `inputs.store` for the package itself."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
 
 
@@ -103,52 +100,37 @@ def top(name: str) -> str:
     return name.partition(".")[0]
 
 
-def test_the_layers_name_modules_that_exist() -> None:
-    """A module that is renamed does not slip out of its layer."""
-    assert {top(module) for module in MODULES} >= PURE | ADAPTERS | FLOW
+def test_every_folder_has_a_row() -> None:
+    """A new folder has its place among the layers, and a row whose folder has gone is removed."""
+    assert {top(module) for module in MODULES} - {""} == LAYERS.keys()
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if top(module) in PURE])
-def test_pure_modules_import_only_pure_ones(module: str) -> None:
-    """Generation, checks and decisions know neither adapters nor flow."""
-    assert {top(name) for name in own(module)} <= PURE
+def test_contributing_prints_the_same_table() -> None:
+    """What CONTRIBUTING says of the layers is what holds."""
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", CONTRIBUTING.read_text(), re.MULTILINE)
+    assert {folder: set(re.findall(r"`(\w+)`", allowed)) for folder, allowed in rows} == LAYERS
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if top(module) in PURE])
+@pytest.mark.parametrize("module", [module for module in MODULES if module])
+def test_modules_import_the_layers_that_the_table_allows(module: str) -> None:
+    """A folder imports itself, the common ones and its row, nothing else."""
+    allowed = COMMON | {top(module)} | LAYERS[top(module)]
+    if top(module) == "errors":
+        allowed = {"errors"}
+    assert {top(name) for name in own(module)} <= allowed
+
+
+@pytest.mark.parametrize(
+    "module", [module for module in MODULES if top(module) in PURE or module in PURE_MODULES]
+)
 def test_pure_modules_do_not_reach_outside(module: str) -> None:
     """No files, no processes, no network, no clock: the same input gives the same output."""
     assert {top(name) for name in imports(module)} & OUTSIDE == set()
 
 
-@pytest.mark.parametrize("module", sorted(PURE_PARTS))
-def test_pure_parts_know_only_what_is_pure(module: str) -> None:
-    """What decides about the fleet is a function of values, and reaches nothing outside."""
-    assert {name for name in own(module) if top(name) not in PURE} <= PURE_PARTS
-    assert {top(name) for name in imports(module)} & OUTSIDE == set()
-
-
-@pytest.mark.parametrize("module", sorted(FLEET_ADAPTERS))
-def test_the_fleets_adapters_do_not_know_its_flow(module: str) -> None:
-    """Whoever asks a machine, the platform or the store does not know what for."""
-    assert own(module) & FLEET_FLOW == set()
-    assert {top(name) for name in own(module)} & FLOW == set()
-
-
-def test_the_fleets_modules_each_have_their_place() -> None:
-    """A new module of the fleet is said to be pure, an adapter or flow."""
-    found = {module for module in MODULES if module.startswith("fleet.")}
-    assert found == PURE_PARTS | FLEET_ADAPTERS | FLEET_FLOW
-
-
-@pytest.mark.parametrize("module", [module for module in MODULES if top(module) in ADAPTERS])
-def test_adapters_do_not_know_the_flow(module: str) -> None:
-    """Whoever speaks with one outside thing does not know what for."""
-    assert {top(name) for name in own(module)} & FLOW == set()
-
-
-def test_only_the_outermost_modules_know_the_daemon() -> None:
-    """Everything is wired in one place."""
-    assert {module for module in MODULES if "daemon" in own(module)} <= {"cli", "__main__"}
+def test_pure_modules_exist() -> None:
+    """A module that is renamed does not slip out of its rule."""
+    assert set(MODULES) >= PURE_MODULES
 
 
 def test_nothing_imports_in_circles() -> None:

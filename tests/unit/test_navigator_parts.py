@@ -9,11 +9,11 @@ import re2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.generate.navigator import auth_patterns, replay_routes, tenant_entries
-from sidecar.generate.programmes import programmes, tenants
-from sidecar.memo import Memo
-from sidecar.model import Event, Index, Programme, Region, Studio
-from sidecar.yamltext import plain
+from sidecar.generate.cache import Memo
+from sidecar.generate.navigator_yml import auth_patterns, replay_routes, tenant_entries
+from sidecar.generate.ownership import programmes, tenants
+from sidecar.generate.yaml_writer import plain
+from sidecar.model.index import Event, Index, Programme, Region, Studio
 
 ROOT = "/showcase"
 REGIONS = tuple(Region(code, "", 0.0, 0.0) for code in ("iad", "syd"))

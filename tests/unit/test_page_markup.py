@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.page.markup import Markup, h, render, tag
+from sidecar.web.page.markup import Markup, h, render, tag
 
 
 class Seen(HTMLParser):

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from sidecar.changes import Changes, Delta, Names
 from sidecar.fleet.report import Result, State
-from sidecar.model import Problem
-from sidecar.page import atlas, before, change, now, parts, work
-from sidecar.page.layout import POLICY, Frame, page, problem
-from sidecar.page.markup import render
-from sidecar.ready.records import Step
-from sidecar.run import Outcome
+from sidecar.model.changes import Changes, Delta, Names
+from sidecar.model.record import Problem
+from sidecar.model.runs import Outcome
+from sidecar.model.work import Step
+from sidecar.web.page import atlas, before, change, now, parts, work
+from sidecar.web.page.layout import POLICY, Frame, page, problem
+from sidecar.web.page.markup import render
 
 
 def names(*found: str) -> Names:
@@ -245,7 +245,7 @@ def test_the_map_draws_what_it_can_place() -> None:
 
 def test_charts_need_two_publications() -> None:
     """One bar is no chart; entries without a load are gaps."""
-    from sidecar.history import Entry
+    from sidecar.observe.history import Entry
 
     def entry(number: int, seconds: float | None) -> Entry:
         done = outcome(state="published", generation=number, stages={"fetch": 0.1, "publish": 0.2})

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.generate import NAMES
-from sidecar.model import Artifact
-from sidecar.plan import plan
+from sidecar.generations.plan import plan
+from sidecar.model.artifacts import Artifact
 
 contents = st.binary(max_size=3)
 wanted = st.tuples(*(st.builds(Artifact, st.just(name), contents) for name in NAMES))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from sidecar.errors import SettingsError
+from sidecar.generate.cache import Memo
 from sidecar.generate.profile import expand
-from sidecar.memo import Memo
-from sidecar.yamltext import Entries, dump
+from sidecar.generate.yaml_writer import Entries, dump
 
 VALUES: dict[str, Any] = {
     "root": "/showcase",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from sidecar.generate.cache import Memo
 from sidecar.generate.documents import prerender_list, prerender_pages
-from sidecar.generate.programmes import owners, programmes
-from sidecar.memo import Memo
-from sidecar.model import Event, Index, Page, Region, Studio
+from sidecar.generate.ownership import owners, programmes
+from sidecar.model.index import Event, Index, Page, Region, Studio
 from sidecar.ready.pages import Rendered, documentation, fingerprints, parse_list, plan_pages
 
 IAD, SYD = Region("iad", "Ashburn", 38.9, -77.4), Region("syd", "Sydney", -33.9, 151.2)
@@ -50,7 +50,7 @@ def test_the_list_reads_back() -> None:
 
 def test_users_change_no_page() -> None:
     """The pages are public: who may sign in does not matter to them."""
-    from sidecar.model import User
+    from sidecar.model.index import User
 
     assert changed(msgspec.structs.replace(INDEX, users=(User("a", "a:b"),))) == set()
 

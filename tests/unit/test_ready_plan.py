@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.generate.programmes import owners, programmes
-from sidecar.memo import Memo
-from sidecar.model import Event, Index, Region, Stored, Studio
+from sidecar.generate.cache import Memo
+from sidecar.generate.ownership import owners, programmes
+from sidecar.model.index import Event, Index, Region, Studio
+from sidecar.model.objects import Stored
 from sidecar.ready.plan import Here, Known, Wanted, decide, keeps, migrations, orphans, pushes, wanted
 
 IAD = Region("iad", "Ashburn", 38.9, -77.4)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.errors import Rejected
-from sidecar.rejections import Rejections
+from sidecar.update.rejections import Rejections
 
 ERROR = Rejected("two tenants share a path", "rename one", code="duplicate")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sidecar.errors import SidecarError
-from sidecar.reload import Action, Pending, ReloadTracker, decide
+from sidecar.update.reload import Action, Pending, ReloadTracker, decide
 from tests.support.machine import until
 
 TIMEOUT = 10.0

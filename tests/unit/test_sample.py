@@ -19,8 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.index import read_index
-from sidecar.sample import (
+from sidecar.demo.sample import (
     DEMO_PASSWORD,
     DEMO_USER,
     REAL,
@@ -34,6 +33,7 @@ from sidecar.sample import (
     set_password,
     write_index,
 )
+from sidecar.inputs.index import read_index
 
 Row = tuple[object, ...]
 Tables = dict[str, set[Row]]
@@ -181,7 +181,7 @@ def test_nothing_is_replaced(tmp_path: Path) -> None:
 def test_same_size_and_seed_give_the_same_rows(tmp_path: Path, real: Path) -> None:
     """The rows depend on size and seed only, not on the process: its hashes of texts are random."""
     path = tmp_path / "index.sqlite3"
-    program = "import sys, pathlib, sidecar.sample as s; s.write_index(pathlib.Path(sys.argv[1]))"
+    program = "import sys, pathlib, sidecar.demo.sample as s; s.write_index(pathlib.Path(sys.argv[1]))"
     environment = {**os.environ, "PYTHONHASHSEED": "4711"}
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", program, path], check=True, env=environment, cwd=root)

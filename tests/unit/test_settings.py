@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from msgspec.structs import FieldInfo
 
-from sidecar.configuration import keys, masked, parse, variable
+from sidecar.config.parse import keys, masked, parse, variable
+from sidecar.config.settings import Bytes, Duration, FleetMachine, Mode, Secret, Settings
 from sidecar.errors import SettingsError
-from sidecar.settings import Bytes, Duration, FleetMachine, Mode, Secret, Settings
 
 HASH = "$2b$10$abcdefghijklmnopqrstuuHZ9PqJmrZy1rZzGg3R3b1mJ1N1xHJHu"
 SECRET = "correct-horse-battery-staple"

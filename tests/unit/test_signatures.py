@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import Unauthorized
-from sidecar.signatures import UsedSignatures
+from sidecar.web.signatures import UsedSignatures
 
 NOW = 1_780_000_000
 WINDOW = 300

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.errors import Unauthorized
-from sidecar.signing import DIGEST, HEADERS, MACHINE, SIGNATURE, TIMESTAMP, Poke, headers, key_id, verify
+from sidecar.model.signing import (
+    DIGEST,
+    HEADERS,
+    MACHINE,
+    SIGNATURE,
+    TIMESTAMP,
+    Poke,
+    headers,
+    key_id,
+    verify,
+)
 
 SECRET, OTHER = "the fleet's secret, long enough", "another secret, long enough too"
 NOW = 1_780_000_000

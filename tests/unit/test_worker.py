@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import Busy
-from sidecar.run import Outcome, Request, Run
-from sidecar.worker import Throttle, Worker
+from sidecar.model.runs import Outcome, Request
+from sidecar.update.run import Run
+from sidecar.update.worker import Throttle, Worker
 
 PLAIN = Request("socket")
 PUBLIC = Request("cgi", public=True)

@@ -1,0 +1,1 @@
+"""sidecar.yml and the environment become `Settings`."""

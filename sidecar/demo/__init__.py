@@ -1,0 +1,1 @@
+"""A sample index and all that a first try needs."""

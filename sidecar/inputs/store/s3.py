@@ -1,0 +1,273 @@
+"""A bucket of an S3-compatible store as object store: Tigris, or any other.
+
+One session and one client for the life of the process. The library retries refused and failed requests;
+what it does not see, a body that breaks off or does not match its ETag, is tried again here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sidecar.config.settings import S3, Fetch
+from sidecar.errors import SettingsError, StoreError
+from sidecar.inputs.store.transfer import CHUNK, Incoming, changed, format_age, parse_age, too_large
+from sidecar.model.objects import Fetched, Stored
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.client import S3Client
+
+_MD5 = re.compile(r"[0-9a-f]{32}\Z")
+_RETRY_PAUSE = 0.2
+
+
+class S3Store:
+    """A bucket, with an optional prefix before every key."""
+
+    def __init__(
+        self, bucket: str, prefix: str, access: S3, limits: Fetch, observe: Callable[[str, str, float], None]
+    ) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._access = access
+        self._limits = limits
+        self._observe = observe
+        self._resources = AsyncExitStack()
+        self._opened: S3Client | None = None
+
+    async def startup(self) -> None:
+        """Make the client. Loading the library takes a third of a second, so only who needs it pays."""
+        import aioboto3
+        from aiobotocore.config import AioConfig
+        from botocore.exceptions import BotoCoreError
+
+        config = AioConfig(
+            # Tigris refuses the library's default of chunked uploads with trailing checksums.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"addressing_style": "path" if self._access.path_style else "auto"},
+            retries={"mode": "standard", "total_max_attempts": self._limits.attempts},
+            connect_timeout=min(5.0, self._limits.timeout),
+            read_timeout=min(10.0, self._limits.timeout),
+        )
+        try:
+            session = aioboto3.Session(
+                aws_access_key_id=self._access.access_key_id or None,
+                aws_secret_access_key=str.__str__(self._access.secret_access_key) or None,
+                region_name=self._access.region,
+            )
+            client = session.client("s3", endpoint_url=self._access.endpoint or None, config=config)
+            self._opened = await self._resources.enter_async_context(client)
+        except (BotoCoreError, ValueError) as error:
+            raise SettingsError(
+                f"s3: {error}", "s3.endpoint is a URL with its scheme, s3.region a name such as auto"
+            ) from error
+
+    async def shutdown(self) -> None:
+        """Close the client and its connections."""
+        self._opened = None
+        await self._resources.aclose()
+
+    async def reset(self) -> None:
+        """A new client, whose connections are all new."""
+        await self.shutdown()
+        await self.startup()
+
+    async def fetch(self, key: str, target: Path, etag: str | None) -> Fetched | None:
+        """Write the object to `target`, or give None when its ETag still is `etag`."""
+        async with self._request("get", key) as request:
+            fetched = await self._fetch_whole(self._prefix + key, target, etag)
+            request.outcome = "not_modified" if fetched is None else "ok"
+            return fetched
+
+    async def objects(self, prefix: str) -> list[Stored]:
+        """All objects whose keys begin with `prefix`, by key."""
+        found = []
+        async with self._request("list", prefix):
+            pages = self._client.get_paginator("list_objects_v2")
+            async for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
+                for entry in page.get("Contents", ()):
+                    key = entry["Key"].removeprefix(self._prefix)
+                    modified = entry["LastModified"].timestamp()
+                    found.append(Stored(key, entry["ETag"].strip('"'), modified, entry["Size"]))
+        return found
+
+    async def head(self, key: str) -> Stored | None:
+        """What there is to know of an object, or None when there is none."""
+        from botocore.exceptions import ClientError
+
+        async with self._request("head", key):
+            try:
+                answer = await self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+            except ClientError as error:
+                # The answer to HEAD has no body, so it cannot tell whether the bucket is missing.
+                if _status(error.response) == 404:
+                    return None
+                raise
+        modified = parse_age(answer["Metadata"].get("last-modified")) or answer["LastModified"].timestamp()
+        return Stored(key, answer["ETag"].strip('"'), modified, answer["ContentLength"])
+
+    async def put(self, key: str, source: Path, modified: float, replaces: str | None) -> str:
+        """Store a file of the age `modified` over the object with the ETag `replaces`, or where none is."""
+        condition: dict[str, Any] = {"IfMatch": f'"{replaces}"'} if replaces else {"IfNoneMatch": "*"}
+        body = await asyncio.to_thread(source.read_bytes)
+        async with self._request("put", key):
+            answer = await self._client.put_object(
+                Bucket=self._bucket,
+                Key=self._prefix + key,
+                Body=body,
+                Metadata={"last-modified": format_age(modified)},
+                **condition,
+            )
+        return answer["ETag"].strip('"')
+
+    async def _fetch_whole(self, key: str, target: Path, etag: str | None) -> Fetched | None:
+        for attempt in range(1, self._limits.attempts + 1):
+            try:
+                return await self._fetch_once(key, target, etag)
+            except _Torn as torn:
+                if attempt == self._limits.attempts:
+                    raise StoreError(
+                        f"the object {key} arrived damaged {attempt} times: {torn}",
+                        "look at the store's health; the current configuration stays",
+                        code="store_torn",
+                    ) from torn
+                await asyncio.sleep(_RETRY_PAUSE * attempt)
+        raise AssertionError("unreachable")
+
+    async def _fetch_once(self, key: str, target: Path, etag: str | None) -> Fetched | None:
+        import aiohttp
+        from botocore.exceptions import ClientError, IncompleteReadError, ResponseStreamingError
+
+        condition: dict[str, Any] = {"IfNoneMatch": f'"{etag}"'} if etag else {}
+        try:
+            answer = await self._client.get_object(Bucket=self._bucket, Key=key, **condition)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code")
+            if etag and code in ("304", "NotModified"):
+                return None
+            if code == "RequestTimeTooSkewed":
+                # Signed before the machine was suspended, sent after: signed anew it will do.
+                raise _Torn("the request's time was too far from the store's") from error
+            raise
+        body = answer["Body"]
+        promised = answer.get("ContentLength")
+        found = answer.get("ETag", "").strip('"')
+        try:
+            if not found:
+                raise StoreError(
+                    f"what answers for {key} is not an object: it has no ETag",
+                    "check the endpoint: is this an S3 store?",
+                )
+            if promised is not None and promised > self._limits.max_bytes:
+                raise too_large(promised, self._limits.max_bytes)
+            with Incoming(target, self._limits.max_bytes) as incoming:
+                while chunk := await body.read(CHUNK):
+                    incoming.write(chunk)
+        except (aiohttp.ClientPayloadError, IncompleteReadError, ResponseStreamingError) as error:
+            raise _Torn(f"the transfer broke off: {error}") from error
+        finally:
+            body.close()
+        if promised is not None and incoming.size != promised:
+            raise _Torn(f"{incoming.size} of {promised} bytes came")
+        # An ETag is the content's MD5, except for multipart uploads and keys held by the store.
+        if _MD5.match(found) and answer.get("ServerSideEncryption") != "aws:kms" and found != incoming.md5:
+            raise _Torn(f"its ETag is {found}, its content's MD5 {incoming.md5}")
+        modified = parse_age(answer["Metadata"].get("last-modified"))
+        if modified is None and "LastModified" in answer:
+            modified = answer["LastModified"].timestamp()
+        return Fetched(found, modified, incoming.sha256, incoming.size)
+
+    @property
+    def _client(self) -> S3Client:
+        if self._opened is None:
+            raise StoreError("the store is not open")
+        return self._opened
+
+    @asynccontextmanager
+    async def _request(self, operation: str, key: str) -> AsyncIterator[_Request]:
+        """Bound a request, tell how it went, and turn the library's errors into sentences."""
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+
+        where = f"s3://{self._bucket}/{self._prefix}{key}"
+        request = _Request()
+        started = time.perf_counter()
+        try:
+            try:
+                async with asyncio.timeout(self._limits.timeout):
+                    yield request
+            except TimeoutError:
+                raise StoreError(
+                    f"{_DOING[operation]} {where} took longer than {self._limits.timeout:g} s",
+                    "look at the store's health; fetch.timeout sets the limit",
+                    code="store_timeout",
+                ) from None
+            except ClientError as error:
+                raise _explain(where, error.response) from error
+            except (ResponseParserError, KeyError, ValueError) as error:
+                raise StoreError(
+                    f"{where}: the store's answer cannot be understood: {error}",
+                    "check the endpoint: is this an S3 store?",
+                ) from error
+            except (BotoCoreError, OSError) as error:
+                raise StoreError(
+                    f"{where} cannot be reached: {' '.join(str(error).split())}",
+                    "check the endpoint, the credentials and the network",
+                    code="store_unreachable",
+                ) from error
+        except StoreError as error:
+            request.outcome = error.code.removeprefix("store_")
+            raise
+        except BaseException:
+            request.outcome = "error"
+            raise
+        finally:
+            self._observe(operation, request.outcome, time.perf_counter() - started)
+
+
+_DOING = {"get": "fetching", "head": "asking for", "list": "listing", "put": "storing"}
+
+
+@dataclass
+class _Request:
+    """A request under way, and how it ends."""
+
+    outcome: str = "ok"
+
+
+class _Torn(Exception):
+    """A transfer that did not bring what was promised."""
+
+
+def _status(response: Any) -> int:
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _explain(where: str, response: Any) -> StoreError:
+    code = str(response.get("Error", {}).get("Code", "unknown"))
+    status = _status(response)
+    if status == 412 or code == "ConditionalRequestConflict":
+        return changed(where)
+    if status == 404:
+        what = "the bucket" if code == "NoSuchBucket" else "the object"
+        return StoreError(
+            f"{where}: {what} is not there ({code})", "check `store` and `index_key`", code="store_missing"
+        )
+    if status in (401, 403):
+        return StoreError(
+            f"{where}: the store refuses access ({code})",
+            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
+            code="store_denied",
+        )
+    return StoreError(
+        f"{where}: the store answers {status} ({code})",
+        "look at the store's health; the current configuration stays",
+        code="store_failed",
+    )

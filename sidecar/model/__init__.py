@@ -1,0 +1,1 @@
+"""The words that everybody uses, as frozen records: no files, no clock, no environment."""

@@ -1,0 +1,94 @@
+"""What changes from one index to the next, for people: a summary by kind, and unified diffs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sidecar.model.index import Index
+from sidecar.model.record import Record
+
+_SHOWN = 200
+
+
+class Names(Record, frozen=True):
+    """How many, and the first of their names."""
+
+    count: int = 0
+    names: tuple[str, ...] = ()
+
+
+class Delta(Record, frozen=True):
+    """What happened to one kind of thing. Only studios move: from one region to another."""
+
+    added: Names = Names()
+    removed: Names = Names()
+    changed: Names = Names()
+    moved: Names = Names()
+
+
+class Changes(Record, frozen=True):
+    """The changes between two indexes. The names of users are for administrators only."""
+
+    users: Delta = Delta()
+    studios: Delta = Delta()
+    events: Delta = Delta()
+    regions: Delta = Delta()
+
+    def sentences(self) -> list[str]:
+        """One line a kind that changed, with numbers only: fit for the public."""
+        lines = []
+        for kind in ("users", "studios", "events", "regions"):
+            delta: Delta = getattr(self, kind)
+            parts = [
+                f"{names.count} {what}"
+                for what in ("added", "removed", "moved", "changed")
+                if (names := getattr(delta, what)).count
+            ]
+            if parts:
+                lines.append(f"{kind}: {', '.join(parts)}")
+        return lines
+
+
+def changes(
+    old: Index, old_owners: Mapping[str, str | None], new: Index, new_owners: Mapping[str, str | None]
+) -> Changes:
+    """The changes from `old` to `new`; the owners tell which region each studio belongs to."""
+    moved = [
+        f"{key}: {old_owners[key] or 'everywhere'} to {region or 'everywhere'}"
+        for key, region in new_owners.items()
+        if key in old_owners and old_owners[key] != region
+    ]
+    return Changes(
+        users=_delta(old.users, new.users, lambda user: user.userid),
+        studios=_delta(old.studios, new.studios, lambda studio: studio.key, moved),
+        events=_delta(old.events, new.events, lambda event: (event.year, event.studio, event.key)),
+        regions=_delta(old.regions, new.regions, lambda region: region.code),
+    )
+
+
+def _delta(
+    old: Sequence[Any], new: Sequence[Any], name: Callable[[Any], Hashable], moved: Iterable[str] = ()
+) -> Delta:
+    if old == new:
+        return Delta(moved=_names(moved))
+    before, after = {name(one): one for one in old}, {name(one): one for one in new}
+    return Delta(
+        added=_names(key for key in after if key not in before),
+        removed=_names(key for key in before if key not in after),
+        changed=_names(key for key, value in after.items() if key in before and before[key] != value),
+        moved=_names(moved),
+    )
+
+
+def _names(keys: Iterable[Any]) -> Names:
+    found = sorted("/".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in keys)
+    return Names(len(found), tuple(found[:_SHOWN]))
+
+
+def unified(name: str, old: bytes | None, new: bytes) -> str:
+    """A unified diff of one artifact; empty when nothing changed."""
+    before = [] if old is None else old.decode("utf-8", "replace").splitlines(keepends=True)
+    after = new.decode("utf-8", "replace").splitlines(keepends=True)
+    return "".join(difflib.unified_diff(before, after, f"a/{name}", f"b/{name}"))

@@ -1,0 +1,31 @@
+"""Objects of the store as data."""
+
+from __future__ import annotations
+
+from sidecar.model.record import Record
+
+
+class Fetched(Record, frozen=True):
+    """An object that was fetched into a file.
+
+    `etag` as the store names this content, `modified` its true age in seconds since 1970 (or None),
+    `sha256` in hexadecimal, `size` in bytes.
+    """
+
+    etag: str
+    modified: float | None
+    sha256: str
+    size: int
+
+
+class Stored(Record, frozen=True, gc=False):
+    """An object as the store tells of it.
+
+    `modified` is in seconds since 1970: the object's true age where its metadata were asked for, in a listing
+    the time of its upload.
+    """
+
+    key: str
+    etag: str
+    modified: float
+    size: int

@@ -1,0 +1,74 @@
+"""What is told of the ready work: its steps, how far they are, how they ended."""
+
+from __future__ import annotations
+
+from sidecar.model.record import Problem, Record
+
+STEPS = ("databases", "migrate", "orphans", "prerender")
+
+GOOD = frozenset({"done", "skipped"})
+
+
+class Step(Record, frozen=True, omit_defaults=True):
+    """One step of the work.
+
+    `state` is waiting, running, done, skipped, failed, or cancelled. `done` of `total` items are behind it,
+    `current` names the one that was begun last. `said` is its result in a sentence, `output` the end of what
+    its commands printed.
+    """
+
+    name: str
+    state: str = "waiting"
+    seconds: float = 0.0
+    done: int = 0
+    total: int = 0
+    current: str = ""
+    said: str = ""
+    output: str = ""
+    error: Problem | None = None
+
+
+class Work(Record, frozen=True):
+    """All steps for one generation, whose `fingerprint` names its content.
+
+    `state` is running, done, failed, superseded (a newer generation was loaded meanwhile) or joined (another
+    process has just done the same).
+    """
+
+    generation: int
+    fingerprint: str
+    trigger: str
+    who: str
+    started: float
+    seconds: float
+    state: str
+    steps: tuple[Step, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether all that was to be done is done."""
+        return self.state in ("done", "joined")
+
+
+class Pushed(Record, frozen=True):
+    """How a push went: what was said of each database, and the names of those that failed."""
+
+    said: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+def work_text(work: Work) -> str:
+    """How the work ended, for people."""
+    rows = []
+    for step in work.steps:
+        said = step.error.message if step.error else step.said
+        rows.append(f"{step.name}: {step.state} in {step.seconds:.1f} s{f', {said}' if said else ''}")
+    ended = f"Ready work for generation {work.generation}: {work.state} in {work.seconds:.1f} s."
+    return "\n".join([*rows, ended])
+
+
+def outcome_of(steps: tuple[Step, ...]) -> str:
+    """The state of work whose steps have ended."""
+    if any(step.state == "failed" for step in steps):
+        return "failed"
+    return "superseded" if any(step.state == "cancelled" for step in steps) else "done"

@@ -1,0 +1,1 @@
+"""Navigator, the web server, as seen from outside."""

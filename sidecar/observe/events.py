@@ -1,0 +1,71 @@
+"""What happens, told to whoever listens: each listener has a bounded queue of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sidecar.model.record import Record
+
+_BACKLOG = 1000
+
+
+class Event(Record, frozen=True):
+    """Something that happened: a running number, a kind and its data."""
+
+    number: int
+    kind: str
+    data: dict[str, Any]
+
+
+class Broker:
+    """Hands events to its listeners.
+
+    A listener that does not keep up loses the oldest ones, and can tell by the numbers.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: set[asyncio.Queue[Event | None]] = set()
+        self._numbers = itertools.count(1)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def startup(self) -> None:
+        """Remember the loop, so that other threads can emit."""
+        self._loop = asyncio.get_running_loop()
+
+    def emit(self, kind: str, data: dict[str, Any]) -> None:
+        """Tell of an event, from any thread."""
+        if self._loop is None or not self._listeners:
+            return
+        event = Event(next(self._numbers), kind, data)
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self._loop:
+            self._deliver(event)
+        else:
+            self._loop.call_soon_threadsafe(self._deliver, event)
+
+    def _deliver(self, event: Event | None) -> None:
+        for queue in self._listeners:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(event)
+
+    @contextmanager
+    def listening(self) -> Iterator[asyncio.Queue[Event | None]]:
+        """A queue of the events from now on; None says that the daemon stops."""
+        queue: asyncio.Queue[Event | None] = asyncio.Queue(_BACKLOG)
+        self._listeners.add(queue)
+        try:
+            yield queue
+        finally:
+            self._listeners.discard(queue)
+
+    def close(self) -> None:
+        """Let every listener end."""
+        self._deliver(None)

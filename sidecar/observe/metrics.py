@@ -1,0 +1,239 @@
+"""The Prometheus metrics. Label sets are made up front, so that a rate sees the first event too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from sidecar import __version__
+from sidecar.model.runs import Outcome
+from sidecar.model.work import STEPS as READY_STEPS
+from sidecar.model.work import Work
+
+STAGES = ("fetch", "read", "generate", "check", "check_command", "databases", "publish")
+TRIGGERS = (
+    *("boot", "cgi", "command", "http", "local", "once"),
+    *("resume", "rollback", "socket", "start", "timer", "webhook"),
+)
+OUTCOMES = ("published", "unchanged", "rejected", "refused", "failed")
+ROLLBACKS = ("not_loaded", "probe", "requested")
+_REJECTIONS = (
+    "duplicate",
+    "expression",
+    "htpasswd",
+    "loss",
+    "not_sqlite",
+    "rejected",
+    "schema",
+    "unsound",
+    "value",
+    "veto",
+)
+_STORE_OPERATIONS = ("get", "head", "list", "put")
+_STORE_OUTCOMES = (
+    "ok",
+    "changed",
+    "not_modified",
+    "denied",
+    "disk",
+    "missing",
+    "torn",
+    "timeout",
+    "unreachable",
+    "failed",
+    "too_large",
+    "error",
+)
+READY_OUTCOMES = ("done", "skipped", "failed", "cancelled")
+_READY_SECONDS = (0.01, 0.05, 0.2, 1, 5, 15, 60, 300, 900, 1800)
+_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
+
+
+class Metrics:
+    """All metrics of one daemon, in a registry of their own."""
+
+    def __init__(self, machine: str, region: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that nobody asks for
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        build = Gauge(
+            "sidecar_build_info",
+            "Always 1; the labels tell what runs.",
+            ["version", "machine", "region"],
+            registry=registry,
+        )
+        build.labels(__version__, machine, region).set(1)
+        self._updates = Counter(
+            "sidecar_updates",
+            "Updates that ended, by trigger and outcome.",
+            ["trigger", "outcome"],
+            registry=registry,
+        )
+        self._update_seconds = Histogram(
+            "sidecar_update_seconds", "Duration of whole updates.", buckets=_SECONDS, registry=registry
+        )
+        self._stage_seconds = Histogram(
+            "sidecar_stage_seconds",
+            "Duration of an update's stages.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._rejected = Counter(
+            "sidecar_rejected", "Indexes that were refused, by reason.", ["reason"], registry=registry
+        )
+        self._success = Gauge(
+            "sidecar_last_success_timestamp_seconds",
+            "When a stage last succeeded.",
+            ["stage"],
+            registry=registry,
+        )
+        self._generation = Gauge(
+            "sidecar_generation",
+            "Number of the generation in a state; 0 before the first.",
+            ["state"],
+            registry=registry,
+        )
+        self._in_sync = Gauge(
+            "sidecar_in_sync",
+            "1 when what the store held at the last update is in place, else 0.",
+            registry=registry,
+        )
+        self._store_requests = Counter(
+            "sidecar_store_requests",
+            "Requests to the object store.",
+            ["operation", "outcome"],
+            registry=registry,
+        )
+        self._store_seconds = Histogram(
+            "sidecar_store_request_seconds",
+            "Duration of requests to the object store.",
+            ["operation"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._reload_seconds = Histogram(
+            "sidecar_reload_seconds",
+            "From a generation's publication to its load by the web server.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._rollbacks = Counter(
+            "sidecar_rollbacks", "Generations that were taken back, by reason.", ["reason"], registry=registry
+        )
+        self._ready_seconds = Histogram(
+            "sidecar_ready_seconds",
+            "Duration of the ready work's steps.",
+            ["step", "outcome"],
+            buckets=_READY_SECONDS,
+            registry=registry,
+        )
+        self._ready_running = Gauge(
+            "sidecar_ready_running", "1 while the ready work is under way, else 0.", registry=registry
+        )
+        self._ready_started = Gauge(
+            "sidecar_ready_started_timestamp_seconds",
+            "When the ready work under way began; 0 while there is none.",
+            registry=registry,
+        )
+        self._navigator_up = Gauge(
+            "sidecar_navigator_up", "1 while the web server's process is there, else 0.", registry=registry
+        )
+        self._skipped = Gauge(
+            "sidecar_htpasswd_rows_skipped",
+            "Rows of users left out of htpasswd in the last update.",
+            registry=registry,
+        )
+        self._tenants = Gauge(
+            "sidecar_tenants", "Tenants in the last set that was generated.", registry=registry
+        )
+        for trigger in TRIGGERS:
+            for outcome in OUTCOMES:
+                self._updates.labels(trigger, outcome)
+        for stage in STAGES:
+            self._stage_seconds.labels(stage)
+        for step in READY_STEPS:
+            for outcome in READY_OUTCOMES:
+                self._ready_seconds.labels(step, outcome)
+        for state in ("current", "loaded", "ready"):
+            self._generation.labels(state)
+        for reason in ROLLBACKS:
+            self._rollbacks.labels(reason)
+        for reason in _REJECTIONS:
+            self._rejected.labels(reason)
+        for operation in _STORE_OPERATIONS:
+            for outcome in _STORE_OUTCOMES:
+                self._store_requests.labels(operation, outcome)
+            self._store_seconds.labels(operation)
+
+    def count_update(self, outcome: Outcome, tenants: int, skipped: int, *, restored: bool) -> None:
+        """Take an update's outcome into account; previews are not updates.
+
+        `restored` says that an older generation is in place, whatever the store holds.
+        """
+        for stage, seconds in outcome.stages.items():
+            self._stage_seconds.labels(stage).observe(seconds)
+        if outcome.is_preview:
+            return
+        ended = "refused" if outcome.refused else outcome.state
+        self._updates.labels(outcome.trigger if outcome.trigger in TRIGGERS else "http", ended).inc()
+        self._update_seconds.observe(outcome.seconds)
+        if outcome.state == "rejected" and outcome.error is not None:
+            self._rejected.labels(outcome.error.code).inc()
+        if outcome.good:
+            now = outcome.started + outcome.seconds
+            for stage in (*outcome.stages, "update"):
+                self._success.labels(stage).set(now)
+            self._tenants.set(tenants)
+            self._skipped.set(skipped)
+        if not outcome.refused:
+            self._in_sync.set(1 if outcome.good and not restored else 0)
+        self.set_generation("current", outcome.generation)
+
+    def count_load(self, seconds: float | None) -> None:
+        """Take a load into account, so many seconds after the publication."""
+        if seconds is not None:
+            self._reload_seconds.observe(seconds)
+        self._success.labels("load").set(time.time())
+
+    def count_rollback(self, reason: str) -> None:
+        """Take a rollback into account."""
+        self._rollbacks.labels(reason).inc()
+
+    def follow_ready(self, started: Callable[[], float]) -> None:
+        """Ask at each scrape since when the ready work is under way; 0 says that it is not."""
+        self._ready_running.set_function(lambda: started() > 0)
+        self._ready_started.set_function(started)
+
+    def count_ready(self, work: Work) -> None:
+        """Take the end of the ready work into account."""
+        for step in work.steps:
+            self._ready_seconds.labels(step.name, step.state).observe(step.seconds)
+        if work.good:
+            self._success.labels("ready").set(time.time())
+
+    def follow_navigator(self, is_up: Callable[[], bool]) -> None:
+        """Ask at each scrape whether the web server is there."""
+        self._navigator_up.set_function(is_up)
+
+    def set_generation(self, state: str, number: int | None) -> None:
+        """Note which generation is in a state."""
+        self._generation.labels(state).set(number or 0)
+
+    def observe_store(self, operation: str, outcome: str, seconds: float) -> None:
+        """Take a request to the store into account."""
+        self._store_requests.labels(operation, outcome if outcome in _STORE_OUTCOMES else "error").inc()
+        self._store_seconds.labels(operation).observe(seconds)

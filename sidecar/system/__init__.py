@@ -1,0 +1,1 @@
+"""What the operating system gives: durable files, SQLite, commands, systemd, threads."""

@@ -1,0 +1,166 @@
+"""SQLite files: is one sound, and how does its content get into another one under its readers.
+
+A file from outside is trusted with nothing: it is opened read-only and every page is checked.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from sidecar.errors import PublishError, Rejected
+from sidecar.system.files import replace
+
+HEADER = b"SQLite format 3\0"
+# SQLite's verdicts on a file that it cannot open as a database.
+_UNUSABLE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB})
+_READ_LIMIT = 30.0
+_BACKUP_LIMIT = 10.0
+# How many virtual machine steps may pass between two looks at the clock, and how many bytes a computed value
+# may have: a generated column can make each step as slow as its value is long.
+_STEPS = 1_000
+_LONGEST_VALUE = 1 << 20
+_LARGEST_BLOB = 1 << 28
+SIDE_FILES = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a database, by the ends of the names."""
+
+
+def check_database(path: Path, what: str) -> None:
+    """Check that a file is a sound database; `Rejected` names it as `what`."""
+    check_header(path, what)
+    try:
+        with closing(open_immutable(path, _LARGEST_BLOB)) as connection:
+            limit_time(connection)
+            check_sound(connection, path.stat().st_size, what)
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise unreadable(error, what) from error
+
+
+def check_header(path: Path, what: str) -> None:
+    """Whether a file begins as a database does; `Rejected` when not."""
+    with path.open("rb") as stream:
+        if stream.read(len(HEADER)) != HEADER:
+            raise Rejected(
+                f"{what} is not an SQLite database ({path.stat().st_size} bytes)",
+                "put a whole database in the store",
+                code="not_sqlite",
+            )
+
+
+def unreadable(error: Exception, what: str) -> Rejected:
+    """The refusal of a database that SQLite cannot read, or not in time."""
+    slow = "interrupted" in str(error)
+    return Rejected(
+        f"{what} cannot be read: {'it takes too long' if slow else error}",
+        "check the database with `pragma integrity_check` where it is made",
+        code="unsound",
+    )
+
+
+def open_immutable(path: Path, longest: int = _LONGEST_VALUE) -> sqlite3.Connection:
+    """Open a file that nobody writes to, leaving nothing beside it; `longest` bounds its values, in bytes."""
+    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
+    connection.execute("pragma trusted_schema = off")
+    connection.execute("pragma cell_size_check = on")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
+    return connection
+
+
+def limit_time(connection: sqlite3.Connection, seconds: float = _READ_LIMIT) -> None:
+    """Let every statement fail after so many seconds."""
+    deadline = time.monotonic() + seconds
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+
+
+def check_sound(connection: sqlite3.Connection, size: int, what: str) -> None:
+    """Check every page of an open database of `size` bytes."""
+    # SQLite itself takes what is missing of the last page for zeros.
+    (pages,) = connection.execute("pragma page_count").fetchone()
+    if size < pages * page_size(connection):
+        raise Rejected(f"{what} is cut off", "upload it again", code="unsound")
+    problems = [str(row[0]) for row in connection.execute("pragma quick_check(3)")]
+    if problems != ["ok"]:
+        raise Rejected(
+            f"{what} is damaged: {' '.join('; '.join(problems).split())}",
+            "restore it where it is made and upload it again",
+            code="unsound",
+        )
+
+
+def install_database(
+    source: Path, target: Path, modified: float | None, patience: float = _BACKUP_LIMIT
+) -> None:
+    """Put the content of one database into another under its readers, by SQLite's backup API.
+
+    Readers that have the target open see the old content or the new, never a mixture, and no
+    write-ahead log of the old file is left beside the new one. A crash in between is undone by the next
+    reader. `modified` becomes the file's mtime (seconds since 1970). A target that is no database is
+    replaced as a file. Raises `PublishError`, after `patience` seconds when others keep the target locked;
+    the old content stays then.
+    """
+    try:
+        if not is_database(target):
+            _replace(source, target)
+        else:
+            with closing(open_immutable(source)) as old, closing(_open_target(target, patience)) as new:
+                _backup(old, new, patience)
+        if modified is not None:
+            os.utime(target, (modified, modified))
+    except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
+        raise PublishError(
+            f"{target} could not be replaced: {error}",
+            "check the disk's free space, the folder's owner, and that no process keeps the database locked",
+        ) from error
+
+
+def _open_target(path: Path, patience: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=patience, isolation_level=None)
+    connection.execute("pragma synchronous = normal")
+    return connection
+
+
+def _backup(source: sqlite3.Connection, target: sqlite3.Connection, patience: float) -> None:
+    deadline = time.monotonic() + patience
+
+    def tick(status: int, remaining: int, total: int) -> None:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
+            raise sqlite3.OperationalError("the database stayed locked for too long")
+
+    if page_size(source) != page_size(target):
+        # With a write-ahead log the size of the pages is fixed.
+        target.execute("pragma journal_mode = delete")
+    # All pages in one step: other connections wait for a moment instead of restarting the copy.
+    source.backup(target, pages=-1, progress=tick, sleep=0.05)
+
+
+def page_size(connection: sqlite3.Connection) -> int:
+    """The size of a database's pages in bytes."""
+    (size,) = connection.execute("pragma page_size").fetchone()
+    return int(size)
+
+
+def is_database(path: Path) -> bool:
+    """Whether there is a database that SQLite can open, locked or not."""
+    try:
+        with path.open("rb") as stream:
+            if stream.read(len(HEADER)) != HEADER:
+                return False
+        with closing(sqlite3.connect(path, timeout=0)) as connection:
+            connection.execute("select 1 from sqlite_schema").fetchone()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False
+    except sqlite3.Error as error:
+        return error.sqlite_errorcode & 0xFF not in _UNUSABLE
+    return True
+
+
+def _replace(source: Path, target: Path) -> None:
+    def remove_logs() -> None:
+        for suffix in SIDE_FILES:
+            target.with_name(target.name + suffix).unlink(missing_ok=True)
+
+    replace(target, source.read_bytes(), mode=None, synced=True, before=remove_logs)

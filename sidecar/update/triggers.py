@@ -1,0 +1,96 @@
+"""The triggers that nobody sends: a slow poll of the store, and waking up after a suspension.
+
+A suspended machine comes back with its memory as it was: nothing tells it that time has passed but the
+wall clock, which has moved on while the monotonic clock stood still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+logger = logging.getLogger(__name__)
+
+_TICK = 2.0
+# A step of the wall clock that no adjustment of a running clock explains.
+_GAP = 10.0
+_JITTER = 0.2
+# A burst of writes to a database is one change, but not for ever.
+_QUIET = 2.0
+_LONGEST = 10.0
+
+
+class LocalWatch:
+    """Calls `changed` when a file has changed and then been quiet, or has not been quiet for long."""
+
+    def __init__(
+        self,
+        signature: Callable[[], str],
+        changed: Callable[[], Awaitable[object]],
+        quiet: float = _QUIET,
+        longest: float = _LONGEST,
+    ) -> None:
+        self._signature = signature
+        self._changed = changed
+        self._quiet = quiet
+        self._longest = longest
+
+    async def run(self, tick: float = _QUIET / 4) -> None:
+        """Watch until cancelled."""
+        told = last = self._signature()
+        moved = since = 0.0
+        while True:
+            await asyncio.sleep(tick)
+            now, found = time.monotonic(), self._signature()
+            if found != last:
+                last, moved = found, now
+                since = since or now
+            if found != told and found and (now - moved >= self._quiet or now - since >= self._longest):
+                told, since = found, 0.0
+                await self._changed()
+
+
+class Ticker:
+    """Calls `poll` every `interval` seconds, give or take a fifth (0: never), and `resumed` after a gap."""
+
+    def __init__(
+        self,
+        interval: float,
+        poll: Callable[[], Awaitable[object]],
+        resumed: Callable[[float], Awaitable[object]],
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        tick: float = _TICK,
+    ) -> None:
+        self._interval = interval
+        self._poll = poll
+        self._resumed = resumed
+        self._wall = wall
+        self._monotonic = monotonic
+        self._tick = tick
+        self._due = self._next_poll()
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        offset = self._wall() - self._monotonic()
+        while True:
+            await asyncio.sleep(self._tick)
+            now = self._wall() - self._monotonic()
+            gap, offset = now - offset, now
+            if gap > _GAP:
+                logger.info("the machine was suspended for %.0f s", gap)
+                await self._resumed(gap)
+                self._due = self._next_poll()
+            elif self._monotonic() >= self._due:
+                await self._poll()
+                self._due = self._next_poll()
+
+    def _next_poll(self) -> float:
+        if not self._interval:
+            return float("inf")
+        # A fleet that started together shall not ask the store together.
+        spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - not a secret
+        return self._monotonic() + self._interval * spread

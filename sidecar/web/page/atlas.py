@@ -1,0 +1,198 @@
+"""The map: regions and studios where map.yml projects them, each studio tied to the region that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sidecar.generate.projections import PROJECTIONS
+from sidecar.web.page import parts
+from sidecar.web.page.markup import NONE, Content, Markup, h
+
+# Map -> its name, and what part of the world gets a grid: south, north, west, east, and its mesh in degrees.
+_MAPS: dict[str, tuple[str, tuple[int, int, int, int], int]] = {
+    "us": ("North America", (15, 54, -135, -60), 5),
+    "eu": ("Europe", (30, 75, -30, 55), 5),
+    "au": ("Australia", (-55, 0, 95, 170), 5),
+    "jp": ("Japan", (16, 54, 110, 164), 4),
+}
+_MARGIN = 36
+_NAMED = 400
+"""With more studios than this their names are left out of the picture, so that the page stays small."""
+
+
+def atlas(document: Mapping[str, Any], states: Mapping[str, str], here: str | None) -> Markup | None:
+    """All maps that show anything. `states` are those of the regions, as far as they are known."""
+    regions = _mapping(document.get("regions"))
+    studios = _mapping(document.get("studios"))
+    drawn = [
+        figure
+        for name in _MAPS
+        if (figure := _map(name, regions, studios, states, named=len(studios) <= _NAMED)) is not None
+    ]
+    if not drawn:
+        return None
+    return h.section(
+        h.h2("Regions and studios"),
+        h.div(drawn, class_="maps"),
+        _legend(regions, studios, states, here),
+        class_="atlas",
+    )
+
+
+def _map(
+    name: str,
+    regions: Mapping[str, Any],
+    studios: Mapping[str, Any],
+    states: Mapping[str, str],
+    *,
+    named: bool,
+) -> Markup | None:
+    large = name == "us"
+    shown = {key: one for key, one in studios.items() if one.get("map") == name and _placed(one)}
+    bases = {code: one for code, one in regions.items() if one.get("map") == name and _placed(one)}
+    if not shown and not bases:
+        return None
+    points = [(float(one["x"]), float(one["y"])) for one in (*shown.values(), *bases.values())]
+    left, top = min(x for x, _ in points) - _MARGIN, min(y for _, y in points) - _MARGIN
+    width = max(max(x for x, _ in points) - left + _MARGIN, 180.0)
+    height = max(max(y for _, y in points) - top + _MARGIN, 135.0)
+    if not large:
+        # The small ones have one shape, so that they stand side by side.
+        wider, higher = max(width, height * 4 / 3), max(height, width * 3 / 4)
+        left, top, width, height = left - (wider - width) / 2, top - (higher - height) / 2, wider, higher
+    unit = width / (940 if large else 290)  # about a pixel, where there is room
+    title = _MAPS[name][0]
+    groups: list[Content] = []
+    by_region: dict[str | None, list[Mapping[str, Any]]] = {}
+    for one in shown.values():
+        by_region.setdefault(one.get("region"), []).append(one)
+    for code, members in by_region.items():
+        base = bases.get(str(code))
+        spokes = "".join(
+            f"M{_at(base['x'])} {_at(base['y'])}L{_at(one['x'])} {_at(one['y'])}"
+            for one in members
+            if base is not None
+        )
+        groups.append(
+            h.g(
+                h.path(d=spokes, class_="spoke") if spokes else None,
+                [
+                    h.circle(
+                        h.title(str(one.get("name") or "")) if named else None,
+                        cx=_at(one["x"]),
+                        cy=_at(one["y"]),
+                        r=round((3.5 if large else 2.5) * unit, 1),
+                    )
+                    for one in members
+                ],
+                class_=parts.tone(states.get(str(code), "")),
+            )
+        )
+    for code, one in bases.items():
+        x, y = float(one["x"]), float(one["y"])
+        near_right = x > left + width * 0.82
+        size = round((17 if large else 13) * unit, 1)
+        groups.append(
+            h.g(
+                h.title(f"{code}, {one.get('name')}"),
+                h.circle(cx=_at(x), cy=_at(y), r=round((9 if large else 5.5) * unit, 1)),
+                h.text(
+                    code,
+                    x=_at(x + (-0.8 if near_right else 0.8) * size),
+                    y=_at(y + 0.34 * size),
+                    font_size=size,
+                    text_anchor="end" if near_right else None,
+                ),
+                class_=f"base {parts.tone(states.get(code, ''))}",
+            )
+        )
+    counted = f"{parts.plural(len(bases), 'region')}, {parts.plural(len(shown), 'studio')}"
+    return h.figure(
+        h.svg(
+            h.path(d=_grid(name, left, top, width, height), class_="grid"),
+            groups,
+            viewBox=f"{_at(left)} {_at(top)} {_at(width)} {_at(height)}",
+            role="img",
+            aria_label=f"Map of {title}: {counted}",
+        ),
+        h.figcaption(h.b(title), h.span(counted)),
+        class_=f"map-{name}",
+    )
+
+
+def _legend(
+    regions: Mapping[str, Any], studios: Mapping[str, Any], states: Mapping[str, str], here: str | None
+) -> Markup:
+    counts: dict[str | None, int] = {}
+    for one in studios.values():
+        counts[one.get("region")] = counts.get(one.get("region"), 0) + 1
+    rows = [
+        h.li(
+            parts.pill(states[code]) if code in states else h.span("Elsewhere", class_="state quiet"),
+            h.b(code),
+            h.span(
+                str(one.get("name") or ""),
+                h.span("this machine", class_="badge") if code == here else None,
+            ),
+            h.span(parts.plural(counts.get(code, 0), "studio"), class_="quiet"),
+        )
+        for code, one in sorted(regions.items())
+    ]
+    if counts.get(None):
+        rows.append(
+            h.li(
+                h.span("Everywhere", class_="state quiet"),
+                h.b(NONE),
+                h.span("no region"),
+                h.span(parts.plural(counts[None], "studio"), class_="quiet"),
+            )
+        )
+    return h.ul(rows, class_="regions")
+
+
+def _grid(name: str, left: float, top: float, width: float, height: float) -> str:
+    """Meridians and parallels, so that the points lie on something."""
+    project = PROJECTIONS[name]
+    (south, north, west, east), mesh = _MAPS[name][1:]
+
+    def line(points: Iterator[tuple[float, float]]) -> str:
+        pieces, drawing = [], False
+        for latitude, longitude in points:
+            place = project(latitude, longitude)
+            if place is None or not (
+                left - 90 < place[0] < left + width + 90 and top - 90 < place[1] < top + height + 90
+            ):
+                drawing = False
+                continue
+            pieces.append(f"{'L' if drawing else 'M'}{place[0]:.0f} {place[1]:.0f}")
+            drawing = True
+        return "".join(pieces)
+
+    meridians = (
+        line((latitude, float(longitude)) for latitude in _steps(south, north, mesh))
+        for longitude in range(west, east + 1, mesh)
+    )
+    parallels = (
+        line((float(latitude), longitude) for longitude in _steps(west, east, mesh))
+        for latitude in range(south, north + 1, mesh)
+    )
+    return "".join((*meridians, *parallels))
+
+
+def _steps(first: int, last: int, mesh: int) -> Iterator[float]:
+    return (float(number) for number in range(first, last + 1, max(1, mesh // 2)))
+
+
+def _at(value: Any) -> str:
+    return f"{float(value):.0f}"
+
+
+def _placed(one: Any) -> bool:
+    return isinstance(one.get("x"), (int, float)) and isinstance(one.get("y"), (int, float))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {}
+    return {str(key): one for key, one in value.items() if isinstance(one, dict)}

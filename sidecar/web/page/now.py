@@ -1,0 +1,236 @@
+"""What is: the state in words, the run under way or the last one, facts, ready work, the fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sidecar.fleet.report import State
+from sidecar.model.record import Record
+from sidecar.model.runs import Outcome
+from sidecar.web.page import fleet, parts, work
+from sidecar.web.page.layout import capital
+from sidecar.web.page.markup import Content, Markup, h, render
+
+_STEPS = (
+    ("fetch", "Fetched"),
+    ("generate", "Generated"),
+    ("check", "Checked"),
+    ("publish", "Published"),
+    ("loaded", "Loaded"),
+)
+
+
+class Active(Record, frozen=True):
+    """A run under way: who asked for what, since when, and what it has done so far."""
+
+    trigger: str
+    who: str
+    started: float
+    stages: dict[str, float]
+    lines: tuple[str, ...]
+
+
+class Now(Record, frozen=True):
+    """Everything that the page shows. `status` is what `GET /status` tells, `at` the time of the answer.
+
+    `running` is the run under way, `last` the one before. `active` while anything is under way that the
+    page should follow. `fleet` is what `GET /fleet` tells.
+    """
+
+    at: float
+    status: Mapping[str, Any]
+    active: bool
+    running: Active | None
+    last: Outcome | None
+    fleet: State | None = None
+
+
+def sentence(now: Now) -> str:
+    """The state in a sentence, to be read aloud when it changes."""
+    status, generation = now.status, now.status["generation"]
+    current = generation["current"]
+    if now.running is not None or status["waiting"]:
+        return "An update is under way."
+    if status["state"] == "loading":
+        return f"Generation {current} is published; waiting until Navigator has loaded it."
+    if status["error"] is not None:
+        in_place = f"Generation {current} stays in place" if current else "Nothing is in place yet"
+        return f"{in_place}: {status['error'].message}."
+    if status["not_loaded"]:
+        return f"{capital(status['not_loaded'])}. Generation {current} is in place now."
+    if current is None:
+        return "No generation has been published yet."
+    if generation["pending"]:
+        return f"Generation {current} is in place; Navigator is down and will load it when it starts."
+    if generation["pinned"]:
+        return f"Generation {generation['source']} was restored by hand, and stays until you update."
+    return f"Generation {current} is {'loaded' if generation['loaded'] == current else 'in place'}."
+
+
+def state(now: Now) -> str:
+    """The state in a word; while something waits its turn that is an update too."""
+    found = str(now.status["state"])
+    return "updating" if now.running is None and now.status["waiting"] and found == "in_sync" else found
+
+
+def panel(now: Now, *, base: str, acting: bool = True) -> Markup:
+    """The part that changes while something is under way."""
+    ready, generation = now.status["ready"], now.status["generation"]
+    return h.div(
+        h.h1(parts.pill(state(now))),
+        h.p(sentence(now), class_="lead", data_say=True),
+        _run(now, base) if acting else None,
+        _facts(now),
+        h.p(h.a("What would an update change?", href=f"{base}preview", class_="button plain"))
+        if acting and not now.active and generation["current"]
+        else None,
+        _first(now, base) if acting and not now.active and not generation["current"] else None,
+        _ready(ready),
+        fleet.section(now.fleet, now.at, base=base) if now.fleet is not None and acting else None,
+        id="now",
+        data_live=f"{base}page/live" if acting and now.active else None,
+        data_state=state(now),
+        data_generation=str(generation["current"] or ""),
+    )
+
+
+def _first(now: Now, base: str) -> Markup:
+    return h.p(h.a("Publish the first generation…", href=f"{base}preview", class_="button"))
+
+
+def _run(now: Now, base: str) -> Content:
+    if now.running is not None:
+        run = now.running
+        return h.section(
+            h.h2("Under way"),
+            _by(run.trigger, run.who, run.started, now.at),
+            _steps(now, run.stages, published="publish" in run.stages, error=False),
+            parts.log(run.lines, folded=False),
+            class_="run",
+        )
+    if now.active:
+        stages = now.last.stages if now.last else {}
+        waits = now.status["waiting"]
+        return h.section(
+            h.h2("Under way"),
+            h.p(parts.plural(waits, "request waits", "requests wait") + " for the run before.")
+            if waits
+            else None,
+            _steps(now, stages, published=True, error=False),
+            parts.log(now.last.log, folded=False) if now.last and not waits else None,
+            class_="run",
+        )
+    if now.last is None:
+        return None
+    last = now.last
+    loaded = now.status["generation"]["loaded"] == last.generation and last.state == "published"
+    return h.section(
+        h.h2("Last run ", parts.pill("loaded" if loaded else last.state)),
+        _by(last.trigger, last.who, last.started, now.at, last.seconds),
+        parts.trouble(
+            last.error,
+            h.p(h.a("Look at a new preview", href=f"{base}preview"))
+            if last.error.code == "changed"
+            else None,
+        )
+        if last.error
+        else _steps(now, last.stages, published=last.state == "published", error=False),
+        parts.log(last.log, folded=True),
+        class_="run",
+    )
+
+
+def _by(trigger: str, who: str, started: float, at: float, seconds: float | None = None) -> Markup:
+    took = f", took {parts.took(seconds)}" if seconds is not None else ""
+    return h.p(parts.asked(trigger, who), ", ", parts.moment(started, at), took, class_="quiet")
+
+
+def _steps(now: Now, stages: Mapping[str, float], *, published: bool, error: bool) -> Markup:
+    """The life of a generation, as far as this one has come."""
+    generation = now.status["generation"]
+    current = generation["current"]
+    loaded = published and generation["loaded"] == current and not generation["pending"]
+    items: list[Content] = []
+    reached = True
+    for stage, name in _STEPS:
+        if stage not in ("publish", "loaded") and stage not in stages and "publish" in stages:
+            continue  # a rollback fetches and generates nothing
+        if stage == "loaded" and "publish" not in stages and not now.active:
+            continue
+        if stage == "publish" and "publish" not in stages and not now.active:
+            items.append(h.li(h.b("Nothing to publish"), class_="done"))
+            break
+        done = loaded if stage == "loaded" else stage in stages
+        current_one = reached and not done and now.active
+        reached = done
+        seconds = stages.get(stage)
+        items.append(
+            h.li(
+                h.b(name),
+                h.span(parts.took(seconds)) if seconds is not None else None,
+                class_="done" if done else "doing" if current_one else "open",
+                aria_current="step" if current_one else None,
+            )
+        )
+    return h.ol(items, class_="steps", aria_label="Progress")
+
+
+def _facts(now: Now) -> Markup:
+    status, at = now.status, now.at
+    generation, index = status["generation"], status["index"]
+    navigator = status["navigator"]["state"]
+    drift = status["drift"]
+    return parts.facts(
+        [
+            (
+                "Serves",
+                (
+                    f"generation {generation['current']}",
+                    f", a copy of {generation['source']}" if generation["source"] else "",
+                )
+                if generation["current"]
+                else "nothing yet",
+            ),
+            ("Since", parts.moment(status["published"], at) if status["published"] else None),
+            (
+                "Loaded",
+                f"generation {generation['loaded']}" if generation["loaded"] else "none so far",
+            ),
+            ("Tenants", f"{status['tenants']:,}" if status["tenants"] is not None else None),
+            ("Users", f"{status['users']:,}" if status["users"] is not None else None),
+            (
+                "Navigator",
+                h.span("up" if navigator == "up" else "down", class_="good" if navigator == "up" else "bad"),
+            ),
+            ("Index from", parts.moment(index["modified"], at) if index["modified"] else None),
+            ("Index", h.code(index["sha256"][:12], title=index["sha256"]) if index["sha256"] else None),
+            ("Daemon up since", parts.moment(status["started"], at)),
+            (
+                "Changed by hand",
+                h.span(", ".join(drift), class_="bad") if drift else None,
+            ),
+        ]
+    )
+
+
+# Work in the background, and the fleet.
+
+
+def _ready(ready: Mapping[str, Any]) -> Markup | None:
+    holder = ready["holder"]
+    note = f"Process {holder} on this machine does it now." if holder else ""
+    return work.section(ready["state"], ready["generation"], ready["steps"], note)
+
+
+def main(now: Now, map_: Content, *, base: str) -> Markup:
+    """The content of the first page."""
+    return render([panel(now, base=base), map_])
+
+
+def status_page(now: Now, *, base: str) -> Sequence[Content]:
+    """What everyone may see: the state, without log, names and buttons."""
+    return [
+        panel(now, base=base, acting=False),
+        h.p(h.a("Sign in to see more", href=base, class_="button plain")),
+    ]
