@@ -591,16 +591,13 @@ def test_a_hook_past_its_time_limit_is_killed(site: Site) -> None:
 
 
 def test_a_hook_lasts_until_its_output_is_closed(site: Site) -> None:
-    """A child that it leaves behind holds up the next hook, whatever the time limit is."""
-    hold, pid = site.folder / "hold", site.folder / "pid"
-    hold.touch()
-    child = f"({site.gate('hold')}; echo child >> {site.folder}/notes) & echo $$ > {pid}"
-    site.hooks(ready=[{"command": site.script("leaves", child), "timeout": "200ms"}, site.note("next")])
+    """A child that it leaves behind holds up the next hook, even beyond the time limit."""
+    orphaned = 'while read -r _ _ _ parent _ < /proc/self/stat; [ "$parent" = $$ ]; do sleep 0.01; done'
+    child = f"({orphaned}; sleep 0.5; echo child >> {site.folder}/notes) &"
+    leaves = {"command": site.script("leaves", child), "timeout": "100ms"}
+    site.hooks(ready=[leaves, site.note("next")])
     site.start()
-    site.until(lambda: site.notes == ["hold"] and pid.exists() and pid.read_text())
-    site.until(lambda: not Path(f"/proc/{pid.read_text().strip()}/fd/1").exists())
-    hold.unlink()
-    site.until(lambda: site.notes == ["hold", "child", "next"])
+    site.until(lambda: site.notes == ["child", "next"])
 
 
 def test_ready_hooks_of_two_reloads_can_overlap(site: Site) -> None:
@@ -746,7 +743,7 @@ def test_requests_go_on_when_a_resume_hook_fails(site: Site) -> None:
     site.until(lambda: site.notes == ["idle"])
     site.touch(site.yml)
     assert [site.request("/")[0], site.request("/")[0]] == [404, 404]
-    site.until(lambda: site.navigator.logged("Hook execution failed") == 1)
+    site.until(lambda: site.navigator.logged("Hook execution failed") >= 1)
     assert "second" not in site.notes
     assert site.reloads() == 0
 
