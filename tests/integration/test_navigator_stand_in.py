@@ -28,6 +28,7 @@ from tests.support.navigator import NavigatorProcess, free_port, wait_until
 PROGRAMS = [None, *filter(None, [os.environ.get("NAVIGATOR_BIN")])]
 RELOADED = "Configuration reloaded successfully"
 TRIGGERED = "CGI script triggered config reload"
+STARTING = "Starting web app"
 
 ECHO = f"""#!{sys.executable} -IS
 import json, os, sys
@@ -36,7 +37,9 @@ print("Status: 207 Fine\\nContent-Type: application/json\\nX-Seen: yes\\n")
 print(json.dumps({{"env": dict(os.environ), "cwd": os.getcwd(), "body": body.hex()}}))
 """
 TENANT = """
-import http.server, os, sys
+import http.server, os, sys, time
+while os.path.exists(os.environ["HOLD"]):
+    time.sleep(0.01)
 class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = f"tenant {os.environ['RAILS_APP_DB']}\\n".encode()
@@ -81,10 +84,24 @@ class Site:
             return (self.folder / "notes").read_text().split()
         return []
 
-    def write(self, name: str = "navigator.yml") -> Path:
+    def gate(self, name: str) -> str:
+        """Shell commands that wait while the file of this name is there; they note that they came by."""
+        return f"echo {name} >> {self.folder}/notes; while [ -e {self.folder}/{name} ]; do sleep 0.01; done"
+
+    def tenants(self, **databases: str) -> None:
+        """Applications of the real one, lines of text in the stand-in. None gets up while `tenant` exists."""
+        app = {"runtime": sys.executable, "server": self.script("app.py", "#!" + TENANT)}
+        listed = [
+            {**app, "args": ["{{port}}"], "path": f"/t{path}", "var": {"database": database}}
+            for path, database in databases.items()
+        ]
+        env = {"RAILS_APP_DB": "${database}", "HOLD": str(self.folder / "tenant")}
+        self.config["applications"] = {"env": env, "pools": {"start_port": 20000}, "tenants": listed}
+
+    def write(self, name: str = "navigator.yml", **changes: Any) -> Path:
         """Publish the configuration, with this very moment as its time."""
         file = self.folder / name
-        file.write_text(yaml.safe_dump(self.config))
+        file.write_text(yaml.safe_dump({**self.config, **changes}))
         self.touch(file)
         return file
 
@@ -92,11 +109,25 @@ class Site:
         moment = time.time_ns() + int(seconds * 1e9)
         os.utime(file, ns=(moment, moment))
 
-    def start(self, *options: str, **env: str) -> None:
+    def start(self, *options: str, config: str = "navigator.yml", **env: str) -> None:
         self.write()
         if options:
             self.navigator = NavigatorProcess(*options, program=None)
-        self.navigator.start("navigator.yml", self.folder, **env)
+        self.navigator.start(config, self.folder, **env)
+
+    def start_with_gates(self) -> None:
+        """Start it so that a file `tenant`, in the stand-in `reload` as well, holds it up."""
+        self.start(*([] if self.program else ["--hold", str(self.folder)]))
+
+    def dies(self, config: str = "navigator.yml") -> int:
+        """Start it without a hope that it listens; its exit status."""
+        self.navigator.launch(config, self.folder)
+        return self.navigator.process.wait(20)
+
+    def pid_in_file(self) -> int | None:
+        with contextlib.suppress(FileNotFoundError):
+            return int(self.navigator.pid_file.read_text())
+        return None
 
     def request(self, path: str, method: str = "GET", body: Any = None, **headers: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.navigator.port, timeout=30)
@@ -352,10 +383,10 @@ def test_a_pid_file_outlives_a_killed_process(site: Site) -> None:
 @pytest.mark.parametrize(
     "bad",
     ["server: {listen: [", "server: [1]", "auth: {enabled: maybe}", "hooks: {server: {ready: x}}",
-     "auth: {}\nauth: {}\n", "just text"],
+     "auth: {}\nauth: {}\n", "just text", "applications: {pools: {max_size: many}}"],
 )  # fmt: skip
 def test_a_file_that_does_not_parse_changes_nothing(site: Site, bad: str) -> None:
-    """The old configuration stays and no hook runs; the next good file is loaded."""
+    """The old configuration stays and no hook runs; the next good file is loaded. A start dies of it."""
     site.hooks(start=[site.note("start")], ready=[site.note("ready")])
     site.cgi("/poke", "exit 0", reload_config="navigator.yml")
     site.start()
@@ -370,6 +401,10 @@ def test_a_file_that_does_not_parse_changes_nothing(site: Site, bad: str) -> Non
     site.write()
     site.request("/poke")
     site.until(lambda: site.notes == ["start", "ready"] * 2)
+    site.navigator.stop()
+    site.yml.write_text(bad)
+    assert site.dies() == 1
+    assert not site.navigator.pid_file.exists()
 
 
 def test_an_empty_file_is_a_configuration(site: Site) -> None:
@@ -380,6 +415,148 @@ def test_an_empty_file_is_a_configuration(site: Site) -> None:
     site.yml.write_text("")
     site.reload()
     assert site.request("/private")[0] == 404
+
+
+# --- which file is the current one
+
+
+def maintenance(site: Site, **ready: Any) -> None:
+    """A page of maintenance beside navigator.yml, which a script of both moves it on to."""
+    site.cgi("/poke", "exit 0", reload_config="navigator.yml")
+    hooks = {"server": {"ready": [{**site.note("maintenance"), **ready}]}}
+    site.write("maintenance.yml", maintenance={"enabled": True}, hooks=hooks)
+    site.hooks(ready=[{**site.note("navigator"), "reload_config": "navigator.yml"}])
+
+
+def test_sighup_re_reads_the_file_that_is_current(site: Site) -> None:
+    """On the maintenance file it stays there, however new navigator.yml is, until a script or a hook that
+    names navigator.yml moves it on. After a reload the hooks' reload_config is not looked at."""
+    maintenance(site)
+    site.start(config="maintenance.yml")
+    site.until(lambda: site.notes == ["maintenance"])
+    site.write("maintenance.yml", maintenance={"enabled": True}, hooks={"server": {"ready": [
+        {**site.note("again"), "reload_config": "navigator.yml"}]}})  # fmt: skip
+    site.touch(site.yml)
+    site.reload()
+    site.until(lambda: site.notes == ["maintenance", "again"])
+    assert site.request("/")[0] == 503
+    site.touch(site.yml, -60)
+    site.request("/poke")
+    site.until(lambda: site.notes == ["maintenance", "again", "navigator"])
+    assert site.request("/")[0] == 404
+    site.reload()
+    site.until(lambda: site.notes[3:] == ["navigator"])
+    assert site.request("/")[0] == 404
+    assert site.reloads() == 3
+
+
+def test_its_command_line_names_the_file_it_was_started_with(site: Site) -> None:
+    """As it was written there, whatever it has loaded since."""
+    maintenance(site, reload_config="navigator.yml")
+    site.start(config="maintenance.yml")
+    site.until(lambda: site.notes == ["maintenance", "navigator"])
+    words = Path(f"/proc/{site.navigator.pid}/cmdline").read_bytes().split(b"\0")
+    assert b"maintenance.yml" in words
+    assert b"navigator.yml" not in words
+
+
+def test_a_move_to_a_file_that_does_not_parse_is_a_move(site: Site) -> None:
+    """The old configuration serves, but SIGHUP reads the new file from then on."""
+    maintenance(site)
+    site.start(config="maintenance.yml")
+    site.yml.write_text("server: [")
+    site.request("/poke")
+    site.until(lambda: site.navigator.logged("Failed to reload configuration") == 1)
+    assert site.request("/")[0] == 503
+    site.touch(site.write(), -60)
+    site.reload()
+    assert site.request("/")[0] == 404
+
+
+def test_first_ready_hooks_compare_with_what_was_current_when_they_began(site: Site) -> None:
+    """So a script's reload in the meantime does not spare the one that they cause."""
+    hold = site.folder / "hold"
+    hold.touch()
+    site.cgi("/poke", "exit 0", reload_config="navigator.yml")
+    slow = {"command": site.script("slow", site.gate("hold")), "reload_config": "navigator.yml"}
+    site.write("maintenance.yml", hooks={"server": {"ready": [slow]}})
+    site.touch(site.write(), -60)
+    site.navigator.start("maintenance.yml", site.folder)
+    site.until(lambda: site.notes == ["hold"])
+    site.request("/poke")
+    site.until(lambda: site.reloads() == 1)
+    hold.unlink()
+    site.until(lambda: site.reloads() == 2)
+
+
+# --- slow reloads
+
+
+def test_a_file_staged_before_a_load_and_renamed_after_it_is_missed(site: Site) -> None:
+    """It is older than the load time, which is taken before start hooks run. A newer time is seen."""
+    hold, staged = site.folder / "hold", site.folder / "staged"
+    site.hooks(start=[{"command": site.script("slow", site.gate("hold"))}])
+    site.cgi("/poke", "exit 0", reload_config="navigator.yml")
+    site.start()
+    site.write("staged")
+    hold.touch()
+    site.navigator.signal()
+    site.until(lambda: site.notes == ["hold", "hold"])
+    staged.rename(site.yml)
+    site.request("/poke")
+    assert site.navigator.logged(TRIGGERED) == 0
+    site.write("staged")
+    staged.rename(site.yml)
+    site.request("/poke")
+    assert site.navigator.logged(TRIGGERED) == 1
+    hold.unlink()
+    site.until(lambda: site.reloads() == 2)
+    site.request("/poke")
+    assert site.navigator.logged(TRIGGERED) == 1
+
+
+def test_a_reload_waits_for_an_application_that_starts(site: Site) -> None:
+    """Its load time is taken before that, start hooks and all the rest come after it."""
+    hold = site.folder / "tenant"
+    hold.touch()
+    site.tenants(a="one")
+    site.cgi("/poke", "exit 0", reload_config="navigator.yml")
+    site.hooks(start=[site.note("start")])
+    site.start_with_gates()
+    site.write("staged")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(site.request, "/ta/")
+        site.until(lambda: site.navigator.logged(STARTING) == 1)
+        site.navigator.signal()
+        site.until(lambda: site.navigator.logged("Received SIGHUP") == 1)
+        (site.folder / "staged").rename(site.yml)
+        assert site.request("/poke")[0] == 200
+        assert (site.navigator.logged(TRIGGERED), site.reloads(), site.notes) == (0, 0, ["start"])
+        hold.unlink()
+        assert first.result(20) == (200, "tenant one\n")
+    site.until(lambda: site.reloads() == 1 and site.notes == ["start"] * 2)
+
+
+def test_tenants_wait_while_another_one_starts(site: Site) -> None:
+    """Those that run, too; all else is answered. A client that leaves does not end the start."""
+    hold = site.folder / "tenant"
+    site.tenants(a="one", b="two")
+    site.config["server"]["health_check"] = {"path": "/up", "response": {"status": 200, "body": "up"}}
+    site.start_with_gates()
+    assert site.request("/tb/") == (200, "tenant two\n")
+    hold.touch()
+    with socket.create_connection(("127.0.0.1", site.navigator.port)) as client:
+        client.sendall(b"GET /ta/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        site.until(lambda: site.navigator.logged(STARTING) == 2)
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(site.request, "/tb/")
+        with pytest.raises(TimeoutError):
+            other.result(0.3)
+        assert site.request("/up") == (200, "up")
+        assert site.request("/nobody/")[0] == 404
+        hold.unlink()
+        assert other.result(20) == (200, "tenant two\n")
+    assert site.request("/ta/") == (200, "tenant one\n")
 
 
 # --- hooks
@@ -400,6 +577,27 @@ def test_hooks_run_in_order_and_the_first_failure_ends_the_list(site: Site) -> N
     site.until(lambda: site.notes == ["start", "started", "one", "start", "one"])
     site.reload()
     site.until(lambda: site.notes == ["start", "started", "one", "start", "one", "start", "one"])
+
+
+def test_a_hook_past_its_time_limit_is_killed(site: Site) -> None:
+    """That is a failure, which ends the list."""
+    hang = {"command": site.script("hang", "exec sleep 60"), "timeout": "200ms"}
+    site.hooks(ready=[site.note("one"), {**hang, "reload_config": "./navigator.yml"}, site.note("three")])
+    site.start()
+    site.until(lambda: site.navigator.logged("Hook execution failed") == 1)
+    assert site.notes == ["one"]
+    site.reload()
+    assert site.reloads() == 1
+
+
+def test_a_hook_lasts_until_its_output_is_closed(site: Site) -> None:
+    """A child that it leaves behind holds up the next hook, even beyond the time limit."""
+    orphaned = 'while read -r _ _ _ parent _ < /proc/self/stat; [ "$parent" = $$ ]; do sleep 0.01; done'
+    child = f"({orphaned}; sleep 0.5; echo child >> {site.folder}/notes) &"
+    leaves = {"command": site.script("leaves", child), "timeout": "100ms"}
+    site.hooks(ready=[leaves, site.note("next")])
+    site.start()
+    site.until(lambda: site.notes == ["child", "next"])
 
 
 def test_ready_hooks_of_two_reloads_can_overlap(site: Site) -> None:
@@ -441,12 +639,75 @@ def test_a_failed_ready_hook_causes_no_reload(site: Site) -> None:
     assert site.reloads() == 1
 
 
-def test_a_start_that_fails_is_no_start(site: Site) -> None:
-    """A missing htpasswd or a failed start hook ends the process at once, and its pid file stays."""
+def start_hook_fails(site: Site) -> None:
     site.hooks(start=[{"command": "/bin/false"}])
-    with pytest.raises(RuntimeError, match="ended with 1"):
-        site.start()
-    assert site.navigator.pid_file.exists()
+
+
+def htpasswd_is_missing(site: Site) -> None:
+    site.users("")
+    (site.folder / "htpasswd").unlink()
+
+
+def htpasswd_is_no_file(site: Site) -> None:
+    site.config["auth"] = {"enabled": True, "htpasswd": str(site.folder)}
+
+
+@pytest.mark.parametrize("fault", [start_hook_fails, htpasswd_is_missing, htpasswd_is_no_file])
+def test_a_start_that_fails_is_no_start(site: Site, fault: Callable[[Site], None]) -> None:
+    """It ends with status 1, and its pid file stays. A reload with the same fault is done all the same."""
+    good = dict(site.config)
+    fault(site)
+    bad, site.config = site.config, good
+    site.start()
+    site.write(**bad)
+    site.reload()
+    site.navigator.stop()
+    assert site.dies() == 1
+    assert site.pid_in_file() == site.navigator.pid
+
+
+def test_a_start_without_its_file_or_its_port_fails(site: Site) -> None:
+    """Status 1 both times; the pid file is written before the port is asked for, after the file is read."""
+    assert site.dies() == 1
+    assert site.pid_in_file() != site.navigator.pid
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", site.config["server"]["listen"]))
+        taken.listen()
+        site.write()
+        assert site.dies() == 1
+    assert site.pid_in_file() == site.navigator.pid
+
+
+def test_sighup_ends_it_before_it_listens(site: Site) -> None:
+    """Its pid file is there already while start hooks run, but it does not yet listen to signals."""
+    hold = site.folder / "hold"
+    hold.touch()
+    site.hooks(start=[{"command": site.script("slow", site.gate("hold"))}])
+    site.write()
+    site.navigator.launch("navigator.yml", site.folder)
+    site.until(lambda: site.notes == ["hold"])
+    assert site.navigator.status is None
+    os.kill(int(site.navigator.pid_file.read_text()), signal.SIGHUP)
+    assert site.navigator.process.wait(20) == -signal.SIGHUP
+    hold.unlink()
+
+
+@pytest.mark.parametrize(("action", "said"), [("suspend", "Suspending"), ("stop", "Stopping")])
+def test_it_asks_for_its_end_when_nothing_was_asked_of_it(site: Site, action: str, said: str) -> None:
+    """After the idle hooks, once, and also when a reload brings the time limit and no request comes."""
+    said += " machine due to inactivity"
+    site.start(FLY_APP_NAME="", FLY_MACHINE_ID="")
+    hold = site.folder / "hold"
+    hold.touch()
+    site.config["server"]["idle"] = {"action": action, "timeout": "100ms"}
+    site.hooks(idle=[{"command": site.script("slow", site.gate("hold"))}])
+    site.write()
+    site.navigator.signal()
+    site.until(lambda: site.notes == ["hold"])
+    assert site.navigator.logged(said) == 0
+    hold.unlink()
+    site.until(lambda: site.navigator.logged(said) == 1)
+    assert site.notes == ["hold"]
 
 
 def test_the_first_request_after_idling_runs_the_resume_hooks(site: Site) -> None:
@@ -471,6 +732,20 @@ def test_the_first_request_after_idling_runs_the_resume_hooks(site: Site) -> Non
         go.touch()
         assert later.result(10)[0] == 404
     site.until(lambda: site.reloads() > 0)  # it may have idled again by now
+
+
+def test_requests_go_on_when_a_resume_hook_fails(site: Site) -> None:
+    """The list ends there, and nothing is loaded, however new the file is."""
+    site.config["server"]["idle"] = {"action": "suspend", "timeout": "1s"}
+    hooks = [{"command": "/bin/false", "reload_config": "navigator.yml"}, site.note("second")]
+    site.hooks(idle=[site.note("idle")], resume=hooks)
+    site.start(FLY_APP_NAME="", FLY_MACHINE_ID="")
+    site.until(lambda: site.notes == ["idle"])
+    site.touch(site.yml)
+    assert [site.request("/")[0], site.request("/")[0]] == [404, 404]
+    site.until(lambda: site.navigator.logged("Hook execution failed") >= 1)
+    assert "second" not in site.notes
+    assert site.reloads() == 0
 
 
 # --- logins
@@ -623,21 +898,11 @@ def test_files_then_maintenance(site: Site) -> None:
 
 def test_tenants_by_longest_path(site: Site) -> None:
     """A tenant that runs goes on with its database after a reload; new ones are served, removed ones 404."""
-    app = {"runtime": sys.executable, "server": site.script("app.py", "#!" + TENANT)}
-
-    def tenants(**databases: str) -> None:
-        listed = [
-            {**app, "args": ["{{port}}"], "path": f"/t{path}", "var": {"database": db}}
-            for path, db in databases.items()
-        ]
-        env = {"RAILS_APP_DB": "${database}"}
-        site.config["applications"] = {"env": env, "pools": {"start_port": 20000}, "tenants": listed}
-
-    tenants(a="one", ab="two")
+    site.tenants(a="one", ab="two")
     site.start()
     assert site.request("/ta/x")[1] == "tenant one\n"
     assert site.request("/nobody/")[0] == 404
-    tenants(a="changed", abc="three")
+    site.tenants(a="changed", abc="three")
     site.write()
     site.reload()
     assert site.request("/ta/")[1] == "tenant one\n"
@@ -665,15 +930,28 @@ def test_reloads_can_be_ignored(stand_in: Site) -> None:
 
 def test_a_file_written_during_a_slow_load_is_missed(stand_in: Site) -> None:
     """The load time is taken after reading, so what is written between the two looks loaded."""
-    site = stand_in
+    site, hold = stand_in, stand_in.folder / "reload"
     site.cgi("/poke", "exit 0", reload_config="navigator.yml")
-    site.start("--reload-delay", "0.5")
+    site.start_with_gates()
+    hold.touch()
     site.navigator.signal()
     site.until(lambda: site.navigator.logged("Received SIGHUP") == 1)
     site.write()
+    hold.unlink()
     site.until(lambda: site.reloads() == 1)
     site.request("/poke")
     assert site.navigator.logged(TRIGGERED) == 0
+
+
+def test_loads_and_applications_can_be_slow(stand_in: Site) -> None:
+    """By a number of seconds, and nobody has to open a gate."""
+    site = stand_in
+    site.tenants(a="one")
+    site.start("--reload-delay", "0.1", "--tenant-boot", "0.1")
+    started = time.monotonic()
+    assert site.request("/ta/") == (200, "tenant one\n")
+    site.reload()
+    assert time.monotonic() - started >= 0.2
 
 
 def test_it_ends_with_its_parent(stand_in: Site) -> None:

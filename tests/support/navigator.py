@@ -1,10 +1,11 @@
 """A stand-in for Navigator, the web server beside the sidecar, and a helper that starts it or the real one.
 
-    python tests/support/navigator.py CONFIG --pid-file FILE [--reload-delay SECONDS] [--ignore-reloads FILE]
+    python tests/support/navigator.py CONFIG --pid-file FILE [OPTION...]
 
 It does what Navigator does wherever the sidecar depends on it: logins, CGI, static files, hooks, reloads and
 idling. A tenant is one line of text that names its database. Left out: routes, reverse proxies, WebSockets,
-managed processes, a script's user and allowed_users, logins with crypt-SHA.
+managed processes, a script's user and allowed_users, logins with crypt-SHA, the call that has Fly suspend or
+stop the machine. Its options make it slow, or deaf to reloads; --help names them.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ import ctypes
 import fcntl
 import hashlib
 import itertools
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -38,7 +42,7 @@ import yaml
 from aiohttp import web
 
 HOOKS = [{"command": "", "args": [""], "timeout": "", "reload_config": ""}]
-# What is read of navigator.yml: "" a text, False a truth value, [x] a list of x, {} any mapping.
+# What is read of navigator.yml: "" a text, 0 a number, False a truth value, [x] a list of x, {} any mapping.
 SHAPE: dict[str, Any] = {
     "server": {
         "listen": "", "root_path": "",
@@ -46,14 +50,17 @@ SHAPE: dict[str, Any] = {
             {"path": "", "script": "", "method": "", "env": {}, "timeout": "", "reload_config": ""},
         ],
         "static": {"public_dir": "", "allowed_extensions": [""], "try_files": [""]},
-        "health_check": {"path": "", "response": {"status": "", "body": "", "headers": {}}},
+        "health_check": {"path": "", "response": {"status": 0, "body": "", "headers": {}}},
         "idle": {"action": "", "timeout": ""},
     },
     "auth": {
         "enabled": False, "realm": "", "htpasswd": "", "public_paths": [""],
         "auth_patterns": [{"pattern": "", "action": ""}],
     },
-    "applications": {"tenants": [{"path": "", "var": {}, "env": {}}]},
+    "applications": {
+        "pools": {"max_size": 0, "start_port": 0, "timeout": ""},
+        "tenants": [{"path": "", "var": {}, "env": {}}],
+    },
     "hooks": {"server": {"start": HOOKS, "ready": HOOKS, "resume": HOOKS, "idle": HOOKS}},
     "maintenance": {"enabled": False, "page": ""},
 }  # fmt: skip
@@ -80,8 +87,10 @@ def shaped(data: Any, shape: Any) -> Any:
     kind = type(shape)
     if data is None:
         data = kind()
-    if kind is bool and str(data).lower() in {"true", "false"}:
-        return str(data).lower() == "true"
+    if kind is bool and str(data).lower() in {"true", "y", "yes", "on", "false", "n", "no", "off"}:
+        return str(data).lower() in {"true", "y", "yes", "on"}
+    if kind is int and re.fullmatch(r"[-+]?\d+", str(data)):
+        return int(data)
     if not isinstance(data, kind):
         raise yaml.YAMLError(f"cannot unmarshal {data!r} into {kind.__name__}")
     if isinstance(data, list):
@@ -204,10 +213,10 @@ class Handler:
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path, health, auth = request.path, self.config.server.health_check, self.config.auth
         if health.path == path and not health.response.status:
-            return self.tenant(path)
+            return await self.tenant(path)
         if health.path == path:
-            status = int(health.response.status)
-            return web.Response(status=status, text=health.response.body, headers=health.response.headers)
+            answer = health.response
+            return web.Response(status=answer.status, text=answer.body, headers=answer.headers)
         public = auth.enabled and self.is_public(path)
         login = request.headers.get("Authorization", "")
         if self.users and not public and not await asyncio.to_thread(self.users.allow, login):
@@ -219,7 +228,7 @@ class Handler:
         if file := self.static_file(path, public):
             # the real one sends .../index.html to the folder
             return redirect("./") if path.endswith("/index.html") else web.FileResponse(file)
-        return self.maintenance_page() if self.config.maintenance.enabled else self.tenant(path)
+        return self.maintenance_page() if self.config.maintenance.enabled else await self.tenant(path)
 
     def is_public(self, path: str) -> bool:
         def fits(rule: str) -> bool:
@@ -252,17 +261,16 @@ class Handler:
         text = file.read_text() if file.is_file() else "Service Temporarily Unavailable"
         return web.Response(status=503, text=text, content_type="text/html")
 
-    def tenant(self, path: str) -> web.Response:
-        """The tenant's page. An application that runs goes on with the database it was started with."""
+    async def tenant(self, path: str) -> web.Response:
+        """The tenant's page. An application goes on starting when the client that asked for it has left."""
         prefixes = [with_slash(t.path) for t in self.config.applications.tenants]
         prefix = max((p for p in prefixes if path.startswith(p)), key=len, default=None)
         if prefix is None:
             return web.Response(status=404, text="404 page not found\n")
-        if prefix not in self.navigator.running:
-            if prefix not in self.navigator.databases:
-                return web.Response(status=500, text="Failed to start application\n")
-            self.navigator.running[prefix] = self.navigator.databases[prefix]
-        return web.Response(text=f"tenant {self.navigator.running[prefix]}\n")
+        starting = self.navigator.in_background(self.navigator.application(prefix))
+        if (database := await asyncio.shield(starting)) is None:
+            return web.Response(status=500, text="Failed to start application\n")
+        return web.Response(text=f"tenant {database}\n")
 
     async def cgi(self, script: Any, request: web.BaseRequest) -> web.StreamResponse:
         """Run a script. It is killed at its time limit and when the client leaves."""
@@ -380,13 +388,31 @@ def kill(process: Process) -> None:
 # --- the server
 
 
+def run_hook(hook: Any) -> None:
+    """Run a hook until it has ended and its output is closed: a child that keeps it open holds up the rest.
+
+    At its time limit the hook itself is killed, its children are not.
+    """
+    command = [hook.command, *hook.args]
+    with subprocess.Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout
+        timer = threading.Timer(seconds(hook.timeout) or 1e6, process.kill)
+        timer.start()
+        output = process.stdout.read()
+        process.wait()
+        timer.cancel()
+    if output:
+        log("INFO", "Hook output", command=hook.command, output=json.dumps(output.decode(errors="replace")))
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
 def run_hooks(hooks: list[Any], kind: str) -> bool:
     """Run hooks one after the other; the first failure ends the list."""
     for hook in (h for h in hooks if h.command):
         log("INFO", "Executing hook", type=f"server.{kind}", command=hook.command, args=hook.args)
-        command, limit = [hook.command, *hook.args], seconds(hook.timeout) or None
         try:
-            subprocess.run(command, stdin=DEVNULL, stderr=subprocess.STDOUT, timeout=limit, check=True)
+            run_hook(hook)
         except (OSError, subprocess.SubprocessError) as error:
             log("ERROR", "Hook execution failed", type=f"server.{kind}", error=error)
             return False
@@ -400,62 +426,71 @@ class Navigator:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.config_path = options, options.config
+        self.applications = asyncio.Lock()  # held while one of them starts
         self.running: dict[str, str] = {}  # tenant path -> database its application was started with
-        self.events: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
-        self.signal_waits = False  # a signal is lost while another one waits
-        self.reload_slot = asyncio.Semaphore(1)  # one reload may wait; who asks for another one waits, too
+        self.events: asyncio.Queue[tuple[str, int | str]] = asyncio.Queue()
+        self.waiting: set[str] = set()  # a signal is lost while another one waits; a resume hook's wish, too
+        self.reload_slot = asyncio.Semaphore(1)  # one script's reload may wait; the next script waits itself
         self.tasks: set[asyncio.Future[Any]] = set()
         self.active, self.asleep, self.awake = 0, False, asyncio.Event()
-        self.idle_timer: asyncio.TimerHandle | None = None
+        self.idle_action, self.idle_timer = "", asyncio.get_running_loop().call_later(0, lambda: None)
 
     async def run(self) -> int:
-        self.take(load_config(self.config_path))
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(
+            ThreadPoolExecutor(64)
+        )  # hooks that hang are not to keep others from running
+        await self.take(load_config(self.config_path))
         self.options.pid_file.write_text(str(os.getpid()))
         users = self.load_users()
         if not await asyncio.to_thread(run_hooks, self.config.hooks.server.start, "start"):
             return 1
         self.handler = Handler(self, self.config, users)
-        for each in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(each, self.on_signal, each)
+        for each in (
+            signal.SIGHUP,
+            signal.SIGTERM,
+            signal.SIGINT,
+        ):  # until here each of them ends the process
+            loop.add_signal_handler(each, self.ask, "signal", each)
         server = web.Server(self.serve, handler_cancellation=True, auto_decompress=False, access_log=None)
         runner = web.ServerRunner(server, shutdown_timeout=30)
         await runner.setup()
         self.awake.set()
-        self.count(0)
         await web.TCPSite(runner, "127.0.0.1", int(self.config.server.listen or 3000)).start()
         log("INFO", "Navigator starting", port=self.config.server.listen)
         self.in_background(self.first_ready())
         while True:
-            number, path = await self.events.get()
-            if number:
-                self.signal_waits = False
-            else:
+            source, what = await self.events.get()
+            self.waiting.discard(source)
+            if source == "script":
                 self.reload_slot.release()
-            if number in {signal.SIGTERM, signal.SIGINT}:
+            if what in {signal.SIGTERM, signal.SIGINT}:
                 break
-            await self.reload(path or self.config_path)
+            await self.reload(what if isinstance(what, str) else self.config_path)
         log("INFO", "Received shutdown signal")
         await runner.cleanup()
         self.options.pid_file.unlink(missing_ok=True)
         return 0
 
-    def on_signal(self, number: int) -> None:
-        if not self.signal_waits:
-            self.signal_waits = True
-            self.events.put_nowait((number, ""))
+    def ask(self, source: str, what: int | str) -> None:
+        """Put a signal, or the path of a file to load, in the queue, unless one of this source waits."""
+        if source not in self.waiting:
+            self.waiting.add(source)
+            self.events.put_nowait((source, what))
 
     async def ask_for_reload(self, path: str) -> None:
         await self.reload_slot.acquire()
-        self.events.put_nowait((0, path))
+        self.events.put_nowait(("script", path))
 
-    def reload_due(self, path: str, loaded_at: int | None = None) -> bool:
+    def reload_due(self, path: str, loaded: tuple[str, int] | None = None) -> bool:
         """Whether a script or hook that names this path causes a reload: another text, or a newer file."""
+        current, loaded_at = loaded or (self.config_path, self.loaded_at)
         try:
-            newer = bool(path) and Path(path).stat().st_mtime_ns > (loaded_at or self.loaded_at)
+            newer = bool(path) and Path(path).stat().st_mtime_ns > loaded_at
         except OSError as error:
             log("WARN", "Cannot stat reload_config file", error=error)
             return False
-        return newer or path not in {"", self.config_path}
+        return newer or path not in {"", current}
 
     def in_background(self, work: Any) -> asyncio.Future[Any]:
         task: asyncio.Future[Any] = asyncio.ensure_future(work)
@@ -463,29 +498,43 @@ class Navigator:
         task.add_done_callback(self.tasks.discard)
         return task
 
-    def take(self, config: Any) -> None:
-        self.config, self.loaded_at = config, time.time_ns()
-        self.databases = {with_slash(t.path): t.var.get("database", "") for t in config.applications.tenants}
-        idle = config.server.idle
-        self.idle_after = seconds(idle.timeout or "10m") if idle.action in {"suspend", "stop"} else 0.0
+    async def hold(self, what: str) -> None:
+        folder = self.options.hold
+        for pause in polls(lambda: not (folder and (folder / what).exists()), 600):
+            await asyncio.sleep(pause)
+
+    async def take(self, config: Any) -> None:
+        """Make a configuration the current one. That waits for an application that is starting."""
+        self.loaded_at = time.time_ns()
+        async with self.applications:
+            tenants = config.applications.tenants
+            self.databases = {with_slash(t.path): t.var.get("database", "") for t in tenants}
+        self.config, self.loaded = config, (self.config_path, self.loaded_at)
+        idle, before = config.server.idle, self.idle_action
+        self.idle_after = seconds(idle.timeout) or 600.0
+        self.idle_action = idle.action if idle.action in {"suspend", "stop"} else ""
+        if not (before and self.idle_action):
+            self.count(0)
 
     def load_users(self) -> Users | None:
         auth = self.config.auth
-        return Users(auth.htpasswd) if auth.enabled and auth.htpasswd and auth.realm != "off" else None
+        users = Users(auth.htpasswd) if auth.enabled and auth.htpasswd else None
+        return users if auth.realm != "off" else None
 
     async def reload(self, path: str) -> None:
         if self.options.ignore_reloads and self.options.ignore_reloads.exists():
             log("WARN", "Reload ignored")
             return
         log("INFO", "Received SIGHUP, reloading configuration")  # whoever asked: the real one's words
-        self.config_path = path
+        self.config_path = path  # even if the file cannot be loaded
         try:
             config = load_config(path)
         except (OSError, yaml.YAMLError) as error:
             log("ERROR", "Failed to reload configuration", error=repr(error))
             return
         await asyncio.sleep(self.options.reload_delay)
-        self.take(config)
+        await self.hold("reload")
+        await self.take(config)
         await asyncio.to_thread(run_hooks, config.hooks.server.start, "start")
         users = self.handler.users
         try:
@@ -496,20 +545,34 @@ class Navigator:
         log("INFO", "Configuration reloaded successfully")
         self.in_background(asyncio.to_thread(run_hooks, config.hooks.server.ready, "ready"))
 
+    async def application(self, prefix: str) -> str | None:
+        """The database of a tenant's application; None if the tenant is gone. The first request starts it.
+
+        Until it is up all requests to tenants wait, those that run included, and a reload waits, too.
+        """
+        async with self.applications:
+            if prefix not in self.running and prefix in self.databases:
+                log("INFO", "Starting web app", tenant=prefix)
+                await asyncio.sleep(self.options.tenant_boot)
+                await self.hold("tenant")
+                self.running[prefix] = self.databases[prefix]
+            return self.running.get(prefix)
+
     async def first_ready(self) -> None:
         await asyncio.sleep(0.1)
         await self.hooks_with_reload("ready")
 
     async def hooks_with_reload(self, kind: str) -> None:
-        hooks, loaded_at = getattr(self.config.hooks.server, kind), self.loaded_at
+        """Run hooks, then reload if one of them names another file or a newer one than when they began."""
+        hooks, loaded = getattr(self.config.hooks.server, kind), self.loaded
         if await asyncio.to_thread(run_hooks, hooks, kind):
             path = next((h.reload_config for h in hooks if h.reload_config), "")
-            if self.reload_due(path, loaded_at):
-                await self.ask_for_reload(path)
+            if self.reload_due(path, loaded):
+                self.ask(kind, path)
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         await self.awake.wait()
-        if self.asleep:  # this request wakes the machine and goes on; those after it wait for the hooks
+        if self.asleep and self.idle_action:  # it wakes the machine and goes on; those after it wait
             self.asleep = False
             self.awake.clear()
             self.in_background(self.hooks_with_reload("resume")).add_done_callback(lambda _: self.awake.set())
@@ -520,34 +583,52 @@ class Navigator:
             self.count(-1)
 
     def count(self, change: int) -> None:
+        loop = asyncio.get_running_loop()
         self.active += change
-        if self.idle_timer:
-            self.idle_timer.cancel()
-        if self.idle_after and not self.active:
-            self.idle_timer = asyncio.get_running_loop().call_later(self.idle_after, self.fall_asleep)
+        self.last_activity = loop.time()
+        self.idle_timer.cancel()
+        if self.idle_action and not self.active:
+            self.idle_timer = loop.call_later(self.idle_after, self.fall_asleep)
 
     def fall_asleep(self) -> None:
-        """The moment at which Fly would be asked to suspend the machine."""
+        """From here on the next request counts as the first one after waking, even while idle hooks run."""
+        loop = asyncio.get_running_loop()
+        if (left := self.last_activity + self.idle_after - loop.time()) > 0.001:  # a reload made it longer
+            self.idle_timer = loop.call_later(left, self.fall_asleep)
+            return
         self.asleep = True
-        log("INFO", "Machine idle")
-        self.in_background(asyncio.to_thread(run_hooks, self.config.hooks.server.idle, "idle"))
+        self.in_background(self.idle(self.idle_action))
+
+    async def idle(self, action: str) -> None:
+        await asyncio.to_thread(run_hooks, self.config.hooks.server.idle, "idle")
+        doing = "Suspending" if action == "suspend" else "Stopping"
+        log("INFO", f"{doing} machine due to inactivity")  # Fly would be asked now
 
 
 def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
+async def serve(options: argparse.Namespace) -> int:
+    return await Navigator(options).run()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A stand-in for Navigator, for tests.")
     parser.add_argument("config", nargs="?", default="config/navigator.yml")
     parser.add_argument("--pid-file", type=Path, required=True)
-    parser.add_argument("--reload-delay", type=float, default=0, help="seconds from reading to the load time")
     parser.add_argument("--ignore-reloads", type=Path, help="while this file exists, reloads are not done")
+    parser.add_argument("--reload-delay", type=float, default=0, help="seconds from reading to the load time")
+    parser.add_argument("--tenant-boot", type=float, default=0, help="seconds until an application is up")
+    parser.add_argument(
+        "--hold", type=Path, metavar="FOLDER", help="while FOLDER/reload exists, a reload stops between "
+        "reading and the load time; while FOLDER/tenant exists, no application gets up",
+    )  # fmt: skip
     options = parser.parse_args()
     die_with_parent()
     status = 1
     try:
-        status = asyncio.run(Navigator(options).run())
+        status = asyncio.run(serve(options))
     except (OSError, yaml.YAMLError) as error:
         log("ERROR", "Failed to start", error=repr(error))
     os._exit(status)  # hooks that still run are left to themselves, as the real one leaves them
@@ -591,6 +672,7 @@ class NavigatorProcess:
     """
 
     process: subprocess.Popen[bytes]
+    port = 3000
 
     def __init__(self, *options: str, program: str | None = os.environ.get("NAVIGATOR_BIN")) -> None:
         assert not (options and program), "the real Navigator has no options for tests"
@@ -598,7 +680,10 @@ class NavigatorProcess:
         self.lock: int | None = None
 
     def start(self, config: str | Path, cwd: Path, **env: str) -> Self:
-        """Start it in a folder and wait until it listens; env is added to this process's environment."""
+        """Start it in a folder and wait until it listens; env is added to this process's environment.
+
+        RuntimeError when it ends instead; its exit status is in `status`.
+        """
         for pause in self._starting(config, cwd, env):
             time.sleep(pause)
         return self
@@ -606,6 +691,12 @@ class NavigatorProcess:
     async def start_async(self, config: str | Path, cwd: Path, **env: str) -> Self:
         for pause in self._starting(config, cwd, env):
             await asyncio.sleep(pause)
+        return self
+
+    def launch(self, config: str | Path, cwd: Path, **env: str) -> Self:
+        """Start it and do not wait until it listens: it may never, or not for long."""
+        for pause in self._launching(config, cwd, env):
+            time.sleep(pause)
         return self
 
     def stop(self) -> int:
@@ -634,6 +725,11 @@ class NavigatorProcess:
         return self.process.pid
 
     @property
+    def status(self) -> int | None:
+        """Its exit status, -9 and the like after a signal; None while it lives."""
+        return self.process.poll()
+
+    @property
     def lines(self) -> list[str]:
         """What it has logged, its hooks' output included."""
         return self.log_file.read_text(errors="replace").splitlines()
@@ -649,21 +745,26 @@ class NavigatorProcess:
         self.stop()
 
     def _starting(self, config: str | Path, cwd: Path, env: dict[str, str]) -> Iterator[float]:
-        port = int(load_config(cwd / config).server.listen or 3000)
-        self.port, self.url, self.log_file = port, f"http://127.0.0.1:{port}", cwd / f"navigator-{port}.log"
-        self.pid_file = Path("/tmp/navigator.pid") if self.program else cwd / f"navigator-{port}.pid"
-        command = [sys.executable, __file__, "--pid-file", str(self.pid_file), *self.options]
+        yield from self._launching(config, cwd, env)
+        yield from polls(self._listens, 20)
+
+    def _launching(self, config: str | Path, cwd: Path, env: dict[str, str]) -> Iterator[float]:
+        with contextlib.suppress(OSError, yaml.YAMLError):  # it is Navigator that has to die of such a file
+            self.port = int(load_config(cwd / config).server.listen or 3000)
+        self.url, self.log_file = f"http://127.0.0.1:{self.port}", cwd / f"navigator-{self.port}.log"
+        self.pid_file = Path("/tmp/navigator.pid") if self.program else cwd / f"navigator-{self.port}.pid"
+        command = [sys.executable, __file__, str(config), "--pid-file", str(self.pid_file), *self.options]
         if self.program:
-            command = [self.program]
+            command = [self.program, str(config)]
+        if self.program and self.lock is None:
             # All real ones share one pid file, so there is one at a time.
             self.lock = os.open(f"{self.pid_file}.lock", os.O_RDWR | os.O_CREAT)
             yield from polls(self._locked, 120)
         with self.log_file.open("ab") as output:
             self.process = subprocess.Popen(
-                [*command, str(config)], cwd=cwd, env=os.environ | env, stdin=DEVNULL, stdout=output,
+                command, cwd=cwd, env=os.environ | env, stdin=DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT, preexec_fn=die_with_parent,
             )  # fmt: skip
-        yield from polls(self._listens, 20)
 
     def _stopping(self) -> Iterator[float]:
         with contextlib.suppress(ProcessLookupError):
