@@ -17,7 +17,7 @@ from sidecar.errors import PublishError, SettingsError
 from sidecar.generate import HTPASSWD, MAINTENANCE, MAP, NAMES, NAVIGATOR, PRERENDER, SHOWCASES, TENANTS
 from sidecar.generations.records import INDEX
 from sidecar.model.artifacts import Artifact
-from sidecar.system.files import explained, sync, temporary, touch, write
+from sidecar.system.files import explained, give, sync, temporary, touch, write
 
 InstallIndex = Callable[[Path, Path, float | None], None]
 Checkpoint = Callable[[str], None]
@@ -150,7 +150,7 @@ class Site:
             self.install_index(source, where.index, modified)
             if fresh and where.index.exists():
                 # One that was there before keeps its owner and mode: the application may write to it.
-                os.chown(where.index, where.owner, where.group)
+                give(where.index, where.owner, where.group)
                 where.index.chmod(where.mode)
 
     def clean(self, names: Iterable[str] | None = None) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from sidecar.errors import PublishError, Rejected
-from sidecar.system.files import replace
+from sidecar.system.files import give, replace, temporary
 
 HEADER = b"SQLite format 3\0"
 # SQLite's verdicts on a file that it cannot open as a database.
@@ -159,8 +160,15 @@ def is_database(path: Path) -> bool:
 
 
 def _replace(source: Path, target: Path) -> None:
-    def remove_logs() -> None:
+    """Replace a file that is no database, or none yet; mode and, where that is allowed, owner stay."""
+    there = target.stat() if target.exists() else None
+
+    def adapt() -> None:
+        if there is not None:
+            with suppress(PermissionError):  # the user of the daemon may not give files away
+                give(temporary(target), there.st_uid, there.st_gid)
         for suffix in SIDE_FILES:
             target.with_name(target.name + suffix).unlink(missing_ok=True)
 
-    replace(target, source.read_bytes(), mode=None, synced=True, before=remove_logs)
+    mode = None if there is None else stat.S_IMODE(there.st_mode)
+    replace(target, source.read_bytes(), mode=mode, synced=True, before=adapt)
