@@ -25,10 +25,11 @@ from sidecar.model.machine_report import LoadedIndex, Served, served
 from sidecar.model.runs import Outcome, Request
 from sidecar.model.work import Work
 from sidecar.navigator.process import Markers, NavigatorProcess, Probes
+from sidecar.observe.drift import Drift
 from sidecar.observe.events import Broker
 from sidecar.observe.history import History
 from sidecar.observe.metrics import Metrics
-from sidecar.observe.status import Drift, Status
+from sidecar.observe.status import Status
 from sidecar.ready.assembly import assemble
 from sidecar.system import systemd
 from sidecar.system.commands import run_command
@@ -77,7 +78,7 @@ class Daemon:
         self.generations = Generations(
             state,
             targets(settings),
-            _leave_index if settings.update.own_index else install_database,
+            install_database,
             settings.update.keep,
             markers.clear,
         )
@@ -89,13 +90,14 @@ class Daemon:
         self.metrics.follow_ready(
             lambda: work.started if (work := self.ready.work.current) is not None else 0.0
         )
+        self._inputs = Machine(settings, state / "loaded").inputs
         self._rejections = Rejections(state / "rejected.json")
         self.updater = Updater(
             settings,
             self._own_index or self.store,
             self.generations,
             self._rejections,
-            Machine(settings, state / "loaded").inputs,
+            self._inputs,
             self._ask_check_command if settings.update.check_command else None,
             self.ready.databases.prepare if settings.databases.fetch else None,
             self._published,
@@ -228,7 +230,8 @@ class Daemon:
         self.broker.startup()
         stack.callback(self.generations.shutdown)
         try:
-            for sentence in await asyncio.to_thread(self.generations.startup):
+            inputs = await asyncio.to_thread(self._todays_inputs)
+            for sentence in await asyncio.to_thread(self.generations.startup, inputs):
                 logger.warning(sentence)
         except PublishError as error:
             # The daemon is worth more running: it can say what is wrong, and try again.
@@ -244,6 +247,14 @@ class Daemon:
         stack.push_async_callback(self.store.shutdown)
         stack.push_async_callback(self._end_background)
         return self._keep_running(stack, self.worker.run())
+
+    def _todays_inputs(self) -> str | None:
+        """The digest of today's inputs; None when they are unusable."""
+        try:
+            return self._inputs().digest
+        except SidecarError as error:
+            logger.error("the generation in place cannot be compared with the settings: %s", error)  # noqa: TRY400
+            return None
 
     def _keep_running(self, stack: AsyncExitStack, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a loop for as long as the daemon lives; should it end by itself, the daemon ends too."""
@@ -437,10 +448,6 @@ class Daemon:
                 code="veto",
                 detail=f"the check command: {finished.output.strip()[-2000:]}",
             )
-
-
-def _leave_index(source: Path, target: Path, modified: float | None) -> None:
-    """The machine that owns the index has it in place already."""
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

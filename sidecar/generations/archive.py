@@ -14,7 +14,7 @@ from sidecar.errors import NotFound
 from sidecar.generate import NAMES
 from sidecar.generations.records import INDEX, Manifest
 from sidecar.model.artifacts import Artifact
-from sidecar.system.files import load, sha256, share, sync, write
+from sidecar.system.files import load, replace, sha256, share, sync, write
 
 _MANIFEST = "manifest.json"
 _INCOMING = ".incoming"
@@ -67,22 +67,34 @@ class Archive:
             raise NotFound(f"generation {number} is damaged", "choose another")
         return found
 
+    def artifact(self, manifest: Manifest, name: str) -> bytes | None:
+        """One artifact as it was published; None when the copy that was kept is gone or damaged."""
+        try:
+            content = (self.folder(manifest.number) / name).read_bytes()
+        except OSError:
+            return None
+        return content if sha256(content) == manifest.digests.get(name) else None
+
     def newest_whole(self) -> tuple[Manifest | None, list[str]]:
         """The newest generation whose files are all what they should be, and sentences about newer ones."""
         passed_over: list[str] = []
         for number in reversed(self.numbers()):
-            try:
-                self.artifacts(number)
-                manifest = self.manifest(number)
-                if sha256(self.index(number).read_bytes()) == manifest.index.sha256:
-                    return manifest, passed_over
-                problem = f"the index of generation {number} is damaged"
-            except NotFound as error:
-                problem = error.message
-            except OSError as error:
-                problem = f"generation {number} is not whole: {error}"
-            passed_over.append(f"{problem}; it was passed over")
+            if not (fault := self.fault(number)):
+                return self.manifest(number), passed_over
+            passed_over.append(f"{fault}; it was passed over")
         return None, passed_over
+
+    def fault(self, number: int) -> str:
+        """Why a generation is not whole, in words; empty when it is."""
+        try:
+            self.artifacts(number)
+            if sha256(self.index(number).read_bytes()) == self.manifest(number).index.sha256:
+                return ""
+        except NotFound as error:
+            return error.message
+        except OSError as error:
+            return f"generation {number} is not whole: {error}"
+        return f"the index of generation {number} is damaged"
 
     # Writing
 
@@ -119,6 +131,10 @@ class Archive:
         write(self.incoming / _MANIFEST, msgspec.json.encode(manifest), 0o600)
         yield self.incoming / _MANIFEST
         yield self.incoming
+
+    def rewrite(self, manifest: Manifest) -> None:
+        """Replace the manifest of a kept generation."""
+        replace(self.folder(manifest.number) / _MANIFEST, msgspec.json.encode(manifest), synced=True)
 
     def commit(self, number: int) -> None:
         """From here on the generation counts."""

@@ -66,7 +66,7 @@ def give(file: Path | int, owner: int, group: int) -> None:
 
     Nothing is asked of the system that is so already: a sandbox may forbid the call as such.
     """
-    there = os.stat(file)
+    there = os.fstat(file) if isinstance(file, int) else file.stat()
     if owner in (-1, there.st_uid) and group in (-1, there.st_gid):
         return
     os.chown(file, owner, group)

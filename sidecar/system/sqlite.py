@@ -17,6 +17,7 @@ from sidecar.errors import PublishError, Rejected
 from sidecar.system.files import give, replace, temporary
 
 HEADER = b"SQLite format 3\0"
+_HEAD = 100
 # SQLite's verdicts on a file that it cannot open as a database.
 _UNUSABLE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB})
 _READ_LIMIT = 30.0
@@ -50,6 +51,42 @@ def check_header(path: Path, what: str) -> None:
                 "put a whole database in the store",
                 code="not_sqlite",
             )
+
+
+def plain_fault(path: Path) -> str:
+    """What is plainly wrong with a database's file, in words; empty for nothing. It costs one short read.
+
+    Others may write to it meanwhile: only what no write that is under way looks like counts.
+    """
+    try:
+        in_use = _has_side_files(path)
+        with path.open("rb") as stream:
+            before, head = os.fstat(stream.fileno()), stream.read(_HEAD)
+        after = path.stat()
+    except FileNotFoundError:
+        return "it is not there"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    if not before.st_size:
+        return "it is empty"
+    if not head.startswith(HEADER):
+        return "it is not an SQLite database"
+    rested = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+    if rested and before.st_size < _least_size(head) and not in_use and not _has_side_files(path):
+        return "it is cut off"
+    return ""
+
+
+def _least_size(head: bytes) -> int:
+    """How large a database is that begins so; 0 where its header does not tell."""
+    size, pages = int.from_bytes(head[16:18]), int.from_bytes(head[28:32])
+    # The number of pages holds only when the change counter stands beside it once more.
+    known = len(head) == _HEAD and head[24:28] == head[92:96]
+    return (65_536 if size == 1 else size) * pages if known else len(HEADER)
+
+
+def _has_side_files(path: Path) -> bool:
+    return any(path.with_name(path.name + end).exists() for end in SIDE_FILES)
 
 
 def unreadable(error: Exception, what: str) -> Rejected:
