@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.config.settings import Settings
-from sidecar.errors import NotFound, PublishError, Rejected, SidecarError
+from sidecar.errors import NotFound, PublishError, SidecarError
 from sidecar.fleet.follower import Follower
 from sidecar.fleet.run import Wanted
 from sidecar.fleet.service import FleetService
-from sidecar.generate import Generated
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.inputs.index import Deployed, read_deployed, read_pending
 from sidecar.inputs.machine import Machine, machine_id
@@ -32,8 +31,8 @@ from sidecar.observe.metrics import Metrics
 from sidecar.observe.status import Status
 from sidecar.ready.assembly import assemble
 from sidecar.system import systemd
-from sidecar.system.commands import run_command
 from sidecar.system.sqlite import install_database
+from sidecar.update.check_command import CheckCommand
 from sidecar.update.rejections import Rejections
 from sidecar.update.reload import ReloadTracker
 from sidecar.update.triggers import LocalWatch, Ticker
@@ -98,7 +97,7 @@ class Daemon:
             self.generations,
             self._rejections,
             self._inputs,
-            self._ask_check_command if settings.update.check_command else None,
+            CheckCommand(settings.update, state) if settings.update.check_command else None,
             self.ready.databases.prepare if settings.databases.fetch else None,
             self._published,
         )
@@ -432,22 +431,6 @@ class Daemon:
             *(f"region {code} is to be added" for code in added),
             *(f"region {code} is to be removed" for code in removed),
         ]
-
-    async def _ask_check_command(self, generated: Generated, folder: Path, index: Path) -> None:
-        """Let the operator's own command look at the set, in a folder that holds it."""
-        update = self._settings.update
-        for artifact in generated.artifacts:
-            (folder / artifact.name).write_bytes(artifact.content)
-        finished = await run_command(
-            update.check_command, folder, update.check_timeout, {"CHECK_INDEX": str(index)}
-        )
-        if finished.status != 0:
-            raise Rejected(
-                f"the check command refused the set with exit status {finished.status}",
-                "its output is among the warnings; correct the index, or the command",
-                code="veto",
-                detail=f"the check command: {finished.output.strip()[-2000:]}",
-            )
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

@@ -39,6 +39,7 @@ from sidecar.model.changes import changes, unified
 from sidecar.model.index import Index
 from sidecar.model.objects import Fetched
 from sidecar.model.runs import Outcome, Request
+from sidecar.update.check_command import CheckCommand
 from sidecar.update.rejections import Rejections
 from sidecar.update.run import Run
 
@@ -61,12 +62,6 @@ class IndexStore(Protocol):
 
     async def fetch(self, key: str, target: Path, etag: str | None) -> Fetched | None:
         """Write the object to `target`, or give None when its ETag still is `etag`."""
-
-
-class CheckCommand(Protocol):
-    """The operator's veto: raises `Rejected` when the set in the folder must not be published."""
-
-    def __call__(self, generated: Generated, folder: Path, index: Path) -> Awaitable[None]: ...
 
 
 PrepareDatabases = Callable[[Sequence[str]], Awaitable[tuple[str, ...]]]
@@ -330,11 +325,15 @@ class Updater:
         return self._generations.archive.index(current.number)
 
     async def _ask(self, command: CheckCommand, candidate: Candidate, incoming: Path) -> None:
+        artifacts, index = candidate.generated.artifacts, self._index_file(incoming)
         try:
-            await command(candidate.generated, incoming, self._index_file(incoming))
+            await self._in_thread(command.lay_out, artifacts, index)
+            await command.ask()
         except Rejected as error:
             self._rejections.add(candidate.version.sha256, candidate.inputs.digest, error)
             raise
+        finally:
+            await self._in_thread(command.clear)
 
     # publish
 
