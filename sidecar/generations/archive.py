@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.errors import NotFound
+from sidecar.errors import NotFound, PublishError
 from sidecar.generate import NAMES
 from sidecar.generations.records import INDEX, Manifest
 from sidecar.model.artifacts import Artifact
@@ -117,7 +117,10 @@ class Archive:
     def stage(
         self, artifacts: Iterable[Artifact], manifest: Manifest, before: Manifest | None
     ) -> Iterator[Path]:
-        """Put a generation together, telling the path of each file; they are not synced yet."""
+        """Put a generation together, telling the path of each file; they are not synced yet.
+
+        Where no index came in, it is the one of the generation `before`, if that is what it should be.
+        """
         older = None if before is None else self.folder(before.number)
         for artifact in artifacts:
             target = self.incoming / artifact.name
@@ -125,7 +128,13 @@ class Archive:
             if not (older and same and share(older / artifact.name, artifact.content, target)):
                 write(target, artifact.content, 0o600)
             yield target
-        if older and not (self.incoming / INDEX).exists():
+        if before and older and not (self.incoming / INDEX).exists():
+            if sha256((older / INDEX).read_bytes()) != before.index.sha256:
+                (older / INDEX).unlink()
+                raise PublishError(
+                    f"the index that was kept of generation {before.number} was damaged, and was removed",
+                    "update again: the index is then fetched anew",
+                )
             os.link(older / INDEX, self.incoming / INDEX)
         yield self.incoming / INDEX
         write(self.incoming / _MANIFEST, msgspec.json.encode(manifest), 0o600)

@@ -153,9 +153,11 @@ class Site:
         """
         if self.where.own_index:
             return ""
-        if fault := plain_fault(self.where.index):
+        # SQLite keeps its logs beside the file that a link leads to.
+        target = Path(os.path.realpath(self.where.index))
+        if fault := plain_fault(target):
             return fault
-        there, installed = _stamp(self.where.index), self.installed_index
+        there, installed = _stamp(target), self.installed_index
         if there and installed and there[2] != installed[2] and there[:2] != installed[:2]:
             return "another file is in its place"
         return ""

@@ -664,6 +664,35 @@ def test_an_index_that_the_application_wrote_to_is_left_alone(published: Machine
         assert application.execute("select count(*) from notes").fetchone() == (2,)
 
 
+@pytest.mark.parametrize("end", ["-journal", "-wal"])
+def test_a_write_under_way_is_no_damage(published: Machine, end: str) -> None:
+    """While there is a log, the file may be shorter than its header says: it is being written to."""
+    site, target = open_generations(published).site, published.target(INDEX)
+    truncated(target)
+    assert site.index_fault() == "it is cut off"
+    log = target.with_name(target.name + end)
+    log.touch()
+    assert site.index_fault() == ""
+    log.unlink()
+    assert site.index_fault() == "it is cut off"
+
+
+async def test_a_damaged_copy_of_the_index_is_not_installed(machine: Machine) -> None:
+    """When the index in place and the copy that was kept of it are both damaged, the update says so and
+    publishes nothing; the next one fetches the index anew.
+    """
+    machine.put_index(SIZE)
+    async with machine.daemon() as daemon:
+        await poke(daemon)
+        emptied(machine.target(INDEX))
+        garbled(daemon.generations.archive.index(1))
+        check_refused(await poke(daemon), "the index that was kept of generation 1 was damaged")
+        assert machine.target(INDEX).read_bytes() == b""
+        assert leftovers(machine) == []
+        assert (await poke(daemon)).state == "published"
+        check_whole(machine, daemon.generations.current, machine.store_index)
+
+
 def test_an_index_that_was_copied_is_the_same(published: Machine) -> None:
     """A volume that was copied has the same files under other numbers: that is no reason to replace any."""
     target = published.target(INDEX)
@@ -715,7 +744,7 @@ async def test_the_state_folder_goes_under_a_running_daemon(machine: Machine, su
     machine.put_index(SIZE)
     async with machine.daemon() as daemon:
         assert (await poke(daemon)).state == "published"
-        shutil.rmtree(machine.state)
+        machine.state.rename(machine.folder / "gone")  # at once, whatever is being written
         if successor:
             other = open_generations(machine)
             other.startup()
