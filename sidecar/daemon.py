@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.config.settings import Settings
-from sidecar.errors import NotFound, PublishError, Rejected, SidecarError
+from sidecar.errors import NotFound, PublishError, SidecarError
 from sidecar.fleet.follower import Follower
 from sidecar.fleet.run import Wanted
 from sidecar.fleet.service import FleetService
-from sidecar.generate import Generated
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.inputs.index import Deployed, read_deployed, read_pending
 from sidecar.inputs.machine import Machine, machine_id
@@ -25,14 +24,15 @@ from sidecar.model.machine_report import LoadedIndex, Served, served
 from sidecar.model.runs import Outcome, Request
 from sidecar.model.work import Work
 from sidecar.navigator.process import Markers, NavigatorProcess, Probes
+from sidecar.observe.drift import Drift
 from sidecar.observe.events import Broker
 from sidecar.observe.history import History
 from sidecar.observe.metrics import Metrics
-from sidecar.observe.status import Drift, Status
+from sidecar.observe.status import Status
 from sidecar.ready.assembly import assemble
 from sidecar.system import systemd
-from sidecar.system.commands import run_command
 from sidecar.system.sqlite import install_database
+from sidecar.update.check_command import CheckCommand
 from sidecar.update.rejections import Rejections
 from sidecar.update.reload import ReloadTracker
 from sidecar.update.triggers import LocalWatch, Ticker
@@ -77,7 +77,7 @@ class Daemon:
         self.generations = Generations(
             state,
             targets(settings),
-            _leave_index if settings.update.own_index else install_database,
+            install_database,
             settings.update.keep,
             markers.clear,
         )
@@ -89,14 +89,15 @@ class Daemon:
         self.metrics.follow_ready(
             lambda: work.started if (work := self.ready.work.current) is not None else 0.0
         )
+        self._inputs = Machine(settings, state / "loaded").inputs
         self._rejections = Rejections(state / "rejected.json")
         self.updater = Updater(
             settings,
             self._own_index or self.store,
             self.generations,
             self._rejections,
-            Machine(settings, state / "loaded").inputs,
-            self._ask_check_command if settings.update.check_command else None,
+            self._inputs,
+            CheckCommand(settings.update, state) if settings.update.check_command else None,
             self.ready.databases.prepare if settings.databases.fetch else None,
             self._published,
         )
@@ -228,7 +229,8 @@ class Daemon:
         self.broker.startup()
         stack.callback(self.generations.shutdown)
         try:
-            for sentence in await asyncio.to_thread(self.generations.startup):
+            inputs = await asyncio.to_thread(self._todays_inputs)
+            for sentence in await asyncio.to_thread(self.generations.startup, inputs):
                 logger.warning(sentence)
         except PublishError as error:
             # The daemon is worth more running: it can say what is wrong, and try again.
@@ -244,6 +246,14 @@ class Daemon:
         stack.push_async_callback(self.store.shutdown)
         stack.push_async_callback(self._end_background)
         return self._keep_running(stack, self.worker.run())
+
+    def _todays_inputs(self) -> str | None:
+        """The digest of today's inputs; None when they are unusable."""
+        try:
+            return self._inputs().digest
+        except SidecarError as error:
+            logger.error("the generation in place cannot be compared with the settings: %s", error)  # noqa: TRY400
+            return None
 
     def _keep_running(self, stack: AsyncExitStack, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a loop for as long as the daemon lives; should it end by itself, the daemon ends too."""
@@ -421,26 +431,6 @@ class Daemon:
             *(f"region {code} is to be added" for code in added),
             *(f"region {code} is to be removed" for code in removed),
         ]
-
-    async def _ask_check_command(self, generated: Generated, folder: Path, index: Path) -> None:
-        """Let the operator's own command look at the set, in a folder that holds it."""
-        update = self._settings.update
-        for artifact in generated.artifacts:
-            (folder / artifact.name).write_bytes(artifact.content)
-        finished = await run_command(
-            update.check_command, folder, update.check_timeout, {"CHECK_INDEX": str(index)}
-        )
-        if finished.status != 0:
-            raise Rejected(
-                f"the check command refused the set with exit status {finished.status}",
-                "its output is among the warnings; correct the index, or the command",
-                code="veto",
-                detail=f"the check command: {finished.output.strip()[-2000:]}",
-            )
-
-
-def _leave_index(source: Path, target: Path, modified: float | None) -> None:
-    """The machine that owns the index has it in place already."""
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

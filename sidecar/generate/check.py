@@ -47,6 +47,17 @@ def counts(generated: Generated) -> Counts:
     return Counts(len(generated.tenants), generated[HTPASSWD].count(b"\n"))
 
 
+def counts_in_place(htpasswd: bytes | None, tenants: bytes | None, now: Generated) -> Counts | None:
+    """The numbers that the files of a set tell where nothing else is known of it; None without any file.
+
+    tenants.list also names databases that the profile brings along, which `now` tells of.
+    """
+    if htpasswd is None and tenants is None:
+        return None
+    listed, brought = (tenants or b"").count(b"\n"), len(now.databases) - len(now.tenants)
+    return Counts(max(0, listed - brought), (htpasswd or b"").count(b"\n"))
+
+
 def check(generated: Generated, before: Counts | None, limits: Limits, memo: Memo, *, force: bool) -> None:
     """Raise `Rejected` when the set must not be published; `force` waives the limits on losses only."""
     databases, paths = generated.databases, generated.paths

@@ -22,6 +22,9 @@ A publication goes through these steps, each up to the last durable before the n
 A failure up to 3 leaves the old set as it was, one after it brings it back. After a crash the next start
 finds either an .incoming, which it empties, or a generation newer than installed.json says, which it
 installs. A generation that is not whole any more is passed over.
+
+A generation belongs to the inputs that it was made of besides the index: region, profile, settings. Under
+other ones a start leaves everything in its place and installs nothing; the next update does.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,9 +43,10 @@ from sidecar.errors import Busy, NotFound, PublishError
 from sidecar.generate import NAMES, NAVIGATOR
 from sidecar.generations.archive import Archive
 from sidecar.generations.installed import Checkpoint, InstallIndex, Site, Targets, targets
-from sidecar.generations.plan import Plan
+from sidecar.generations.plan import Plan, Present
 from sidecar.generations.records import INDEX, IndexVersion, Installed, Loaded, Manifest
 from sidecar.model.artifacts import Artifact
+from sidecar.model.changes import unified
 from sidecar.system.files import explained, load, replace, sha256, sync
 
 __all__ = ["INDEX", "Generations", "IndexVersion", "Manifest", "Targets", "targets"]
@@ -77,15 +81,16 @@ class Generations:
 
     # Start and end
 
-    def startup(self) -> list[str]:
+    def startup(self, inputs: str | None = None) -> list[str]:
         """Take the lock, complete or discard what a crash left, and say in sentences what was done.
 
-        Raises `Busy` when another process holds the lock.
+        `inputs` is the digest of today's inputs, None when that is not known. Raises `Busy` when another
+        process holds the lock.
         """
         self._open_state()
         self.archive.remove_discarded()
         self.site.clean()
-        return self._recover()
+        return self._recover(inputs)
 
     def shutdown(self) -> None:
         """Give the lock back."""
@@ -95,6 +100,7 @@ class Generations:
 
     def _open_state(self) -> None:
         with explained(f"the state folder {self._state}"):
+            self._check_lock()
             self._state.mkdir(parents=True, exist_ok=True)
             if self._lock < 0:
                 self._take_lock()
@@ -115,28 +121,57 @@ class Generations:
         os.truncate(self._lock, 0)
         os.write(self._lock, f"process {os.getpid()}\n".encode())
 
-    def _recover(self) -> list[str]:
+    def _check_lock(self) -> None:
+        """Nothing may be written under a lock that lies in another folder than the state folder of today."""
+        if self._lock < 0:
+            return
+        try:
+            held = os.path.samestat((self._state / "lock").stat(), os.fstat(self._lock))
+        except FileNotFoundError:
+            held = False
+        if not held:
+            raise PublishError(
+                f"the state folder {self._state} was removed or replaced under this process, "
+                "which writes nothing any more",
+                "restart the sidecar: it begins with the state folder that it then finds",
+            )
+
+    def _recover(self, inputs: str | None) -> list[str]:
         installed = load(self._state / "installed.json", Installed)
+        if installed is not None:
+            self.site.published, self.site.installed_index = installed.published, installed.index
         last, done = self.archive.newest_whole()
         if last is None:
             return done
-        missing, has_index = self.site.missing(), self.site.has_index()
+        if inputs is not None and last.inputs != inputs:
+            return [*done, self._leave(last, installed)]
+        missing, fault = self.site.missing(), self.site.index_fault()
         try:
             if installed is None or installed.generation != last.number:
                 self._install_whole(last, NAMES, index=True)
                 what = "went back to" if done else "completed the interrupted publication of"
                 done.append(f"{what} generation {last.number}")
-            elif missing or not has_index:
-                self._install_whole(last, missing, index=not has_index)
-                names = ", ".join(missing) or INDEX
-                done.append(f"put missing files of generation {last.number} back: {names}")
+            elif missing or fault:
+                self._install_whole(last, missing, index=bool(fault))
+                names = [*missing, *([f"{INDEX} ({fault})"] if fault else [])]
+                done.append(f"put files of generation {last.number} back: {', '.join(names)}")
         except PublishError:
             self.current = self._last_installed(installed)
             raise
         self.current = last
-        if not self.site.published and installed is not None:
-            self.site.published = installed.published
         return done
+
+    def _leave(self, last: Manifest, installed: Installed | None) -> str:
+        """Leave everything in its place, and say why the last generation is not installed."""
+        other = "was made of other inputs (region, profile or settings) than today's"
+        if installed is not None and installed.generation == last.number:
+            self.current = last
+            return f"generation {last.number}, which is in place, {other}: it stays as it is until an update"
+        if installed is not None and not self.archive.fault(installed.generation):
+            self.current = self._last_installed(installed)
+        return (
+            f"generation {last.number} {other}: it was not installed, what is in place stays until an update"
+        )
 
     def _last_installed(self, installed: Installed | None) -> Manifest | None:
         if installed is None:
@@ -147,16 +182,48 @@ class Generations:
 
     # What is known of the generation in place
 
-    def drift(self, present: Mapping[str, bytes | None]) -> list[str]:
-        """The artifacts that somebody else has changed or removed since they were installed."""
-        if self.current is None:
-            return []
-        digests = self.current.digests
-        return [
-            name
-            for name, content in present.items()
-            if content is None or sha256(content) != digests.get(name)
-        ]
+    def fits(self, inputs: str | None) -> bool:
+        """Whether there is a generation in place that was made of these inputs; None stands for any."""
+        return self.current is not None and inputs in (None, self.current.inputs)
+
+    def adopt(self, inputs: str) -> None:
+        """Note that the generation in place is what these inputs give as well."""
+        if self.current is None or self.current.inputs == inputs:
+            return
+        manifest = msgspec.structs.replace(self.current, inputs=inputs)
+        try:
+            self._check_lock()
+            self.archive.rewrite(manifest)
+        except (OSError, PublishError) as error:
+            # It fits all the same; all that follows is that a start takes it for one of other inputs.
+            logger.warning("today's inputs of generation %d could not be noted: %s", manifest.number, error)
+            return
+        self.current = manifest
+
+    def drift(self, present: Present) -> dict[str, str]:
+        """What is not as it was installed, or not as the settings say, the index included.
+
+        By name a diff of what somebody else has changed, or words where there is none.
+        """
+        current = self.current
+        if current is None:
+            return {}
+        found = {name: f"{words}\n" for name, words in present.manners.items()}
+        for name in _changed(present, current):
+            found[name] = found.get(name, "") + self._difference(current, name, present.contents[name])
+        if present.index:
+            found[INDEX] = present.index
+        return {name: found[name].rstrip("\n") for name in (*NAMES, INDEX) if name in found}
+
+    def _difference(self, current: Manifest, name: str, content: bytes | None) -> str:
+        published = self.archive.artifact(current, name)
+        if published is None:
+            return f"changed; generation {current.number}'s own copy is gone or damaged, so there is no diff"
+        return unified(name, published, content or b"") or "the bytes differ, the text is the same"
+
+    def is_whole(self, present: Present) -> bool:
+        """Whether all that is in place has the content of the current generation; modes may differ."""
+        return self.current is not None and not _changed(present, self.current) and not present.index
 
     def loaded(self) -> int | None:
         """The number of the last generation that the web server is known to have loaded."""
@@ -165,8 +232,7 @@ class Generations:
 
     def mark_loaded(self, number: int) -> None:
         """Remember that a generation was loaded: the one to go back to."""
-        with explained(f"the state folder {self._state}"):
-            replace(self._state / "loaded.json", msgspec.json.encode(Loaded(number, time.time())))
+        self._note("loaded.json", number)
 
     def ready(self) -> int | None:
         """The number of the last generation whose ready work was done."""
@@ -175,8 +241,12 @@ class Generations:
 
     def mark_ready(self, number: int) -> None:
         """Remember that a generation's ready work is done."""
+        self._note("ready.json", number)
+
+    def _note(self, name: str, number: int) -> None:
+        self._check_lock()
         with explained(f"the state folder {self._state}"):
-            replace(self._state / "ready.json", msgspec.json.encode(Loaded(number, time.time())))
+            replace(self._state / name, msgspec.json.encode(Loaded(number, time.time())))
 
     # Publishing
 
@@ -197,6 +267,7 @@ class Generations:
 
         `describe` gets the new number and the artifacts' digests and gives the manifest.
         """
+        self._check_lock()
         before, archive = self.current, self.archive
         number = max(archive.numbers(), default=0) + 1
         artifacts = tuple(wanted)
@@ -266,7 +337,7 @@ class Generations:
 
     def _record(self, manifest: Manifest) -> None:
         self.current = manifest
-        record = Installed(manifest.number, self.site.published)
+        record = Installed(manifest.number, self.site.published, self.site.installed_index)
         try:
             replace(self._state / "installed.json", msgspec.json.encode(record))
         except OSError as error:
@@ -277,10 +348,20 @@ class Generations:
     def _undo(self, number: int, before: Manifest | None, installed: list[str]) -> None:
         """After a failed installation: the old set again, the failed generation gone."""
         if before is not None:
-            if names := [name for name in installed if name != INDEX]:
-                with suppress(PublishError, NotFound):
-                    self._install_whole(before, names, index=False)
             if INDEX in installed:
                 with suppress(PublishError):
                     self.site.put_index(self.archive.index(before.number), before.index.modified)
+                    self._record(before)  # the index as it is now
+            if names := [name for name in installed if name != INDEX]:
+                with suppress(PublishError, NotFound):
+                    self._install_whole(before, names, index=False)
         self.archive.remove(number)
+
+
+def _changed(present: Present, manifest: Manifest) -> list[str]:
+    """The artifacts whose content is not what the manifest says."""
+    return [
+        name
+        for name, content in present.contents.items()
+        if content is None or sha256(content) != manifest.digests.get(name)
+    ]

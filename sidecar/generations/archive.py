@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.errors import NotFound
+from sidecar.errors import NotFound, PublishError
 from sidecar.generate import NAMES
 from sidecar.generations.records import INDEX, Manifest
 from sidecar.model.artifacts import Artifact
-from sidecar.system.files import load, sha256, share, sync, write
+from sidecar.system.files import load, replace, sha256, share, sync, write
 
 _MANIFEST = "manifest.json"
 _INCOMING = ".incoming"
@@ -67,22 +67,34 @@ class Archive:
             raise NotFound(f"generation {number} is damaged", "choose another")
         return found
 
+    def artifact(self, manifest: Manifest, name: str) -> bytes | None:
+        """One artifact as it was published; None when the copy that was kept is gone or damaged."""
+        try:
+            content = (self.folder(manifest.number) / name).read_bytes()
+        except OSError:
+            return None
+        return content if sha256(content) == manifest.digests.get(name) else None
+
     def newest_whole(self) -> tuple[Manifest | None, list[str]]:
         """The newest generation whose files are all what they should be, and sentences about newer ones."""
         passed_over: list[str] = []
         for number in reversed(self.numbers()):
-            try:
-                self.artifacts(number)
-                manifest = self.manifest(number)
-                if sha256(self.index(number).read_bytes()) == manifest.index.sha256:
-                    return manifest, passed_over
-                problem = f"the index of generation {number} is damaged"
-            except NotFound as error:
-                problem = error.message
-            except OSError as error:
-                problem = f"generation {number} is not whole: {error}"
-            passed_over.append(f"{problem}; it was passed over")
+            if not (fault := self.fault(number)):
+                return self.manifest(number), passed_over
+            passed_over.append(f"{fault}; it was passed over")
         return None, passed_over
+
+    def fault(self, number: int) -> str:
+        """Why a generation is not whole, in words; empty when it is."""
+        try:
+            self.artifacts(number)
+            if sha256(self.index(number).read_bytes()) == self.manifest(number).index.sha256:
+                return ""
+        except NotFound as error:
+            return error.message
+        except OSError as error:
+            return f"generation {number} is not whole: {error}"
+        return f"the index of generation {number} is damaged"
 
     # Writing
 
@@ -105,7 +117,10 @@ class Archive:
     def stage(
         self, artifacts: Iterable[Artifact], manifest: Manifest, before: Manifest | None
     ) -> Iterator[Path]:
-        """Put a generation together, telling the path of each file; they are not synced yet."""
+        """Put a generation together, telling the path of each file; they are not synced yet.
+
+        Where no index came in, it is the one of the generation `before`, if that is what it should be.
+        """
         older = None if before is None else self.folder(before.number)
         for artifact in artifacts:
             target = self.incoming / artifact.name
@@ -113,12 +128,22 @@ class Archive:
             if not (older and same and share(older / artifact.name, artifact.content, target)):
                 write(target, artifact.content, 0o600)
             yield target
-        if older and not (self.incoming / INDEX).exists():
+        if before and older and not (self.incoming / INDEX).exists():
+            if sha256((older / INDEX).read_bytes()) != before.index.sha256:
+                (older / INDEX).unlink()
+                raise PublishError(
+                    f"the index that was kept of generation {before.number} was damaged, and was removed",
+                    "update again: the index is then fetched anew",
+                )
             os.link(older / INDEX, self.incoming / INDEX)
         yield self.incoming / INDEX
         write(self.incoming / _MANIFEST, msgspec.json.encode(manifest), 0o600)
         yield self.incoming / _MANIFEST
         yield self.incoming
+
+    def rewrite(self, manifest: Manifest) -> None:
+        """Replace the manifest of a kept generation."""
+        replace(self.folder(manifest.number) / _MANIFEST, msgspec.json.encode(manifest), synced=True)
 
     def commit(self, number: int) -> None:
         """From here on the generation counts."""

@@ -1,4 +1,9 @@
-"""The files in their places: what lies there, and how new ones get there under their readers."""
+"""The files in their places: what lies there, and how new ones get there under their readers.
+
+A target that is a symbolic link is followed: the file it leads to is replaced, the link stays. The index is
+looked after as the artifacts are, but for its content, mode and owner: the application may write to it. An
+index that the machine owns itself is never touched.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import errno
 import grp
 import os
 import pwd
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -15,9 +21,11 @@ from pathlib import Path
 from sidecar.config.settings import Settings
 from sidecar.errors import PublishError, SettingsError
 from sidecar.generate import HTPASSWD, MAINTENANCE, MAP, NAMES, NAVIGATOR, PRERENDER, SHOWCASES, TENANTS
-from sidecar.generations.records import INDEX
+from sidecar.generations.plan import Present
+from sidecar.generations.records import INDEX, Stamp
 from sidecar.model.artifacts import Artifact
-from sidecar.system.files import explained, sync, temporary, touch, write
+from sidecar.system.files import explained, give, sync, temporary, touch, write
+from sidecar.system.sqlite import plain_fault
 
 InstallIndex = Callable[[Path, Path, float | None], None]
 Checkpoint = Callable[[str], None]
@@ -25,7 +33,10 @@ Checkpoint = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Where the files go, and whom they belong to. `owner` and `group` are -1 for the daemon's own."""
+    """Where the files go, and whom they belong to. `owner` and `group` are -1 for the daemon's own.
+
+    With `own_index` the index in its place is this machine's own.
+    """
 
     files: Mapping[str, Path]
     index: Path
@@ -33,6 +44,7 @@ class Targets:
     htpasswd_mode: int
     owner: int
     group: int
+    own_index: bool = False
 
 
 def targets(settings: Settings) -> Targets:
@@ -55,6 +67,7 @@ def targets(settings: Settings) -> Targets:
         htpasswd_mode=files.htpasswd_mode,
         owner=owner,
         group=group,
+        own_index=settings.update.own_index,
     )
 
 
@@ -78,37 +91,76 @@ class Site:
         self.where = where
         self.install_index = install_index
         self._clear_marker = clear_marker
+        # What the file system makes of modes and owners, where that is not what was asked of it.
+        self._granted: dict[str, tuple[int, int, int]] = {}
         self.published = 0.0
         """When navigator.yml was put in place, in seconds since 1970."""
+        self.installed_index: Stamp | None = None
+        """The index as it was right after its installation; None when that is not known."""
 
     # What lies there
 
-    def present(self) -> dict[str, bytes | None]:
-        """The content at each artifact's target; None where nothing is."""
-        found: dict[str, bytes | None] = {}
+    def present(self) -> Present:
+        """What is at the targets; `PublishError` for one that cannot be read."""
+        contents: dict[str, bytes | None] = {}
+        manners: dict[str, str] = {}
         for name, target in self.where.files.items():
             try:
-                found[name] = target.read_bytes()
+                with target.open("rb") as stream:
+                    there = os.fstat(stream.fileno())
+                    contents[name] = stream.read()
+                if wrong := self._manners(name, there):
+                    manners[name] = wrong
             except FileNotFoundError:
-                found[name] = None
+                contents[name] = None
             except OSError as error:
                 raise PublishError(
                     f"{target} cannot be read: {error.strerror}",
                     "check its owner and mode, and that it is a file",
                 ) from error
-        return found
+        return Present(contents, manners, self.index_fault())
 
-    def stamps(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """Time, size and inode of each artifact in place: cheap to compare, and moved by any change."""
-        return tuple(map(_stamp, self.where.files.values()))
+    def _manners(self, name: str, there: os.stat_result) -> str:
+        """In words: what of a file's mode and owner is not as the settings say."""
+        where, wrong = self.where, []
+        mode = stat.S_IMODE(there.st_mode)
+        if self._granted.get(name) == _rights(there):
+            return ""
+        if mode != self._mode(name):
+            wrong.append(f"mode is {mode:04o} instead of {self._mode(name):04o}")
+        if where.owner not in (-1, there.st_uid):
+            wrong.append(f"owner is {_user(there.st_uid)} instead of {_user(where.owner)}")
+        if where.group not in (-1, there.st_gid):
+            wrong.append(f"group is {_group(there.st_gid)} instead of {_group(where.group)}")
+        return ", ".join(wrong)
+
+    def _mode(self, name: str) -> int:
+        return self.where.htpasswd_mode if name == HTPASSWD else self.where.mode
+
+    def stamps(self) -> tuple[object, ...]:
+        """What is cheap to compare, and moved by any change of the artifacts or damage to the index."""
+        return (self.index_fault(), *map(_stamp_and_rights, self.where.files.values()))
 
     def missing(self) -> list[str]:
         """The artifacts that are not there."""
         return [name for name, target in self.where.files.items() if not target.exists()]
 
-    def has_index(self) -> bool:
-        """Whether there is an index at its target at all."""
-        return self.where.index.exists()
+    def index_fault(self) -> str:
+        """What is wrong with the index in place, in words; empty for nothing.
+
+        The application may write to the index, so its content may be any. Another file in its place is a
+        fault, unless time and size say that it is a copy of the one that was installed.
+        """
+        if self.where.own_index:
+            return ""
+        # SQLite keeps its logs beside the file that a link leads to.
+        target = Path(os.path.realpath(self.where.index))
+        if fault := plain_fault(target):
+            return fault
+        there, installed = _stamp(target), self.installed_index
+        if there and installed and there[2] != installed[2] and there[:2] != installed[:2]:
+            return "another file is in its place"
+        return ""
 
     # How it gets there
 
@@ -116,19 +168,23 @@ class Site:
         """Write files beside their targets, telling name and path of each; they are not synced yet."""
         where = self.where
         for artifact in artifacts:
-            target = where.files[artifact.name]
+            target = self._place(artifact.name)
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-            mode = where.htpasswd_mode if artifact.name == HTPASSWD else where.mode
-            write(temporary(target), artifact.content, mode, (where.owner, where.group))
-            yield artifact.name, temporary(target)
+            path, mode = temporary(target), self._mode(artifact.name)
+            write(path, artifact.content, mode, (where.owner, where.group))
+            self._granted.pop(artifact.name, None)
+            if self._manners(artifact.name, there := path.stat()):
+                # Asked for again, it would give the same: such a file system must not cause update on update.
+                self._granted[artifact.name] = _rights(there)
+            yield artifact.name, path
 
     def install(self, names: Iterable[str], fingerprint: str) -> Iterator[str]:
         """Rename prepared files over their targets, navigator.yml last, telling the name of each."""
         folders: dict[Path, None] = {}
         for name in sorted(names, key=NAMES.index):
-            target = self.where.files[name]
+            target = self._place(name)
             if name == NAVIGATOR:
                 self._clear_marker(fingerprint)
                 self.published = time.time()
@@ -144,28 +200,63 @@ class Site:
     def put_index(self, source: Path, modified: float | None) -> None:
         """Replace the index under its readers; `modified` is its age in seconds since 1970."""
         where = self.where
+        if where.own_index:
+            return
         with explained("the index"):
-            where.index.parent.mkdir(parents=True, exist_ok=True)
-            fresh = not where.index.exists()
-            self.install_index(source, where.index, modified)
-            if fresh and where.index.exists():
+            target = Path(os.path.realpath(where.index))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fresh = not target.exists()
+            self.install_index(source, target, modified)
+            if fresh:
                 # One that was there before keeps its owner and mode: the application may write to it.
-                os.chown(where.index, where.owner, where.group)
-                where.index.chmod(where.mode)
+                give(target, where.owner, where.group)
+                target.chmod(where.mode)
+            self.installed_index = _stamp(target)
 
     def clean(self, names: Iterable[str] | None = None) -> None:
         """Remove what was prepared and will not be installed; everything when no names are given."""
         for name in self.where.files if names is None else names:
             with suppress(OSError):
-                temporary(self.where.files[name]).unlink(missing_ok=True)
+                temporary(self._place(name)).unlink(missing_ok=True)
         if names is None:
             with suppress(OSError):
-                temporary(self.where.index).unlink(missing_ok=True)
+                temporary(Path(os.path.realpath(self.where.index))).unlink(missing_ok=True)
+
+    def _place(self, name: str) -> Path:
+        """The file that an artifact's target is, or leads to."""
+        return Path(os.path.realpath(self.where.files[name]))
 
 
-def _stamp(target: Path) -> tuple[int, int, int] | None:
+def _stat(target: Path) -> os.stat_result | None:
     try:
-        stat = target.stat()
+        return target.stat()
     except OSError:
         return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _stamp(target: Path) -> Stamp | None:
+    there = _stat(target)
+    return None if there is None else (there.st_mtime_ns, there.st_size, there.st_ino)
+
+
+def _rights(there: os.stat_result) -> tuple[int, int, int]:
+    return there.st_mode, there.st_uid, there.st_gid
+
+
+def _stamp_and_rights(target: Path) -> object:
+    there = _stat(target)
+    return None if there is None else (there.st_mtime_ns, there.st_size, there.st_ino, *_rights(there))
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _group(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sidecar.generate import NAVIGATOR
 from sidecar.model.artifacts import Artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What lies at the targets: each artifact's content, None where nothing is.
+
+    `manners` tells in words whose mode or owner is not what the settings say, `index` what is wrong with the
+    index in place; it is empty for nothing, and where the machine owns its index.
+    """
+
+    contents: Mapping[str, bytes | None]
+    manners: Mapping[str, str] = field(default_factory=dict)
+    index: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +33,21 @@ class Plan:
         return bool(self.artifacts) or self.index
 
 
-def plan(wanted: Sequence[Artifact], present: Mapping[str, bytes | None], *, index: bool) -> Plan:
+def plan(wanted: Sequence[Artifact], present: Present, *, index: bool) -> Plan:
     """What to write so that `present` becomes `wanted`; nothing when they are the same.
 
-    Any change brings navigator.yml along: its new mtime is what makes Navigator look, and at htpasswd too.
+    Any change brings navigator.yml along: its new mtime is what makes Navigator look, and at htpasswd too. A
+    file with the right content and a wrong mode or owner is such a change, and written anew like any other:
+    Navigator may have been unable to read it when it looked. An index in place that is damaged or not the one
+    that was installed is replaced, asked for or not.
     """
-    changed = {artifact.name for artifact in wanted if present.get(artifact.name) != artifact.content}
+    changed = {
+        artifact.name
+        for artifact in wanted
+        if artifact.name in present.manners or present.contents.get(artifact.name) != artifact.content
+    }
     if changed:
         changed.add(NAVIGATOR)
-    return Plan(tuple(artifact for artifact in wanted if artifact.name in changed), index)
+    return Plan(
+        tuple(artifact for artifact in wanted if artifact.name in changed), index or bool(present.index)
+    )

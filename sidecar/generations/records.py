@@ -46,11 +46,19 @@ class Manifest(Record, frozen=True):
     pinned: bool = False
 
 
+Stamp = tuple[int, int, int]
+"""A file's time in nanoseconds, size and inode."""
+
+
 class Installed(Record, frozen=True):
-    """Which generation is in place, and when navigator.yml was put there, in seconds since 1970."""
+    """Which generation is in place, and when navigator.yml was put there, in seconds since 1970.
+
+    `index` is the index database as it was right after its installation; None where none was installed.
+    """
 
     generation: int
     published: float
+    index: Stamp | None = None
 
 
 class Loaded(Record, frozen=True):

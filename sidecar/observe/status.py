@@ -1,9 +1,7 @@
-"""What is: the state of this machine as data and as a sentence, and whether its files drifted."""
+"""What is: the state of this machine as data and as a sentence."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from typing import Any
 
@@ -11,67 +9,13 @@ import msgspec
 
 from sidecar import __version__
 from sidecar.config.settings import Settings
-from sidecar.errors import SidecarError
 from sidecar.generations import Generations
-from sidecar.model.changes import unified
 from sidecar.model.runs import Outcome
+from sidecar.observe.drift import Drift
 from sidecar.ready.runner import ReadyWork
 from sidecar.update.reload import ReloadTracker
 from sidecar.update.run import Run
 from sidecar.update.worker import Worker
-
-logger = logging.getLogger(__name__)
-
-_LOOK_EVERY = 3.0
-_LONGEST_DIFF = 20_000
-
-
-class Drift:
-    """Notices published files that somebody else has changed; the next update repairs them, and says so."""
-
-    def __init__(self, generations: Generations) -> None:
-        self._generations = generations
-        self._seen: object = None
-        self._examined: object = None
-        self.diffs: dict[str, str] = {}
-
-    @property
-    def names(self) -> list[str]:
-        """The files that are not as they were published."""
-        return sorted(self.diffs)
-
-    async def run(self) -> None:
-        """Look now and then, until cancelled."""
-        while True:
-            await asyncio.sleep(_LOOK_EVERY)
-            await asyncio.to_thread(self.look)
-
-    def look(self) -> None:
-        """Compare with what was published, once the files have rested since the last look."""
-        current = self._generations.current
-        stamps = (current, self._generations.site.stamps())
-        if current is None or stamps == self._examined:
-            return
-        if stamps != self._seen:
-            self._seen = stamps  # a publication may be under way
-            return
-        self._examined = stamps
-        try:
-            present = self._generations.site.present()
-            changed = self._generations.drift(present)
-            artifacts = self._generations.archive.artifacts(current.number) if changed else ()
-        except SidecarError as error:
-            logger.warning("the published files cannot be compared: %s", error)
-            return
-        published = {one.name: one.content for one in artifacts}
-        diffs = {
-            name: unified(name, published[name], present[name] or b"")[:_LONGEST_DIFF]
-            or "mode or encoding differs"
-            for name in changed
-        }
-        for name in diffs.keys() - self.diffs.keys():
-            logger.warning("%s was changed by someone else; the next update will replace it", name)
-        self.diffs = diffs
 
 
 class Status:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from sidecar.errors import PublishError, SidecarError
 from sidecar.ready.plan import SUFFIX, Here
-from sidecar.system.files import leftovers, sync, temporary
+from sidecar.system.files import give, leftovers, sync, temporary
 from sidecar.system.sqlite import SIDE_FILES, install_database
 
 # What is staged is in place within seconds: what is older was left behind by a crash.
@@ -116,7 +116,7 @@ class DatabaseFolder:
     def _finish(self, staged: Path, modified: float) -> None:
         """Owner, mode, age, and all of it on the disk."""
         with staged.open("rb+") as stream:
-            os.fchown(stream.fileno(), self._owner, self._group)
+            give(stream.fileno(), self._owner, self._group)
             os.fchmod(stream.fileno(), self._mode)
             os.utime(stream.fileno(), (modified, modified))
             os.fsync(stream.fileno())
@@ -126,7 +126,7 @@ class DatabaseFolder:
         path = self.path(name)
         for part in (path, *(path.with_name(path.name + end) for end in SIDE_FILES)):
             with suppress(FileNotFoundError):
-                os.chown(part, self._owner, self._group)
+                give(part, self._owner, self._group)
                 part.chmod(self._mode)
 
     def discard(self, name: str) -> None:

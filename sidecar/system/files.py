@@ -27,7 +27,7 @@ _HINTS = {
     errno.EDQUOT: "make room in the quota",
     errno.EROFS: "the file system is read-only: check its mount and the disk's health",
     errno.EACCES: "check the owner and mode of the folder",
-    errno.EPERM: "check the owner and mode of the folder",
+    errno.EPERM: "check the owner and mode of the folder, and whether a sandbox forbids to change owners",
     errno.EISDIR: "a folder is in the file's place: remove it",
     errno.EEXIST: "a file is in the folder's place: remove it",
     errno.ENOTDIR: "a file is in the folder's place: remove it",
@@ -53,13 +53,23 @@ def write(path: Path, content: bytes, mode: int | None, owner: tuple[int, int] =
         with open(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
-            if owner != (-1, -1):
-                os.fchown(descriptor, *owner)
+            give(descriptor, *owner)
             if mode is not None:
                 os.fchmod(descriptor, mode)
     except OSError as error:
         error.filename = str(path)  # on which disk there is no room
         raise
+
+
+def give(file: Path | int, owner: int, group: int) -> None:
+    """Let a file, by its path or descriptor, belong to a user and a group; -1 leaves the one there is.
+
+    Nothing is asked of the system that is so already: a sandbox may forbid the call as such.
+    """
+    there = os.fstat(file) if isinstance(file, int) else file.stat()
+    if owner in (-1, there.st_uid) and group in (-1, there.st_gid):
+        return
+    os.chown(file, owner, group)
 
 
 def replace(

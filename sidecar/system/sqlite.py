@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from sidecar.errors import PublishError, Rejected
-from sidecar.system.files import replace
+from sidecar.system.files import give, replace, temporary
 
 HEADER = b"SQLite format 3\0"
+_HEAD = 100
 # SQLite's verdicts on a file that it cannot open as a database.
 _UNUSABLE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB})
 _READ_LIMIT = 30.0
@@ -49,6 +51,42 @@ def check_header(path: Path, what: str) -> None:
                 "put a whole database in the store",
                 code="not_sqlite",
             )
+
+
+def plain_fault(path: Path) -> str:
+    """What is plainly wrong with a database's file, in words; empty for nothing. It costs one short read.
+
+    Others may write to it meanwhile: only what no write that is under way looks like counts.
+    """
+    try:
+        in_use = _has_side_files(path)
+        with path.open("rb") as stream:
+            before, head = os.fstat(stream.fileno()), stream.read(_HEAD)
+        after = path.stat()
+    except FileNotFoundError:
+        return "it is not there"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    if not before.st_size:
+        return "it is empty"
+    if not head.startswith(HEADER):
+        return "it is not an SQLite database"
+    rested = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+    if rested and before.st_size < _least_size(head) and not in_use and not _has_side_files(path):
+        return "it is cut off"
+    return ""
+
+
+def _least_size(head: bytes) -> int:
+    """How large a database is that begins so; 0 where its header does not tell."""
+    size, pages = int.from_bytes(head[16:18]), int.from_bytes(head[28:32])
+    # The number of pages holds only when the change counter stands beside it once more.
+    known = len(head) == _HEAD and head[24:28] == head[92:96]
+    return (65_536 if size == 1 else size) * pages if known else len(HEADER)
+
+
+def _has_side_files(path: Path) -> bool:
+    return any(path.with_name(path.name + end).exists() for end in SIDE_FILES)
 
 
 def unreadable(error: Exception, what: str) -> Rejected:
@@ -159,8 +197,15 @@ def is_database(path: Path) -> bool:
 
 
 def _replace(source: Path, target: Path) -> None:
-    def remove_logs() -> None:
+    """Replace a file that is no database, or none yet; mode and, where that is allowed, owner stay."""
+    there = target.stat() if target.exists() else None
+
+    def adapt() -> None:
+        if there is not None:
+            with suppress(PermissionError):  # the user of the daemon may not give files away
+                give(temporary(target), there.st_uid, there.st_gid)
         for suffix in SIDE_FILES:
             target.with_name(target.name + suffix).unlink(missing_ok=True)
 
-    replace(target, source.read_bytes(), mode=None, synced=True, before=remove_logs)
+    mode = None if there is None else stat.S_IMODE(there.st_mode)
+    replace(target, source.read_bytes(), mode=mode, synced=True, before=adapt)

@@ -18,7 +18,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -27,18 +27,19 @@ import msgspec
 
 from sidecar.config.settings import Settings
 from sidecar.errors import NotFound, PreconditionFailed, Rejected, SidecarError, StoreError
-from sidecar.generate import TENANTS, Generated, generate
+from sidecar.generate import HTPASSWD, TENANTS, Generated, generate
 from sidecar.generate.cache import Memo
-from sidecar.generate.check import Limits, check, counts
+from sidecar.generate.check import Counts, Limits, check, counts, counts_in_place
 from sidecar.generate.ownership import owners
 from sidecar.generations import INDEX, Generations, IndexVersion, Manifest
-from sidecar.generations.plan import Plan, plan
+from sidecar.generations.plan import Plan, Present, plan
 from sidecar.inputs.index import Deployed, read_index
 from sidecar.inputs.machine import Inputs
 from sidecar.model.changes import changes, unified
 from sidecar.model.index import Index
 from sidecar.model.objects import Fetched
 from sidecar.model.runs import Outcome, Request
+from sidecar.update.check_command import CheckCommand
 from sidecar.update.rejections import Rejections
 from sidecar.update.run import Run
 
@@ -63,12 +64,6 @@ class IndexStore(Protocol):
         """Write the object to `target`, or give None when its ETag still is `etag`."""
 
 
-class CheckCommand(Protocol):
-    """The operator's veto: raises `Rejected` when the set in the folder must not be published."""
-
-    def __call__(self, generated: Generated, folder: Path, index: Path) -> Awaitable[None]: ...
-
-
 PrepareDatabases = Callable[[Sequence[str]], Awaitable[tuple[str, ...]]]
 """Sees that the databases of new tenants exist; sentences about those that do not. It never fails."""
 
@@ -84,7 +79,7 @@ class Candidate:
     version: IndexVersion
     inputs: Inputs
     generated: Generated
-    present: dict[str, bytes | None]
+    present: Mapping[str, bytes | None]
     todo: Plan
     tag: str
 
@@ -256,12 +251,12 @@ class Updater:
                 index = self._read(path, version, inputs.deployed)
                 present = generations.site.present()
             with run.stage("generate"):
-                before = present["htpasswd"] or b""
-                generated = generate(index, inputs.deployment, self._memo, before)
+                users = present.contents[HTPASSWD] or b""
+                generated = generate(index, inputs.deployment, self._memo, users)
             with run.stage("check"):
-                current = generations.current
                 limits = Limits(settings.max_lost_tenants, settings.max_lost_users)
-                check(generated, current.counts if current else None, limits, self._memo, force=force)
+                before = self._counts_before(inputs, present, generated)
+                check(generated, before, limits, self._memo, force=force)
         except Rejected as error:
             self._rejections.add(version.sha256, inputs.digest, error)
             raise
@@ -272,29 +267,48 @@ class Updater:
         if generated.skipped:
             run.say(f"{len(generated.skipped)} rows are unfit for htpasswd and were left out")
         current = generations.current
-        new_index = (
-            current is None or current.index.sha256 != version.sha256 or not generations.site.has_index()
-        )
+        new_index = current is None or current.index.sha256 != version.sha256
+        todo = plan(generated.artifacts, present, index=new_index)
+        if not todo and not run.request.preview:
+            generations.adopt(inputs.digest)
         return Candidate(
             index,
             version,
             inputs,
             generated,
-            present,
-            plan(generated.artifacts, present, index=new_index),
+            present.contents,
+            todo,
             f"{version.sha256[:16]}-{generated.fingerprint[-16:]}",
         )
 
-    def _note_drift(self, run: Run, present: dict[str, bytes | None]) -> None:
-        """Say which published files somebody else has changed, and keep what they changed in the records."""
-        generations = self._generations
-        if generations.current is None or not (drifted := generations.drift(present)):
+    def _counts_before(self, inputs: Inputs, present: Present, now: Generated) -> Counts | None:
+        """How much the set in place holds: what the limits on losses compare with; None where nothing is.
+
+        Under other inputs, in another region, say, the same index gives other numbers: a loss is what today's
+        inputs would have made of the index before. Without a generation to ask, the files in place tell.
+        """
+        current = self._generations.current
+        if current is None:
+            return counts_in_place(present.contents[HTPASSWD], present.contents[TENANTS], now)
+        if current.inputs == inputs.digest:
+            return current.counts
+        try:
+            index = read_index(self._generations.archive.index(current.number), inputs.deployed)
+            return counts(generate(index, inputs.deployment, self._memo))
+        except (OSError, SidecarError) as error:
+            logger.warning("the index of generation %s cannot be counted anew: %s", current.number, error)
+            return current.counts
+
+    def _note_drift(self, run: Run, present: Present) -> None:
+        """Say which published files are not as they were any more, and keep what changed in the records."""
+        if not (drift := self._generations.drift(present)):
             return
-        published = {
-            one.name: one.content for one in generations.archive.artifacts(generations.current.number)
-        }
-        run.note(drift={name: unified(name, published[name], present[name] or b"") for name in drifted})
-        run.say(f"changed by someone else since they were published: {', '.join(drifted)}")
+        run.note(drift=drift)
+        # Settings that are new are no deed of somebody else.
+        if manners := [name for name in drift if drift[name] == present.manners.get(name)]:
+            run.say(f"mode or owner is not what the settings say: {', '.join(manners)}")
+        if changed := [name for name in drift if name not in manners]:
+            run.say(f"changed by someone else since they were published: {', '.join(changed)}")
 
     def _read(self, path: Path, version: IndexVersion, deployed: Deployed) -> Index:
         known = self._known
@@ -311,11 +325,15 @@ class Updater:
         return self._generations.archive.index(current.number)
 
     async def _ask(self, command: CheckCommand, candidate: Candidate, incoming: Path) -> None:
+        artifacts, index = candidate.generated.artifacts, self._index_file(incoming)
         try:
-            await command(candidate.generated, incoming, self._index_file(incoming))
+            await self._in_thread(command.lay_out, artifacts, index)
+            await command.ask()
         except Rejected as error:
             self._rejections.add(candidate.version.sha256, candidate.inputs.digest, error)
             raise
+        finally:
+            await self._in_thread(command.clear)
 
     # publish
 
@@ -442,13 +460,17 @@ class Updater:
         return index if current.regions is None else msgspec.structs.replace(index, regions=current.regions)
 
     def _stands(self) -> bool:
-        """Whether every file of the generation in place is there and as it was published."""
+        """Whether the set in place is this machine's, and each of its files there as it was published."""
         generations = self._generations
         try:
-            drift = generations.drift(generations.site.present())
+            inputs = self._inputs().digest
+        except SidecarError as error:
+            logger.warning("the generation in place cannot be compared with the settings: %s", error)
+            inputs = None  # what is whole on the disk serves, whatever else is broken
+        try:
+            return generations.fits(inputs) and generations.is_whole(generations.site.present())
         except SidecarError:
             return False
-        return generations.current is not None and generations.site.has_index() and not drift
 
     def _note_generation(self, run: Run) -> None:
         current = self._generations.current

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from sidecar.daemon import Daemon
-from sidecar.demo.sample import Size, set_password
+from sidecar.demo.sample import Size, set_password, write_index
 from sidecar.errors import PublishError
 from sidecar.generate import NAMES
 from sidecar.generations import INDEX, Generations, Manifest
 from sidecar.model.runs import Outcome, Request
+from sidecar.observe.drift import Drift
 from sidecar.system.sqlite import install_database
 from tests.support.machine import Machine
 from tests.support.publisher import (
@@ -588,6 +589,219 @@ def test_what_lies_about_is_removed(published: Machine) -> None:
     assert leftovers(published) == []
     assert stamps(published) == before
     check_whole(published, manifest, published.store_index)
+
+
+# The index in place
+
+
+def replaced(path: Path) -> None:
+    """Another database, moved over the one that was installed."""
+    other = path.with_name("other")
+    write_index(other, SIZE, seed=9)
+    other.replace(path)
+
+
+DAMAGES = [emptied, truncated, garbled, removed, replaced]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_damaged_index_is_put_back_by_the_next_update(machine: Machine, damage: Damage) -> None:
+    """An index in place that is emptied, cut off, no database, gone or another file is drift, and no set to
+    boot with. The next update puts it back, although the store's is the same, and nothing else is touched.
+    """
+    machine.put_index(SIZE)
+    async with machine.daemon() as daemon:
+        assert (await poke(daemon)).state == "published"
+        before, drift = stamps(machine), Drift(daemon.generations)
+        assert daemon.updater._stands()
+        damage(machine.target(INDEX))
+        assert not daemon.updater._stands()
+        drift.look()
+        drift.look()
+        assert drift.names == [INDEX]
+        outcome = await poke(daemon)
+        assert (outcome.state, outcome.written, outcome.generation) == ("published", (), 2)
+        assert outcome.drift == drift.diffs
+        assert any("changed by someone else" in line and INDEX in line for line in outcome.log)
+        assert {name for name, stamp in stamps(machine).items() if stamp != before[name]} == {INDEX}
+        check_whole(machine, daemon.generations.current, machine.store_index)
+        assert daemon.updater._stands()
+        drift.look()
+        drift.look()
+        assert drift.names == []
+        assert (await poke(daemon)).state == "unchanged"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_index_is_put_back_at_the_start(published: Machine, damage: Damage) -> None:
+    """A start finds the index damaged that lay there whole, says so and puts it back, once."""
+    damage(published.target(INDEX))
+    manifest, said = start(published)
+    assert len(said) == 1
+    assert said[0].startswith(f"put files of generation 2 back: {INDEX} (")
+    check_whole(published, manifest, published.store_index)
+    assert start(published) == (manifest, [])
+
+
+def test_an_index_that_the_application_wrote_to_is_left_alone(published: Machine) -> None:
+    """Rows that the application changes, with a log or without, are neither drift nor put back."""
+    target = published.target(INDEX)
+    for mode in ("delete", "wal"):
+        with closing(sqlite3.connect(target)) as application:
+            application.execute(f"pragma journal_mode = {mode}")
+            application.execute("create table if not exists notes (text)")
+            application.execute("insert into notes values (zeroblob(100000))")
+            application.commit()
+            manifest, said = start(published)
+            assert said == []
+        generations = open_generations(published)
+        assert start(published) == (manifest, [])
+        generations.startup()
+        assert generations.drift(generations.site.present()) == {}
+        generations.shutdown()
+    assert update(published).state == "unchanged"
+    with closing(sqlite3.connect(target)) as application:
+        assert application.execute("select count(*) from notes").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("end", ["-journal", "-wal"])
+def test_a_write_under_way_is_no_damage(published: Machine, end: str) -> None:
+    """While there is a log, the file may be shorter than its header says: it is being written to."""
+    site, target = open_generations(published).site, published.target(INDEX)
+    truncated(target)
+    assert site.index_fault() == "it is cut off"
+    log = target.with_name(target.name + end)
+    log.touch()
+    assert site.index_fault() == ""
+    log.unlink()
+    assert site.index_fault() == "it is cut off"
+
+
+async def test_a_damaged_copy_of_the_index_is_not_installed(machine: Machine) -> None:
+    """When the index in place and the copy that was kept of it are both damaged, the update says so and
+    publishes nothing; the next one fetches the index anew.
+    """
+    machine.put_index(SIZE)
+    async with machine.daemon() as daemon:
+        await poke(daemon)
+        emptied(machine.target(INDEX))
+        garbled(daemon.generations.archive.index(1))
+        check_refused(await poke(daemon), "the index that was kept of generation 1 was damaged")
+        assert machine.target(INDEX).read_bytes() == b""
+        assert leftovers(machine) == []
+        assert (await poke(daemon)).state == "published"
+        check_whole(machine, daemon.generations.current, machine.store_index)
+
+
+def test_an_index_that_was_copied_is_the_same(published: Machine) -> None:
+    """A volume that was copied has the same files under other numbers: that is no reason to replace any."""
+    target = published.target(INDEX)
+    copy = target.with_name("copy")
+    shutil.copy2(target, copy)
+    copy.replace(target)
+    before = stamps(published)
+    assert start(published)[1] == []
+    assert stamps(published) == before
+
+
+def test_an_index_that_is_put_back_keeps_its_mode(published: Machine) -> None:
+    """What the application may do with the index it may still do after a repair."""
+    target = published.target(INDEX)
+    target.chmod(0o666)
+    emptied(target)
+    start(published)
+    assert target.stat().st_mode & 0o777 == 0o666
+    assert target.stat().st_size
+
+
+def test_a_failed_publication_leaves_an_index_that_counts(published: Machine) -> None:
+    """An index that was put back after a failure is the one that is known: the next start leaves it alone."""
+    emptied(published.target(INDEX))
+    published.put_index(SIZE, seed=3)
+    daemon = Daemon(published.settings())
+
+    def fail(point: str) -> None:
+        if point == "installed htpasswd":
+            daemon.generations._checkpoint = lambda _: None
+            raise OSError(5, "Input/output error")
+
+    daemon.generations._checkpoint = fail
+    daemon.generations.startup = lambda inputs=None: []  # type: ignore[method-assign]
+    daemon.generations._open_state()
+    daemon.generations.current = daemon.generations.archive.manifest(2)
+    check_refused(_once(daemon), "Input/output error")
+    assert start(published)[1] == []
+
+
+# The state folder under a running daemon
+
+
+@pytest.mark.parametrize("successor", [False, True])
+async def test_the_state_folder_goes_under_a_running_daemon(machine: Machine, successor: bool) -> None:
+    """A daemon whose state folder was removed, or replaced by another process, publishes nothing more, makes
+    no new folder, and says what to do; after a restart all is well.
+    """
+    machine.put_index(SIZE)
+    async with machine.daemon() as daemon:
+        assert (await poke(daemon)).state == "published"
+        machine.state.rename(machine.folder / "gone")  # at once, whatever is being written
+        if successor:
+            other = open_generations(machine)
+            other.startup()
+        machine.put_index(SIZE, seed=2)
+        before = stamps(machine)
+        outcome = await poke(daemon)
+        check_refused(outcome, str(machine.state), "removed or replaced")
+        assert outcome.error is not None
+        assert "restart" in outcome.error.hint
+        assert stamps(machine) == before
+        assert not list(machine.state.glob("generations/0*"))
+        with pytest.raises(PublishError, match="removed or replaced"):
+            daemon.generations.mark_loaded(1)
+        assert machine.state.exists() is successor
+        if successor:
+            other.shutdown()
+    assert (await asyncio.to_thread(update, machine)).state == "published"
+    check_whole(machine, start(machine)[0], machine.store_index)
+
+
+# Losses, and differences that cannot be shown
+
+
+def test_no_generation_is_whole_and_the_index_lost_nearly_everything(published: Machine) -> None:
+    """Where no generation can tell what there was, the files in place do: the limits on losses hold."""
+    published.put_index(Size(events=12, studios=8, users=30), seed=2)
+    update(published)
+    for number in (1, 2, 3):
+        emptied(published.state / "generations" / f"{number:08d}" / "manifest.json")
+    published.put_index(Size(events=12, studios=8, users=4), seed=2)
+    before = stamps(published)
+    outcome = update(published)
+    assert outcome.error is not None
+    assert outcome.error.code == "loss"
+    assert stamps(published) == before
+    assert update(published, force=True).state == "published"
+
+
+@pytest.mark.parametrize("name", ["map.yml", "htpasswd"])
+async def test_drift_of_a_damaged_generation(machine: Machine, name: str) -> None:
+    """When a file and the copy that was kept of a generation's file are damaged, drift is told without a
+    diff, and the update goes on.
+    """
+    machine.put_index(SIZE)
+    async with machine.daemon() as daemon:
+        assert (await poke(daemon)).state == "published"
+        machine.target("map.yml").write_bytes(b"edited\n")
+        (machine.state / "generations" / "00000001" / name).unlink()
+        drift = Drift(daemon.generations)
+        drift.look()
+        drift.look()
+        assert drift.names == ["map.yml"]
+        outcome = await poke(daemon)
+        assert (outcome.state, outcome.generation) == ("published", 2)
+        assert outcome.drift == drift.diffs
+        assert ("no diff" in outcome.drift["map.yml"]) is (name == "map.yml")
+        check_whole(machine, daemon.generations.current, machine.store_index)
 
 
 # A locked index

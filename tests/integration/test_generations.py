@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import grp
 import os
 import pwd
 import sqlite3
@@ -20,6 +21,7 @@ from sidecar.demo.sample import Size, rename_studio, set_password
 from sidecar.errors import Busy, NotFound
 from sidecar.generate import NAMES
 from sidecar.generations import INDEX, Generations
+from sidecar.inputs.machine import Machine as Inputs
 from sidecar.model.runs import Outcome, Request
 from tests.support.machine import Machine
 from tests.support.publisher import (
@@ -327,7 +329,8 @@ def test_drift_is_warned_about_and_repaired(published: Machine) -> None:
     before = mtimes(published)
     generations = open_generations(published)
     generations.current = generations.archive.manifest(1)
-    assert generations.drift(generations.site.present()) == ["htpasswd", "showcases.yml", "tenants.list"]
+    drift = generations.drift(generations.site.present())
+    assert list(drift) == ["htpasswd", "showcases.yml", "tenants.list"]
     outcome = update(published)
     assert outcome.state == "published"
     # The file that was removed is back since the start before the update.
@@ -342,14 +345,217 @@ def test_drift_is_warned_about_and_repaired(published: Machine) -> None:
     assert update(published).drift == {}
 
 
+@pytest.mark.parametrize("mode_of_it", [0o600, 0o666])
+def test_a_file_whose_mode_was_changed_is_put_right(published: Machine, mode_of_it: int) -> None:
+    """A wrong mode is told of as it is, no obstacle to a boot, and put right by the next update; so that
+    Navigator looks again, the file is written anew and navigator.yml moves, as with any change.
+    """
+    before, good = mtimes(published), published.targets()
+    published.target("htpasswd").chmod(mode_of_it)
+    generations = current(published)
+    present = generations.site.present()
+    assert generations.drift(present) == {"htpasswd": f"mode is {mode_of_it:04o} instead of 0640"}
+    assert generations.is_whole(present)
+    outcome = update(published)
+    assert (outcome.state, set(outcome.written)) == ("published", {"htpasswd", NAVIGATOR})
+    assert outcome.drift == generations.drift(present)
+    assert any("mode or owner is not what the settings say: htpasswd" in line for line in outcome.log)
+    assert not any("someone else" in line for line in outcome.log)
+    assert mode(published.target("htpasswd")) == 0o640
+    assert published.targets() == good
+    assert mtimes(published)[NAVIGATOR] > max(before[NAVIGATOR], mtimes(published)["htpasswd"])
+    assert update(published).state == "unchanged"
+
+
+def test_changed_settings_of_modes_are_applied(published: Machine) -> None:
+    """The next update gives every file the mode that the settings now say."""
+    published.extra["files"] = {"mode": "0664", "htpasswd_mode": "0600"}
+    assert current(published).drift(current(published).site.present()).keys() == set(NAMES)
+    assert update(published).written == NAMES
+    modes = {name: mode(published.target(name)) for name in NAMES}
+    assert modes == {name: 0o600 if name == "htpasswd" else 0o664 for name in NAMES}
+    assert update(published).state == "unchanged"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_changed_settings_of_owners_are_applied(published: Machine) -> None:
+    """The next update gives every file the owner and the group that the settings now say."""
+    group = grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name
+    published.extra["files"] = {"owner": "nobody", "group": group}
+    drift = current(published).drift(current(published).site.present())
+    assert drift["map.yml"] == f"owner is root instead of nobody, group is root instead of {group}"
+    assert update(published).written == NAMES
+    owners = {(published.target(name).owner(), published.target(name).group()) for name in NAMES}
+    assert owners == {("nobody", group)}
+    assert update(published).state == "unchanged"
+
+
+async def test_a_file_system_without_modes_causes_no_update_after_update(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where files do not get the modes that they are given, what they get counts as right."""
+    monkeypatch.setattr(os, "fchmod", lambda *_: None)
+    machine.put_index(SIZE)
+    async with machine.daemon() as daemon:
+        assert (await poke(daemon)).state == "published"
+        assert (await poke(daemon)).state == "unchanged"
+        machine.target("htpasswd").chmod(0o644)
+        assert (await poke(daemon)).state == "published"
+
+
+def test_a_target_that_is_a_symbolic_link_is_followed(machine: Machine) -> None:
+    """The file that a link leads to is replaced, at the first publication and later; the link stays."""
+    elsewhere = machine.folder / "elsewhere"
+    links = {name: elsewhere / f"real-{name}" for name in ("htpasswd", NAVIGATOR, INDEX)}
+    for name, real in links.items():
+        machine.target(name).symlink_to(real)
+    for seed in (1, 2):
+        machine.put_index(SIZE, seed)
+        assert update(machine).state == "published"
+        generations = current(machine)
+        check_whole(machine, generations.current, machine.store_index)
+        for name, real in links.items():
+            assert machine.target(name).readlink() == real
+            assert real.is_file()
+        assert {path.name for path in elsewhere.iterdir()} == {real.name for real in links.values()}
+    links["htpasswd"].unlink()
+    links[INDEX].write_bytes(b"")
+    (elsewhere / f".real-{NAVIGATOR}.sidecar-new").write_bytes(b"left by a crash")
+    assert update(machine).state == "unchanged"
+    check_whole(machine, current(machine).current, machine.store_index)
+    assert {path.name for path in elsewhere.iterdir()} == {real.name for real in links.values()}
+
+
+# A set belongs to the inputs that it was made of
+
+
+def in_region(folder: Path, region: str) -> Machine:
+    return Machine(folder, {"profile": "fly", "machine": {"id": "m", "region": region, "app": "app"}})
+
+
+def digest(machine: Machine) -> str:
+    return Inputs(machine.settings(), machine.state / "loaded").inputs().digest
+
+
+def started(machine: Machine, inputs: str | None) -> tuple[Generations, list[str]]:
+    generations = open_generations(machine)
+    try:
+        return generations, generations.startup(inputs)
+    finally:
+        generations.shutdown()
+
+
+def test_a_set_of_another_region_is_not_installed(tmp_path: Path) -> None:
+    """On a volume that wakes up in another region nothing of the old region is put back, and a start says
+    so; the set still counts as what is in place. In its own region it is put back.
+    """
+    machine = in_region(tmp_path, "iad")
+    machine.put_index(SIZE)
+    update(machine)
+    home, away = digest(machine), digest(in_region(tmp_path, "syd"))
+    machine.target("htpasswd").unlink()
+    before = stamps(machine)
+    generations, said = started(machine, away)
+    assert stamps(machine) == before
+    assert "".join(said) == (
+        "generation 1, which is in place, was made of other inputs (region, profile or settings) "
+        "than today's: it stays as it is until an update"
+    )
+    assert generations.current == generations.archive.manifest(1)
+    assert generations.published
+    assert (generations.fits(away), generations.fits(home), generations.fits(None)) == (False, True, True)
+    generations, said = started(machine, home)
+    assert said == ["put files of generation 1 back: htpasswd"]
+
+
+def test_an_interrupted_publication_for_another_region_is_not_completed(tmp_path: Path) -> None:
+    """What was committed and not installed is left alone in another region; what is in place stays."""
+    machine = in_region(tmp_path, "iad")
+    machine.put_index(SIZE)
+    update(machine)
+    away = digest(in_region(tmp_path, "syd"))
+    machine.put_index(SIZE, seed=2)
+    with Press(machine) as press:
+        names = [point.name for point in press.run("checkpoint", 0).points]
+        machine.put_index(SIZE, seed=3)
+        assert press.run("checkpoint", names.index("committed") + 1).killed
+    before = stamps(machine)
+    generations, said = started(machine, away)
+    assert "".join(said) == (
+        "generation 3 was made of other inputs (region, profile or settings) than today's: it was not "
+        "installed, what is in place stays until an update"
+    )
+    assert {name: stamps(machine)[name] for name in before if name[0] != "."} == {
+        name: stamp for name, stamp in before.items() if name[0] != "."
+    }
+    assert generations.current == generations.archive.manifest(2)
+    assert started(machine, None)[1] == ["completed the interrupted publication of generation 3"]
+
+
+def test_a_set_of_another_region_is_nothing_to_boot_with(tmp_path: Path) -> None:
+    """With the store out of reach, a whole set stands for its own region only; so does one that was
+    restored by hand. When the inputs cannot be told, what is whole stands.
+    """
+    machine = in_region(tmp_path, "iad")
+    for seed in (1, 2):
+        machine.put_index(SIZE, seed)
+        update(machine)
+    aside = machine.store_index.rename(machine.folder / "aside")
+    for restored in (False, True):
+        if restored:
+            assert update(machine, rollback=1).state == "published"
+        assert update(machine, force=True).stands
+        assert not update(in_region(tmp_path, "syd"), force=True).stands
+    broken = in_region(tmp_path, "syd")
+    broken.extra["profile"] = str(tmp_path / "not there.yml")
+    assert update(broken, force=True).stands
+    aside.rename(machine.store_index)
+    moved = in_region(tmp_path, "syd")
+    assert update(moved).state == "published"
+    assert open_generations(moved).archive.manifest(4).inputs == digest(moved)
+
+
+def test_a_set_that_comes_out_the_same_fits_from_then_on(published: Machine) -> None:
+    """When other settings give the same files, an update writes none of them, and the set is theirs; a
+    preview only looks.
+    """
+    before, old = stamps(published), digest(published)
+    published.extra["update"] = {"max_lost_users": 0.25}
+    new = digest(published)
+    assert new != old
+    update(published, preview=True)
+    assert current(published).fits(old)
+    assert update(published).state == "unchanged"
+    assert stamps(published) == before
+    generations, said = started(published, new)
+    assert said == []
+    assert generations.fits(new)
+
+
+def test_another_region_is_no_loss(tmp_path: Path) -> None:
+    """A move to a region that owns fewer events is no loss of them; an index that lost most of them is."""
+    machine, moved = in_region(tmp_path, "iad"), in_region(tmp_path, "zzz")
+    machine.put_index(Size(events=60, studios=20, users=12))
+    update(machine)
+    counts = current(machine).archive.manifest(1).counts
+    assert counts.tenants >= 10
+    outcome = update(moved)
+    assert outcome.state == "published"
+    assert current(moved).archive.manifest(2).counts.tenants < counts.tenants / 2
+    moved.put_index(Size(events=12, studios=8, users=1))
+    lost = update(machine)
+    assert lost.error is not None
+    assert lost.error.code == "loss"
+
+
 def test_a_missing_index_is_put_back(published: Machine) -> None:
     """An index that is gone from its place is published again, although the store's did not change."""
     generations = current(published)
-    assert generations.site.has_index()
+    assert generations.site.index_fault() == ""
     published.target(INDEX).unlink()
-    assert not generations.site.has_index()
+    assert generations.site.index_fault() == "it is not there"
     update(published)
-    assert generations.site.has_index()
+    assert generations.site.index_fault() == ""
     check_whole(published, current(published).current, published.store_index)
 
 

@@ -7,8 +7,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from sidecar.demo.sample import add_user, write_index
 from tests.support.machine import SMALL, Machine, until
+from tests.support.publisher import stamps, update
 
 
 def owner(tmp_path: Path) -> Machine:
@@ -53,3 +56,19 @@ async def test_changes_that_are_still_in_the_log_count(tmp_path: Path) -> None:
         async with machine.daemon(), machine.client() as client, client.post("update") as answer:
             assert answer.status == 200
         assert b"logged:" in machine.targets()["htpasswd"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no database", None])
+def test_a_damaged_index_of_ones_own_is_never_touched(tmp_path: Path, content: bytes | None) -> None:
+    """What happens to the index is the machine's own business: nothing is put back, and nothing is drift."""
+    machine = owner(tmp_path)
+    assert update(machine).state == "published"
+    index = machine.target("index.sqlite3")
+    index.unlink()
+    if content is not None:
+        index.write_bytes(content)
+    before = {name: stamp for name, stamp in stamps(machine).items() if name != index.name}
+    outcome = update(machine)
+    assert outcome.error is not None
+    assert (index.read_bytes() if index.exists() else None) == content
+    assert {name: stamp for name, stamp in stamps(machine).items() if name != index.name} == before

@@ -438,6 +438,34 @@ async def test_the_check_command_sees_the_whole_set(site: Site) -> None:
     assert set(NAMES) <= set(seen.read_text().split())
 
 
+async def test_what_a_check_command_leaves_gets_nowhere(site: Site) -> None:
+    """The command works on copies: what it leaves, changes or removes is in no generation and in no place."""
+    machine = site.machine
+    state = machine.state
+    script = """
+        mkdir left; echo x > left/file; echo x > more; rm map.yml; chmod 0500 left
+        echo damaged > htpasswd; echo damaged > "$CHECK_INDEX"
+    """
+    site.set("update", check_command=["/bin/sh", "-c", script])
+    for turn, mode in enumerate(("0644", "0604"), 1):
+        # The second time the index is the same, and what was kept of it is what the command might damage.
+        site.set("files", mode=mode)
+        async with site.running() as client:
+            status, outcome = await client.poke()
+            assert (status, outcome["state"], outcome["generation"]) == (200, "published", turn)
+        generations = state / "generations"
+        for folder in generations.glob("0*"):
+            assert {path.name for path in folder.iterdir()} == {*NAMES, "index.sqlite3", "manifest.json"}
+            assert content(folder / "index.sqlite3") == content(site.index)
+        assert site.published_sha256() == content(site.index)
+        assert b"damaged" not in machine.targets()["htpasswd"]
+        assert {path.name for path in generations.iterdir()} == {
+            ".incoming",
+            *(f"{number:08d}" for number in range(1, turn + 1)),
+        }
+        assert list(state.glob("check-*")) == []
+
+
 async def test_a_check_command_that_takes_too_long_is_ended_with_its_children(site: Site) -> None:
     """At its limit the command is ended, children that ignore the signal too, and nothing is published."""
     child = site.machine.folder / "child"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.generate import NAMES
-from sidecar.generations.plan import plan
+from sidecar.generations.plan import Present, plan
 from sidecar.model.artifacts import Artifact
 
 contents = st.binary(max_size=3)
@@ -17,7 +17,7 @@ present = st.fixed_dictionaries({name: st.none() | contents for name in NAMES})
 @given(wanted, st.booleans())
 def test_the_same_needs_nothing(wanted: tuple[Artifact, ...], index: bool) -> None:
     """plan(x, x) is empty: it says no when asked whether there is anything to do, but for a new index."""
-    todo = plan(wanted, {artifact.name: artifact.content for artifact in wanted}, index=index)
+    todo = plan(wanted, Present({artifact.name: artifact.content for artifact in wanted}), index=index)
     assert todo.artifacts == ()
     assert todo.index is index
     assert bool(todo) is index
@@ -28,7 +28,7 @@ def test_any_change_brings_navigator_yml_last(
     wanted: tuple[Artifact, ...], present: dict[str, bytes | None]
 ) -> None:
     """What differs or is missing is written, in order; navigator.yml comes along, after all others."""
-    todo = plan(wanted, present, index=False)
+    todo = plan(wanted, Present(present), index=False)
     differ = [artifact.name for artifact in wanted if present[artifact.name] != artifact.content]
     names = [artifact.name for artifact in todo.artifacts]
     assert bool(todo) is bool(differ)
@@ -41,12 +41,26 @@ def test_carrying_it_out_leaves_nothing_to_do(
 ) -> None:
     """After the plan is carried out the next one is empty."""
     done = present | {
-        artifact.name: artifact.content for artifact in plan(wanted, present, index=False).artifacts
+        artifact.name: artifact.content for artifact in plan(wanted, Present(present), index=False).artifacts
     }
-    assert not plan(wanted, done, index=False)
+    assert not plan(wanted, Present(done), index=False)
 
 
 def test_what_is_not_there_at_all_is_written() -> None:
     """On a new machine everything is written."""
     wanted = tuple(Artifact(name, b"") for name in NAMES)
-    assert plan(wanted, {}, index=True).artifacts == wanted
+    assert plan(wanted, Present({}), index=True).artifacts == wanted
+
+
+@given(wanted, st.sets(st.sampled_from(NAMES)))
+def test_a_wrong_mode_or_owner_is_a_change(wanted: tuple[Artifact, ...], wrong: set[str]) -> None:
+    """A file whose content is right and whose mode or owner is not is written, and navigator.yml with it."""
+    contents = {artifact.name: artifact.content for artifact in wanted}
+    todo = plan(wanted, Present(contents, dict.fromkeys(wrong, "mode is 0666 instead of 0640")), index=False)
+    expected = wrong | {"navigator.yml"} if wrong else set()
+    assert [artifact.name for artifact in todo.artifacts] == [name for name in NAMES if name in expected]
+
+
+def test_an_index_with_a_fault_is_replaced() -> None:
+    """What is wrong with the index in place is a reason to replace it, also when the store's is the same."""
+    assert plan((), Present({}, index="it is empty"), index=False).index
