@@ -48,7 +48,7 @@ class UsedSignatures:
         self._is_torn = True
 
     def startup(self, now: float) -> None:
-        """Read what was used before. Where that fails the daemon starts, and takes no signature until it works."""
+        """Read what was used before. Where that fails no signature is taken until it works."""
         try:
             self._read(now)
             self._write_anew(self._used)
