@@ -93,6 +93,12 @@ class Transfer:
             self.check()
             return Incoming(target, limit)
 
+    def finish(self, path: Path, target: Path) -> None:
+        """Let a file that is whole take the target's place; `StoreError` when the transfer is given up."""
+        with self._lock:
+            self.check()
+            path.replace(target)
+
 
 def too_large(size: int, limit: int) -> StoreError:
     """The error for an object above the limit."""
