@@ -132,11 +132,7 @@ class Daemon:
         )
         self.fleet = FleetService(settings, self._id, self.store, self.broker.emit, self._remember)
         self._relay = Follower(self.fleet.relay, _RELAY_QUIET, _RELAY_LONGEST)
-        self._followed = Follower(
-            lambda: self.fleet.update(Wanted(), "a change of the local index"),
-            settings.fleet.quiet,
-            settings.fleet.longest,
-        )
+        self._followed = Follower(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
         self._signatures = UsedSignatures(state / "signatures", trigger.window)
         administrators = Administrators(
             settings.administrators, behind_navigator=settings.page.through_navigator
@@ -211,6 +207,8 @@ class Daemon:
         stack.push_async_callback(self.fleet.close)
         self._keep_running(stack, Ticker(self._settings.update.poll, self._poll, self._resumed).run())
         if self._own_index is not None:
+            if self._settings.fleet.follow_local_index:
+                self._followed.changed()  # it may have changed while no daemon ran
             self._keep_running(stack, self._followed.run())
             self._keep_running(stack, LocalWatch(self._own_index.signature, self._local_changed).run())
         await self.server.startup(systemd.listening_sockets())
