@@ -364,7 +364,7 @@ class Daemon:
         self.broker.emit("loaded", {"generation": generation, "seconds": seconds})
         self.status.unloaded = None
         self.worker.wake()
-        self.ready.work.request("loaded", f"generation {generation}")
+        self.ready.work.request("loaded", f"generation {generation}", generation=generation)
 
     def failed(self, generation: int, reason: str, sentence: str) -> None:
         """A generation was not loaded."""
