@@ -72,17 +72,18 @@ def is_recorded(outcome: Outcome, newest: Outcome | None) -> bool:
     """Whether the history takes an outcome, after its `newest` entry.
 
     Previews change nothing. Of runs that nobody in particular asked for, the public's and the timer's, those
-    that found nothing new are left out, and of a failure that goes on only the first is recorded: else
-    strangers could fill the history with their pokes.
+    that found nothing new are left out: else strangers could fill the history with their pokes. Of a failure
+    of theirs that goes on only the first is recorded, and so of a fleet update that is tried again.
     """
     if outcome.is_preview:
         return False
-    if not outcome.public and outcome.trigger != "timer":
-        return True
-    if outcome.state == "unchanged":
+    unasked = outcome.public or outcome.trigger == "timer"
+    if unasked and outcome.state == "unchanged":
         return False
-    goes_on = newest is not None and (newest.state, newest.error) == (outcome.state, outcome.error)
-    return outcome.error is None or not goes_on
+    if outcome.error is None or newest is None or not (unasked or outcome.trigger == "fleet"):
+        return True
+    goes_on = (newest.state, newest.error) == (outcome.state, outcome.error)
+    return not goes_on or (not unasked and newest.who != outcome.who)
 
 
 class History:

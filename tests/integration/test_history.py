@@ -123,6 +123,18 @@ def test_what_nobody_asked_for_is_recorded_when_it_is_news(nobody: dict[str, Any
     assert is_recorded(failed, msgspec.structs.replace(failed, error=other))
 
 
+def test_a_fleet_update_that_is_tried_again_is_recorded_once() -> None:
+    """As long as it fails in the same way; its success, and somebody else's attempt, are recorded."""
+    missed = Problem("fleet", "not loaded by m2", "the log below says why of each", 502)
+    failed = msgspec.structs.replace(outcome(state="failed"), trigger="fleet", error=missed)
+    assert is_recorded(failed, None)
+    assert not is_recorded(failed, failed)
+    assert is_recorded(msgspec.structs.replace(failed, who="somebody else"), failed)
+    done = msgspec.structs.replace(failed, state="fleet_updated", error=None)
+    assert is_recorded(done, failed)
+    assert is_recorded(done, done)
+
+
 def test_what_somebody_asked_for_is_recorded() -> None:
     """A signed poke, a command, a start: each leaves an entry, whatever came of it; a preview leaves none."""
     for trigger in ("cgi", "socket", "http", "webhook", "start", "boot", "resume"):
