@@ -26,7 +26,7 @@ from sidecar.model.work import Work
 from sidecar.navigator.process import Markers, NavigatorProcess, Probes
 from sidecar.observe.drift import Drift
 from sidecar.observe.events import Broker
-from sidecar.observe.history import History
+from sidecar.observe.history import History, HistoryWriter
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.status import Status
 from sidecar.ready.assembly import assemble
@@ -44,7 +44,7 @@ from sidecar.web.background import Background
 from sidecar.web.fleet import FleetViews
 from sidecar.web.operations import Operations
 from sidecar.web.pages import Pages
-from sidecar.web.public import PublicTrigger
+from sidecar.web.public import PublicTrigger, discard_received
 from sidecar.web.server import Server
 from sidecar.web.signatures import UsedSignatures
 from sidecar.web.views import Views
@@ -72,7 +72,13 @@ class Daemon:
 
         self.broker = Broker()
         self.metrics = Metrics(self._id, settings.machine.region)
-        self.history = History(state / "history.db", settings.history.keep, settings.history.max_age)
+        self.history = History(
+            state / "history.db",
+            settings.history.keep,
+            settings.history.max_age,
+            lambda: self.generations.archive.numbers(),
+        )
+        self._history_writer = HistoryWriter(self.history)
         markers = Markers(state / "loaded")
         self.generations = Generations(
             state,
@@ -127,11 +133,7 @@ class Daemon:
         )
         self.fleet = FleetService(settings, self._id, self.store, self.broker.emit, self._remember)
         self._relay = Follower(self.fleet.relay, _RELAY_QUIET, _RELAY_LONGEST)
-        self._followed = Follower(
-            lambda: self.fleet.update(Wanted(), "a change of the local index"),
-            settings.fleet.quiet,
-            settings.fleet.longest,
-        )
+        self._followed = Follower(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
         self._signatures = UsedSignatures(state / "signatures", trigger.window)
         administrators = Administrators(
             settings.administrators, behind_navigator=settings.page.through_navigator
@@ -206,6 +208,8 @@ class Daemon:
         stack.push_async_callback(self.fleet.close)
         self._keep_running(stack, Ticker(self._settings.update.poll, self._poll, self._resumed).run())
         if self._own_index is not None:
+            if self._settings.fleet.follow_local_index:
+                self._followed.changed()  # it may have changed while no daemon ran
             self._keep_running(stack, self._followed.run())
             self._keep_running(stack, LocalWatch(self._own_index.signature, self._local_changed).run())
         await self.server.startup(systemd.listening_sockets())
@@ -236,7 +240,9 @@ class Daemon:
             # The daemon is worth more running: it can say what is wrong, and try again.
             logger.error("%s", error)  # noqa: TRY400 - the sentence is enough
         await asyncio.to_thread(self.history.startup)
+        stack.push_async_callback(self._history_writer.close)
         self._signatures.startup(time.time())
+        await asyncio.to_thread(discard_received, Path(self._settings.paths.state) / "received")
         current = self.generations.current
         self.metrics.set_generation("current", current.number if current else None)
         self.metrics.set_generation("loaded", self.generations.loaded())
@@ -314,18 +320,18 @@ class Daemon:
         )
         if not outcome.is_preview:
             self.status.note(outcome)
-            if not (outcome.state == "unchanged" and outcome.trigger == "timer"):
-                self._soon(asyncio.to_thread(self.history.add, outcome))
+        self._history_writer.add(outcome)
         self.broker.emit(
             "finished", {"state": outcome.state, "generation": outcome.generation, "seconds": outcome.seconds}
         )
         systemd.notify(f"STATUS={self.status.sentence()}")
 
     def _remember(self, outcome: Outcome) -> None:
-        self._soon(asyncio.to_thread(self.history.add, outcome))
+        self._history_writer.add(outcome)
 
     def _published(self, manifest: Manifest, request: Request, has_files: bool) -> None:
         """Follow a publication until Navigator has loaded it; one of the index only needs no load."""
+        self._history_writer.expect(manifest.number)
         pending = self.tracker.pending
         if not has_files and pending is None:
             self.loaded(manifest.number, None)
@@ -364,16 +370,16 @@ class Daemon:
         )
         self.metrics.count_load(seconds)
         self.metrics.set_generation("loaded", generation)
-        self._soon(asyncio.to_thread(self.history.settle, generation, "loaded", seconds))
+        self._history_writer.settle(generation, "loaded", seconds)
         self.broker.emit("loaded", {"generation": generation, "seconds": seconds})
         self.status.unloaded = None
         self.worker.wake()
-        self.ready.work.request("loaded", f"generation {generation}")
+        self.ready.work.request("loaded", f"generation {generation}", generation=generation)
 
     def failed(self, generation: int, reason: str, sentence: str) -> None:
         """A generation was not loaded."""
         self.status.unloaded = sentence
-        self._soon(asyncio.to_thread(self.history.settle, generation, "rolled_back", None, sentence))
+        self._history_writer.settle(generation, "rolled_back", None, sentence)
         self.broker.emit("not_loaded", {"generation": generation, "reason": reason, "message": sentence})
         self.worker.wake()
 
@@ -386,7 +392,7 @@ class Daemon:
             except PublishError as error:
                 logger.warning("%s", error)
             self.metrics.set_generation("ready", work.generation)
-        self._soon(asyncio.to_thread(self.history.add_ready, work))
+        self._history_writer.add_ready(work)
         self.broker.emit("ready", {"generation": work.generation, "state": work.state, "steps": work.steps})
 
     def _roll_back(self, generation: int, reason: str) -> bool:

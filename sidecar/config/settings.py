@@ -249,9 +249,6 @@ class Ready(Section, frozen=True):
     ] = 10
     step_timeout: Annotated[Duration, _doc("for each of its steps")] = Duration(1800)
     lock: Annotated[str, _doc("its lock file; default .sidecar-ready.lock in paths.temporary")] = ""
-    patience: Annotated[Duration, _doc("how long to wait for another process that holds the lock")] = (
-        Duration(3600)
-    )
 
 
 class Databases(Section, frozen=True):
@@ -383,7 +380,7 @@ class Fleet(Section, frozen=True):
         ),
     ] = "digest"
     follow_local_index: Annotated[
-        bool, _doc("with update.own_index: a changed index starts a fleet update by itself")
+        bool, _doc("with update.own_index: a changed index starts fleet updates until all machines have it")
     ] = False
     quiet: Annotated[Duration, _doc("how long the index must have been left alone before that")] = Duration(
         30
@@ -399,8 +396,8 @@ class Fleet(Section, frozen=True):
 class History(Section, frozen=True):
     """How much of the past is remembered."""
 
-    keep: Annotated[Count, _doc("how many runs")] = 1000
-    max_age: Annotated[Duration, _doc("for how long")] = Duration(90 * 86400)
+    keep: Annotated[Count, _doc("how many runs; those of kept generations stay, however old")] = 1000
+    max_age: Annotated[Duration, _doc("for how long, counted from the newest runs")] = Duration(90 * 86400)
 
 
 class Logging(Section, frozen=True):

@@ -115,7 +115,7 @@ def row(target: Result, served: Served, digest: str, modified: float | None) -> 
     if modified is not None and served.modified is not None and not in_sync:
         older = max(0.0, modified - served.modified)
     note = "" if served.state in ("in_sync", "loading", "updating") else served.state.replace("_", " ")
-    if served.refused == digest:
+    if served.refused == digest and digest not in (served.sha256, served.published):
         note = f"refused it ({served.reason})"
     return Row(
         target.machine,

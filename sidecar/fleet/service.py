@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,21 @@ from sidecar.fleet.machines import FleetError
 from sidecar.fleet.progress import line
 from sidecar.fleet.report import Report, Result, State, lines
 from sidecar.fleet.run import Updates, Wanted
-from sidecar.inputs.store import Store
-from sidecar.model.record import Problem
+from sidecar.inputs.store import Store, own_index
+from sidecar.model.record import Problem, Record
 from sidecar.model.runs import Emit, Outcome
+from sidecar.system.files import load, replace
+
+logger = logging.getLogger(__name__)
 
 _KEPT_LINES = 400
+_REACHED = "fleet-reached.json"
+
+
+class _Reached(Record, frozen=True):
+    """The SHA-256 of the local index that the whole fleet was last brought to."""
+
+    sha256: str
 
 
 class Standing:
@@ -94,6 +105,8 @@ class FleetService:
         named = settings.fleet.machines or settings.fleet.app or settings.machine.app
         self._configured = bool(named and settings.trigger.secret)
         self._index = Path(settings.paths.databases) / "index.sqlite3" if settings.update.own_index else None
+        self._local = own_index(settings, lambda *_: None)
+        self._reached = Path(settings.paths.state) / _REACHED
         self._emit = emit
         self._remember = remember
         self._standing: Standing | None = None
@@ -123,9 +136,29 @@ class FleetService:
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._running)
 
-    async def relay(self) -> Report:
-        """Tell all other machines to look at the store, for a webhook that reached this one."""
-        return await self.update(Wanted(but=self._machine), "a webhook", upload=False)
+    async def relay(self) -> bool:
+        """Tell all other machines to look at the store, for a webhook that reached this one; is all done?"""
+        return (await self.update(Wanted(but=self._machine), "a webhook", upload=False)).good
+
+    async def follow(self) -> bool:
+        """Bring the fleet to the local index, unless it was brought there before; is it there now?"""
+        index = await self._local_digest()
+        reached = load(self._reached, _Reached)
+        if index is None or (reached is not None and reached.sha256 == index):
+            return True
+        return (await self.update(Wanted(), "a change of the local index")).good
+
+    async def _local_digest(self) -> str | None:
+        """The SHA-256 of the local index as it is now; None where there is none."""
+        return (await asyncio.to_thread(self._local.signature) or None) if self._local else None
+
+    def _remember_reached(self, index: str) -> None:
+        try:
+            replace(self._reached, msgspec.json.encode(_Reached(index)))
+        except OSError as error:
+            logger.warning(
+                "%s cannot be written, so the fleet is updated once more: %s", self._reached, error
+            )
 
     async def close(self) -> None:
         """Give up the update under way, at the daemon's end."""
@@ -136,7 +169,10 @@ class FleetService:
     async def _run(self, wanted: Wanted, who: str) -> Report:
         standing = self._standing = Standing(who, self._emit)
         self._emit("fleet", {"started": standing.started, "who": who})
+        # Only what every machine was asked for is where the fleet is.
+        is_whole = wanted == Wanted(index=self._index, replace=wanted.replace, wait=wanted.wait)
         try:
+            index = await self._local_digest() if is_whole and self._index is not None else None
             report = standing.report = await self._updates.update(wanted, standing)
         except SettingsError as error:
             conflict = FleetConflict(error.message, error.hint, code="fleet_settings")
@@ -151,6 +187,8 @@ class FleetService:
         finally:
             self._remember(_outcome(standing))
             self._emit("fleet", {"state": standing.state().state})
+        if index is not None and report.good:
+            await asyncio.to_thread(self._remember_reached, index)
         return report
 
 

@@ -120,11 +120,6 @@ def of_status(answer: Answer, machine: str, digest: str, *, ready: bool) -> Verd
                 "failing", "it has loaded it, but its ready work failed", final=True, served=served
             )
         return None
-    if served.refused == digest:
-        reason = served.reason or "rejected"
-        said = "Navigator did not load it" if reason == "not_loaded" else f"it was refused ({reason})"
-        back = f", and the machine went back: generation {served.loaded}" if served.loaded else ""
-        return Verdict("refused", f"{said}{back}", final=True, served=served)
     if served.published == digest:
         if served.state == "not_loaded":
             return Verdict(
@@ -134,6 +129,11 @@ def of_status(answer: Answer, machine: str, digest: str, *, ready: bool) -> Verd
                 served=served,
             )
         return None
+    if served.refused == digest:
+        reason = served.reason or "rejected"
+        said = "Navigator did not load it" if reason == "not_loaded" else f"it was refused ({reason})"
+        back = f", and the machine went back: generation {served.loaded}" if served.loaded else ""
+        return Verdict("refused", f"{said}{back}", final=True, served=served)
     if served.state in _RESTING:
         return Verdict("superseded", "it serves another index meanwhile", served=served)
     return None

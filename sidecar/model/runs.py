@@ -71,7 +71,7 @@ class Outcome(Record, frozen=True, omit_defaults=True):
     `etag` and `sha256` are those of the index that was looked at, `tag` names the very set that would be
     or was published. `stages` are seconds. `diffs` are what the run writes, `drift` what somebody else had
     changed before. `warnings` may name users. `stands` when the store gave nothing, but the generation in
-    place is whole, file by file.
+    place is whole, file by file. `public` when nobody asked for it but strangers.
     """
 
     state: str
@@ -92,6 +92,7 @@ class Outcome(Record, frozen=True, omit_defaults=True):
     log: tuple[str, ...] = ()
     error: Problem | None = None
     stands: bool = False
+    public: bool = False
 
     @property
     def good(self) -> bool:

@@ -31,8 +31,7 @@ class Step(Record, frozen=True, omit_defaults=True):
 class Work(Record, frozen=True):
     """All steps for one generation, whose `fingerprint` names its content.
 
-    `state` is running, done, failed, superseded (a newer generation was loaded meanwhile) or joined (another
-    process has just done the same).
+    `state` is running, done, failed or superseded (a newer generation was loaded meanwhile).
     """
 
     generation: int
@@ -47,7 +46,7 @@ class Work(Record, frozen=True):
     @property
     def good(self) -> bool:
         """Whether all that was to be done is done."""
-        return self.state in ("done", "joined")
+        return self.state == "done"
 
 
 class Pushed(Record, frozen=True):

@@ -12,22 +12,28 @@ from urllib.parse import quote
 
 from sidecar.errors import PublishError, SidecarError
 from sidecar.ready.plan import SUFFIX, Here
-from sidecar.system.files import give, leftovers, sync, temporary
-from sidecar.system.sqlite import SIDE_FILES, install_database
+from sidecar.system.files import leftovers, sync, temporary
+from sidecar.system.sqlite import SIDE_FILES, Locked, copy_database, install_database
 
 # What is staged is in place within seconds: what is older was left behind by a crash.
 _ABANDONED = 3600.0
-_PATIENCE = 5.0
+_LOCK_TIMEOUT_SECONDS = 5.0
 
 
 class DatabaseFolder:
-    """One folder; `owner` and `group` of new files are -1 for the daemon's own. All methods block."""
+    """One folder; `owner` and `group` of new files are -1 for the daemon's own. All methods block.
 
-    def __init__(self, folder: Path, mode: int, owner: int, group: int) -> None:
+    A database that others keep locked is given up after `patience` seconds.
+    """
+
+    def __init__(
+        self, folder: Path, mode: int, owner: int, group: int, patience: float = _LOCK_TIMEOUT_SECONDS
+    ) -> None:
         self._folder = folder
         self._mode = mode
         self._owner = owner
         self._group = group
+        self._patience = patience
         self._numbers = itertools.count()
 
     def path(self, name: str) -> Path:
@@ -92,7 +98,7 @@ class DatabaseFolder:
             if present != seen:
                 return None
             if present is not None and present.size:
-                install_database(staged, target, modified, _PATIENCE)
+                install_database(staged, target, modified, self._patience)
                 return self.look_at(name)
             self._finish(staged, modified)
             if present is None:
@@ -150,8 +156,16 @@ class DatabaseFolder:
         """A consistent copy of a database, whoever writes to it meanwhile; the caller removes it."""
         staged = self.staging(name)
         try:
-            with closing(self._open(name)) as live, closing(sqlite3.connect(staged)) as copy:
-                live.backup(copy)
+            with closing(self._open(name)) as live:
+                copy_database(live, staged, self._patience)
+        except Locked as error:
+            staged.unlink(missing_ok=True)
+            raise SidecarError(
+                f"{self.path(name)} cannot be copied: "
+                f"another process has kept it locked for {self._patience:g} s",
+                "find the process that leaves a transaction open, and try again",
+                code="locked",
+            ) from error
         except sqlite3.Error as error:
             staged.unlink(missing_ok=True)
             raise SidecarError(f"{self.path(name)} cannot be copied: {error}", "is it a database?") from error
@@ -169,7 +183,7 @@ class DatabaseFolder:
     def _open(self, name: str) -> sqlite3.Connection:
         """Open a database that others may be writing to; nothing stays beside one that nobody has open."""
         connection = sqlite3.connect(
-            f"file:{quote(str(self.path(name)))}?mode=rw", uri=True, timeout=_PATIENCE
+            f"file:{quote(str(self.path(name)))}?mode=rw", uri=True, timeout=self._patience
         )
         connection.execute("pragma query_only = on")
         return connection

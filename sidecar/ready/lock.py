@@ -1,7 +1,6 @@
-"""The lock file of the ready work: one runner on a machine, whoever it is.
+"""The lock of the ready work: one process on a machine does it at a time.
 
-The lock is the kernel's, so it ends with its holder. What the file says is for people, and for the next
-runner, who need not do what has just been done.
+The lock is the kernel's, so it ends with its holder.
 """
 
 from __future__ import annotations
@@ -14,42 +13,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
-
 from sidecar.errors import Busy, PublishError
-from sidecar.model.record import Record
 
-_LOOK_EVERY = 0.2
-
-
-class Holder(Record, frozen=True):
-    """Who holds the lock, or held it last; times in seconds since 1970.
-
-    `finished` is set when the work for the set named `fingerprint` was done without a failure.
-    """
-
-    pid: int
-    started: float
-    fingerprint: str = ""
-    finished: float | None = None
+_LOOK_EVERY_SECONDS = 0.2
+# The work of another process may take that long.
+_LOCK_TIMEOUT_SECONDS = 3600.0
 
 
 class WorkLock:
-    """The lock at one path."""
+    """The lock file at one path; it is waited for no longer than `timeout` seconds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, timeout: float = _LOCK_TIMEOUT_SECONDS) -> None:
         self._path = path
-
-    def holder(self) -> Holder | None:
-        """What the file says; None when it says nothing."""
-        try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Holder)
-        except (OSError, msgspec.MsgspecError):
-            return None
+        self._timeout = timeout
 
     @asynccontextmanager
-    async def held(self, patience: float) -> AsyncIterator[_Held]:
-        """Hold the lock; `Busy` after `patience` seconds when another process keeps it."""
+    async def held(self) -> AsyncIterator[None]:
+        """Hold the lock; `Busy` when another process keeps it for too long."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -59,16 +39,13 @@ class WorkLock:
                 "check its folder, or set ready.lock",
             ) from error
         try:
-            await self._take(descriptor, patience)
-            before = self.holder()
-            held = _Held(descriptor, before)
-            held.write(Holder(os.getpid(), time.time()))
-            yield held
+            await self._take(descriptor)
+            yield
         finally:
             os.close(descriptor)
 
-    async def _take(self, descriptor: int, patience: float) -> None:
-        deadline = time.monotonic() + patience
+    async def _take(self, descriptor: int) -> None:
+        deadline = time.monotonic() + self._timeout
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,30 +54,8 @@ class WorkLock:
             else:
                 return
             if time.monotonic() >= deadline:
-                holder = self.holder()
-                who = f"process {holder.pid}" if holder else "another process"
-                raise Busy(f"{who} does the ready work and holds {self._path}", "wait until it has ended")
-            await asyncio.sleep(_LOOK_EVERY)
-
-
-class _Held:
-    """The lock while it is held; `before` is what the last holder left."""
-
-    def __init__(self, descriptor: int, before: Holder | None) -> None:
-        self._descriptor = descriptor
-        self.before = before
-
-    def write(self, holder: Holder) -> None:
-        """Say who holds it, or what was done."""
-        text = msgspec.json.encode(holder) + b"\n"
-        os.pwrite(self._descriptor, text, 0)
-        os.ftruncate(self._descriptor, len(text))
-
-    def restore(self) -> None:
-        """Leave what the last holder said: what it did still is what was done last."""
-        if self.before is not None:
-            self.write(self.before)
-
-    def finish(self, fingerprint: str) -> None:
-        """Say that the work for this set is done."""
-        self.write(Holder(os.getpid(), time.time(), fingerprint, time.time()))
+                raise Busy(
+                    f"another process does the ready work, and has held {self._path} for {self._timeout:g} s",
+                    f"wait until it has ended; `fuser {self._path}` names it",
+                )
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)

@@ -1,7 +1,8 @@
 """Runs the ready work: in the background, once at a time on a machine, for the newest generation.
 
-Read this one first. Requests that come while the work runs share one more run of it, which begins afterwards.
-A failing step is told of and does not stop the next one.
+Read this one first. Whoever asks gets a run that begins after that: requests that come while the work runs
+share one more run of it, whatever another process on the machine has done meanwhile. A failing step is told
+of and does not stop the next one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -21,7 +22,7 @@ from sidecar.model.record import Problem
 from sidecar.model.runs import Emit
 from sidecar.model.work import Step, Work, outcome_of
 from sidecar.ready.facts import Facts
-from sidecar.ready.lock import Holder, WorkLock
+from sidecar.ready.lock import WorkLock
 from sidecar.ready.report import Report, Superseded
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,6 @@ class Job:
     trigger: str
     who: str
     everything: bool
-    asked: float
     future: asyncio.Future[Work | None]
 
 
@@ -65,6 +65,12 @@ class _Active:
             state=state,
             steps=tuple(self.steps.values()),
         )
+
+
+class Waiting(NamedTuple):
+    """Another process does the work; which one the lock does not tell."""
+
+    pid: int | None = None
 
 
 class ReadyWork:
@@ -94,15 +100,22 @@ class ReadyWork:
 
     # Asking
 
-    def request(self, trigger: str, who: str, *, everything: bool = False) -> asyncio.Future[Work | None]:
-        """Ask for the work; the future gives how it ended, or None when there is no generation yet."""
+    def request(
+        self, trigger: str, who: str, *, everything: bool = False, generation: int | None = None
+    ) -> asyncio.Future[Work | None]:
+        """Ask for the work; the future gives how it ended, or None when there is no generation yet.
+
+        It raises `SidecarError` when the work could not begin. `generation` is one that was just loaded:
+        work that is under way for another one may be ended for it.
+        """
         if self._next is None:
             future = asyncio.get_running_loop().create_future()
-            self._next = Job(trigger, who, everything, time.time(), future)
+            self._next = Job(trigger, who, everything, future)
         else:
             self._next.everything |= everything
-        if self._active is not None and self._settings.supersede == "cancel":
-            self._active.cancelled = True
+        active = self._active
+        if active is not None and generation not in (None, active.facts.generation):
+            active.cancelled = self._settings.supersede == "cancel"
         self._arrived.set()
         return self._next.future
 
@@ -122,7 +135,7 @@ class ReadyWork:
             else:
                 future = active.job.future if active is not None else self.request("wait", "a waiting client")
             done, _ = await asyncio.wait({future}, timeout=max(0.0, deadline - time.monotonic()))
-            if not done or future.cancelled() or future.result() is None:
+            if not done or future.cancelled() or future.exception() or future.result() is None:
                 return None
 
     @property
@@ -136,9 +149,9 @@ class ReadyWork:
         return None if self._active is None else self._active.work("running")
 
     @property
-    def waiting_for(self) -> Holder | None:
-        """Which other process is waited for."""
-        return self._lock.holder() if self._waiting and self._active is None else None
+    def waiting_for(self) -> Waiting | None:
+        """The other process that is waited for, if there is one."""
+        return Waiting() if self._waiting else None
 
     # Doing
 
@@ -148,7 +161,14 @@ class ReadyWork:
         try:
             while True:
                 job = await self._take()
-                work = await self._execute(job)
+                try:
+                    work = await self._execute(job)
+                except SidecarError as error:
+                    logger.warning("the ready work was not done: %s", error)
+                    if not job.future.done():
+                        job.future.set_exception(error)
+                        job.future.exception()  # most who ask do not look
+                    continue
                 if not job.future.done():
                     job.future.set_result(work)
         finally:
@@ -172,32 +192,26 @@ class ReadyWork:
         self._failed = True
         try:
             self._waiting = True
-            async with self._lock.held(self._settings.patience) as held:
+            async with self._lock.held():
                 self._waiting = False
                 facts = await self._facts()
                 if facts is None:
                     self._failed = False
                     return None
-                if not job.everything and _just_done(held.before, facts, job.asked):
-                    held.restore()
-                    self._active = _Active(facts, job, time.time())
-                    return self._end("joined")
                 self._active = active = _Active(facts, job, time.time())
                 for name in self._steps:
                     active.steps[name] = Step(name)
                 self._tell()
                 for name, do in self._steps.items():
                     await self._step(active, name, do)
-                work = self._end(outcome_of(tuple(active.steps.values())))
-                if work.good:
-                    held.finish(facts.fingerprint)
-                return work
-        except SidecarError as error:
-            logger.warning("the ready work was not done: %s", error)
-            return None
-        except Exception:
-            logger.exception("the ready work failed in a way that nobody foresaw")
-            return None
+                return self._end(outcome_of(tuple(active.steps.values())))
+        except SidecarError:
+            raise
+        except Exception as error:
+            logger.exception("the ready work ended with an unexpected error")
+            raise SidecarError(
+                "the ready work ended with an unexpected error", "the log has the details", code="internal"
+            ) from error
         finally:
             self._waiting = False
             self._active = None
@@ -287,13 +301,3 @@ class ReadyWork:
         if (work := self.current) is not None:
             steps = [msgspec.structs.replace(step, output="") for step in work.steps]
             self._emit("ready", {"generation": work.generation, "state": "running", "steps": steps})
-
-
-def _just_done(before: Holder | None, facts: Facts, asked: float) -> bool:
-    """Whether another process has done this very work since it was asked for."""
-    return (
-        before is not None
-        and before.finished is not None
-        and before.finished >= asked
-        and before.fingerprint == facts.fingerprint
-    )

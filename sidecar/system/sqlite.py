@@ -20,6 +20,7 @@ HEADER = b"SQLite format 3\0"
 _HEAD = 100
 # SQLite's verdicts on a file that it cannot open as a database.
 _UNUSABLE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB})
+_LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _READ_LIMIT = 30.0
 _BACKUP_LIMIT = 10.0
 # How many virtual machine steps may pass between two looks at the clock, and how many bytes a computed value
@@ -161,12 +162,30 @@ def _open_target(path: Path, patience: float) -> sqlite3.Connection:
     return connection
 
 
+class Locked(sqlite3.OperationalError):
+    """Another process has kept a database locked for too long."""
+
+
+def copy_database(source: sqlite3.Connection, target: Path, patience: float) -> None:
+    """Copy the content of a database that others may write to into a new file.
+
+    Raises `Locked` when they keep it locked for `patience` seconds, and other `sqlite3.Error`s.
+    """
+    try:
+        with closing(sqlite3.connect(target)) as copy:
+            _backup(source, copy, patience)
+    except sqlite3.OperationalError as error:
+        if isinstance(error, Locked) or error.sqlite_errorcode & 0xFF not in _LOCKED:
+            raise
+        raise Locked(str(error)) from error
+
+
 def _backup(source: sqlite3.Connection, target: sqlite3.Connection, patience: float) -> None:
     deadline = time.monotonic() + patience
 
     def tick(status: int, remaining: int, total: int) -> None:
-        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
-            raise sqlite3.OperationalError("the database stayed locked for too long")
+        if status in _LOCKED and time.monotonic() > deadline:
+            raise Locked("the database stayed locked for too long")
 
     if page_size(source) != page_size(target):
         # With a write-ahead log the size of the pages is fixed.

@@ -69,5 +69,6 @@ class Run:
             warnings=tuple(self.warnings),
             log=tuple(self.lines),
             error=None if error is None else Problem(error.code, error.message, error.hint, error.status),
+            public=self.request.public,
             **self.found,
         )

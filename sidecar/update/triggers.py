@@ -12,6 +12,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
+from sidecar.errors import SidecarError
+
 logger = logging.getLogger(__name__)
 
 _TICK = 2.0
@@ -24,7 +26,10 @@ _LONGEST = 10.0
 
 
 class LocalWatch:
-    """Calls `changed` when a file has changed and then been quiet, or has not been quiet for long."""
+    """Calls `changed` when a file has changed and then been quiet, or has not been quiet for long.
+
+    `signature` blocks, and is called in a thread. Whatever goes wrong is logged, and the watching goes on.
+    """
 
     def __init__(
         self,
@@ -37,20 +42,44 @@ class LocalWatch:
         self._changed = changed
         self._quiet = quiet
         self._longest = longest
+        self._problem = ""
 
     async def run(self, tick: float = _QUIET / 4) -> None:
         """Watch until cancelled."""
-        told = last = self._signature()
+        told = last = await self._look()
         moved = since = 0.0
         while True:
             await asyncio.sleep(tick)
-            now, found = time.monotonic(), self._signature()
-            if found != last:
+            found, now = await self._look(), time.monotonic()
+            if found and found != last:
                 last, moved = found, now
                 since = since or now
-            if found != told and found and (now - moved >= self._quiet or now - since >= self._longest):
+            if found not in ("", told) and (now - moved >= self._quiet or now - since >= self._longest):
                 told, since = found, 0.0
-                await self._changed()
+                await _guarded(self._changed(), "the change of the local index was not followed up")
+
+    async def _look(self) -> str:
+        """The signature; empty when there is nothing, or it cannot be told."""
+        try:
+            found = await asyncio.to_thread(self._signature)
+        except Exception as error:
+            if self._problem != str(error):
+                self._problem = str(error)
+                unexpected = not isinstance(error, (SidecarError, OSError))
+                logger.warning("the local index cannot be looked at: %s", error, exc_info=unexpected)
+            return ""
+        self._problem = ""
+        return found
+
+
+async def _guarded(work: Awaitable[object], sentence: str) -> None:
+    """Do something in a loop that must go on whatever happens; an error is logged after the sentence."""
+    try:
+        await work
+    except SidecarError as error:
+        logger.warning("%s: %s", sentence, error)
+    except Exception:
+        logger.exception("%s, because of an unexpected error", sentence)
 
 
 class Ticker:
@@ -82,10 +111,10 @@ class Ticker:
             gap, offset = now - offset, now
             if gap > _GAP:
                 logger.info("the machine was suspended for %.0f s", gap)
-                await self._resumed(gap)
+                await _guarded(self._resumed(gap), "the wake-up was not followed up")
                 self._due = self._next_poll()
             elif self._monotonic() >= self._due:
-                await self._poll()
+                await _guarded(self._poll(), "the poll was not done")
                 self._due = self._next_poll()
 
     def _next_poll(self) -> float:

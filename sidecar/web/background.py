@@ -56,8 +56,8 @@ class Background:
             raise Busy("the sidecar is stopping", "ask again in a moment", code="stopping") from None
         if work is None:
             raise Busy(
-                "the ready work could not begin: there is no generation yet, or another process does it",
-                "look at /status",
+                "the ready work could not begin: there is no generation yet",
+                "run an update first",
                 code="not_begun",
             )
         return work

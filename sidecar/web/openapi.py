@@ -73,7 +73,7 @@ STATUS: Schema = _object(
     ready=_object(
         state={
             "type": "string",
-            "enum": ["idle", "waiting", "running", "done", "failed", "superseded", "joined"],
+            "enum": ["idle", "waiting", "running", "done", "failed", "superseded"],
         },
         holder=_MAYBE_COUNT,
         generation=_MAYBE_COUNT,

@@ -8,6 +8,7 @@ the digest of the one that is expected. `<root>/update_status` tells anyone this
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import time
 import zlib
@@ -27,6 +28,8 @@ from sidecar.update.worker import Worker
 from sidecar.web.access import on_unix_socket
 from sidecar.web.answers import error_answer, json_answer, outcome_answer
 from sidecar.web.signatures import UsedSignatures
+
+logger = logging.getLogger(__name__)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GZIP = 16 + zlib.MAX_WBITS
@@ -142,6 +145,15 @@ class PublicTrigger:
         if received is None:
             path.unlink(missing_ok=True)
         return received
+
+
+def discard_received(folder: Path) -> None:
+    """Remove the bodies that a daemon which was killed has left in its folder."""
+    try:
+        for path in folder.glob("index-*"):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("what was received before the start cannot be removed from %s: %s", folder, error)
 
 
 def _asks_for(path: str, name: str) -> bool:

@@ -386,6 +386,38 @@ async def test_a_changed_local_index_starts_it(tmp_path: Path, bucket: Bucket) -
             await until(lambda: whole.serves("m1") == digest(bucket), 30)
 
 
+async def test_a_change_while_no_daemon_ran_is_followed_at_the_start(tmp_path: Path, bucket: Bucket) -> None:
+    """What the fleet was last brought to is remembered: the next start brings it on, or leaves it alone."""
+    async with fleet(tmp_path, bucket, ["m1"]) as whole:
+        admin = whole.admin(follow_local_index=True, quiet="200ms", longest="5s")
+        saw(admin, bucket)
+        for password in ("second", "third"):
+            own_index(admin, password)
+            before = digest(bucket)
+            async with admin.daemon() as daemon:
+                await until(lambda daemon=daemon: daemon.fleet.state().state == "done", 30)
+                assert whole.serves("m1") == digest(bucket) != before
+        pokes = whole.router.seen["m1", "POST"]
+        async with admin.daemon() as daemon:
+            assert await daemon.fleet.follow()
+            assert daemon.fleet.state().state == "idle"
+        assert whole.router.seen["m1", "POST"] == pokes
+
+
+async def test_a_fleet_that_was_not_reached_is_not_remembered(tmp_path: Path, bucket: Bucket) -> None:
+    """An update that a machine has missed is not what the fleet was brought to: it is not left alone."""
+    async with fleet(tmp_path, bucket, ["m1"]) as whole:
+        admin = whole.admin(attempts=1)
+        saw(admin, bucket)
+        own_index(admin, "second")
+        async with admin.daemon() as daemon:
+            navigator = whole.router.machines.pop("m1")
+            assert not await daemon.fleet.follow()
+            whole.router.machines["m1"] = navigator
+            assert await daemon.fleet.follow()
+            assert whole.serves("m1") == digest(bucket)
+
+
 async def test_a_webhook_is_passed_on_once(tmp_path: Path, bucket: Bucket) -> None:
     """The machine that it reaches pokes all others; those poke nobody, though they would relay too."""
     async with fleet(tmp_path, bucket, []) as whole:

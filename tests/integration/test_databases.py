@@ -16,8 +16,10 @@ import pytest
 
 from sidecar.daemon import Daemon
 from sidecar.demo.sample import Size, add_event
+from sidecar.errors import SidecarError
 from sidecar.model.runs import Request
 from sidecar.model.work import Step, Work
+from sidecar.ready.folder import DatabaseFolder
 from sidecar.ready.report import Report
 from tests.conftest import Bucket
 from tests.support import proxy as faults
@@ -493,3 +495,17 @@ async def test_an_orphan_stays_when_its_object_has_gone(tmp_path: Path, bucket: 
             == "0 removed, 1 kept that no tenant here uses"
         )
         assert orphan.exists()
+
+
+def test_a_locked_database_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    """A copy for an upload is given up when the application keeps the database locked, and says so."""
+    write_event(tmp_path / "event", "2026-boston")
+    (tmp_path / "event").rename(tmp_path / "2026-boston.sqlite3")
+    folder = DatabaseFolder(tmp_path, 0o644, -1, -1, patience=0.1)
+    with closing(sqlite3.connect(tmp_path / "2026-boston.sqlite3")) as application:
+        application.execute("begin exclusive")
+        with pytest.raises(SidecarError, match=r"another process has kept it locked for 0\.1 s") as caught:
+            folder.copy("2026-boston")
+        assert caught.value.code == "locked"
+    assert [path.name for path in tmp_path.iterdir()] == ["2026-boston.sqlite3"]
+    assert read_event(folder.copy("2026-boston")) == "2026-boston"

@@ -8,6 +8,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -246,6 +247,26 @@ def test_a_read_only_state_folder(published: Machine, mount: Callable[..., None]
         second.startup()
     generations.shutdown()
     check_whole(published, start(published)[0], published.store_index)
+
+
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+async def test_a_daemon_starts_on_a_disk_that_takes_nothing(
+    published: Machine, mount: Callable[..., None], fault: str
+) -> None:
+    """With the state folder on a full or read-only disk the daemon starts, and answers."""
+    (published.state / "signatures").write_text(f"{int(time.time())} v1=used\n" * 100)
+    (published.state / "history.db").write_bytes(b"damaged" * 100)
+    kept = published.folder / "kept"
+    shutil.copytree(published.state, kept)
+    mount(published.state, "size=8m")
+    shutil.copytree(kept, published.state, dirs_exist_ok=True)
+    if fault == "full":
+        fill(published.state, 0)
+    else:
+        mount(published.state, "ro")
+    async with published.daemon(), published.client() as client, client.get("healthz") as answer:
+        assert answer.status == 200
+    mount(published.state, "rw")
 
 
 # Something else in the way

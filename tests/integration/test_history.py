@@ -6,13 +6,16 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from sidecar.model.record import Problem
-from sidecar.model.runs import Outcome
-from sidecar.observe.history import History
-from tests.support.machine import Machine
+from sidecar.model.runs import Outcome, Request
+from sidecar.model.work import Work
+from sidecar.observe.history import History, HistoryWriter, is_recorded
+from tests.support.machine import Machine, until
 
 YEAR = 365 * 86400.0
 
@@ -20,6 +23,10 @@ YEAR = 365 * 86400.0
 def outcome(number: int | None = None, started: float | None = None, state: str = "published") -> Outcome:
     moment = time.time() if started is None else started
     return Outcome(state=state, trigger="cgi", who="somebody", started=moment, seconds=0.1, generation=number)
+
+
+def work(generation: int) -> Work:
+    return Work(generation, "content", "loaded", "", time.time(), 0.1, "done", ())
 
 
 def test_entries_come_newest_first_and_in_pages(tmp_path: Path) -> None:
@@ -48,13 +55,180 @@ def test_what_became_of_a_generation_is_recorded(tmp_path: Path) -> None:
 
 
 def test_retention_by_number_and_age(tmp_path: Path) -> None:
-    """No more than the number is kept, and nothing older than the age."""
-    history = History(tmp_path / "history.db", 3, 3600)
+    """No more than the number is kept, and nothing that is older than the newest entries by the age."""
+    history = History(tmp_path / "history.db", 10, 3600)
     history.add(outcome(1, started=time.time() - 7200))
-    assert history.entries() == []
-    for number in range(2, 9):
+    for number in range(2, 8):
         history.add(outcome(number))
-    assert [entry.outcome.generation for entry in history.entries()] == [8, 7, 6]
+    assert [entry.outcome.generation for entry in history.entries()] == [7, 6, 5, 4, 3, 2]
+    for number in range(8, 19):
+        history.add(outcome(number))
+    assert [entry.outcome.generation for entry in history.entries()] == list(range(18, 8, -1))
+
+
+@pytest.mark.parametrize("wrong", [-30 * YEAR, 30 * YEAR], ids=["past", "future"])
+def test_a_wrong_clock_does_not_empty_the_history(tmp_path: Path, wrong: float) -> None:
+    """Two runs under a clock that is years off remove no older entries, nor do the runs after them."""
+    history = History(tmp_path / "history.db", 100, YEAR)
+    for number in range(1, 8):
+        history.add(outcome(number))
+    for number in (8, 9):
+        history.add(outcome(number, started=time.time() + wrong))
+    history.add(outcome(10))
+    assert {1, 2, 3, 4, 5, 6, 7, 10} <= {entry.outcome.generation for entry in history.entries()}
+
+
+def test_entries_of_kept_generations_stay(tmp_path: Path) -> None:
+    """However much happens, a generation that is kept on disk has its entry: the newest of its number."""
+    kept = {2, 3}
+    history = History(tmp_path / "history.db", 4, 3600, lambda: kept)
+    history.add(outcome(2, started=time.time() - 9 * 3600))
+    for number in (1, 2, 3):
+        history.add(outcome(number, started=time.time() - 8 * 3600))
+    for _ in range(20):
+        history.add(outcome(state="rejected"))
+    assert [entry.outcome.generation for entry in history.entries() if entry.outcome.generation] == [3, 2]
+    kept.clear()
+    history.add(outcome(state="rejected"))
+    assert [entry.outcome.state for entry in history.entries()] == ["rejected"] * 4
+
+
+def test_nothing_is_removed_while_the_generations_are_unknown(tmp_path: Path) -> None:
+    """A folder of generations that cannot be listed costs no entries."""
+
+    def kept() -> list[int]:
+        raise PermissionError(13, "Permission denied")
+
+    history = History(tmp_path / "history.db", 2, YEAR, kept)
+    for number in range(1, 5):
+        history.add(outcome(number))
+    assert len(history.entries()) == 4
+
+
+STORE_DOWN = Problem("store_timeout", "fetching took longer than 20 s", "", 502)
+
+
+@pytest.mark.parametrize("nobody", [{"public": True}, {"trigger": "timer"}], ids=["public", "timer"])
+def test_what_nobody_asked_for_is_recorded_when_it_is_news(nobody: dict[str, Any]) -> None:
+    """Strangers and the timer leave an entry for a publication and for a new failure, and no other."""
+    poke = msgspec.structs.replace(outcome(state="unchanged"), **nobody)
+    published = msgspec.structs.replace(poke, state="published")
+    failed = msgspec.structs.replace(poke, state="failed", error=STORE_DOWN)
+    assert not is_recorded(poke, None)
+    assert is_recorded(published, published)
+    assert is_recorded(failed, None)
+    assert is_recorded(failed, published)
+    assert not is_recorded(failed, failed)
+    other = msgspec.structs.replace(STORE_DOWN, code="store_denied")
+    assert is_recorded(failed, msgspec.structs.replace(failed, error=other))
+
+
+def test_a_fleet_update_that_is_tried_again_is_recorded_once() -> None:
+    """As long as it fails in the same way; its success, and somebody else's attempt, are recorded."""
+    missed = Problem("fleet", "not loaded by m2", "the log below says why of each", 502)
+    failed = msgspec.structs.replace(outcome(state="failed"), trigger="fleet", error=missed)
+    assert is_recorded(failed, None)
+    assert not is_recorded(failed, failed)
+    assert is_recorded(msgspec.structs.replace(failed, who="somebody else"), failed)
+    done = msgspec.structs.replace(failed, state="fleet_updated", error=None)
+    assert is_recorded(done, failed)
+    assert is_recorded(done, done)
+
+
+def test_what_somebody_asked_for_is_recorded() -> None:
+    """A signed poke, a command, a start: each leaves an entry, whatever came of it; a preview leaves none."""
+    for trigger in ("cgi", "socket", "http", "webhook", "start", "boot", "resume"):
+        asked = msgspec.structs.replace(outcome(state="unchanged"), trigger=trigger)
+        assert is_recorded(asked, asked)
+        failed = msgspec.structs.replace(asked, state="failed", error=STORE_DOWN)
+        assert is_recorded(failed, failed)
+    assert not is_recorded(msgspec.structs.replace(outcome(state="previewed"), trigger="preview"), None)
+
+
+async def test_pokes_of_strangers_do_not_flush_the_history(machine: Machine) -> None:
+    """Unsigned pokes that change nothing leave no entries; the first one, which published, does."""
+    machine.extra["history"] = {"keep": 3}
+    machine.extra["trigger"] = {"secret": "", "interval": 0.001, "burst": 100}
+    machine.put_index()
+    async with machine.daemon() as daemon:
+        for _ in range(6):
+            await daemon.worker.submit(Request(trigger="cgi", public=True))
+        await daemon.worker.submit(Request(trigger="socket"))
+        await until(lambda: len(daemon.history.entries()) == 2)
+        assert [entry.outcome.trigger for entry in daemon.history.entries()] == ["socket", "cgi"]
+        assert daemon.history.generation(1) is not None
+
+
+def test_only_the_newest_of_a_number_is_settled(tmp_path: Path) -> None:
+    """After the generations were lost the numbers begin anew; what was told of the old ones stays."""
+    history = History(tmp_path / "history.db", 100, YEAR)
+    for state in ("loaded", "rolled_back"):
+        history.add(outcome(1))
+        history.settle(1, state)
+    history.add_ready(work(1))
+    assert [(entry.state, entry.ready is not None) for entry in history.entries()] == [
+        ("rolled_back", True),
+        ("loaded", False),
+    ]
+
+
+async def test_a_load_before_the_runs_end_is_written_behind_its_entry(tmp_path: Path) -> None:
+    """A load and ready work that are told of before the run is recorded count for it, not for an old one."""
+    history = History(tmp_path / "history.db", 100, YEAR)
+    history.add(outcome(1))
+    writer = HistoryWriter(history)
+    writer.expect(1)
+    writer.settle(1, "loaded", 0.5)
+    writer.add_ready(work(1))
+    writer.add(outcome(1))
+    writer.settle(1, "rolled_back", None, "later")
+    await writer.close()
+    assert [(entry.state, entry.note, entry.ready is not None) for entry in history.entries()] == [
+        ("rolled_back", "later", True),
+        ("published", None, False),
+    ]
+
+
+async def test_the_writer_keeps_the_order(tmp_path: Path) -> None:
+    """What is told one after the other is written so, and `close` waits for all of it."""
+    history = History(tmp_path / "history.db", 1000, YEAR)
+    writer = HistoryWriter(history)
+    for number in range(1, 51):
+        writer.add(outcome(number))
+        writer.settle(number, "loaded", float(number))
+    await writer.close()
+    entries = history.entries(100)
+    assert [entry.outcome.generation for entry in entries] == list(range(50, 0, -1))
+    assert all(entry.reload_seconds == entry.outcome.generation for entry in entries)
+
+
+async def test_a_publication_of_the_index_alone_is_loaded_in_the_history_too(machine: Machine) -> None:
+    """When nothing is to be loaded but the index, the history says the same as the status: loaded."""
+    machine.put_index()
+    async with machine.daemon() as daemon:
+        await daemon.worker.submit(Request(trigger="socket"))
+        daemon.loaded(1, 0.1)
+        daemon.tracker.let_go()
+    async with machine.daemon() as daemon:
+        machine.put_index()
+        with closing(sqlite3.connect(machine.store_index)) as connection, connection:
+            connection.execute("create table unrelated (id integer)")
+        published = await daemon.worker.submit(Request(trigger="socket"))
+        assert (published.state, published.generation, published.written) == ("published", 2, ())
+        assert daemon.generations.loaded() == 2
+    entry = History(machine.state / "history.db", 100, YEAR).generation(2)
+    assert entry is not None
+    assert entry.state == "loaded"
+
+
+def test_a_file_that_vanishes_is_made_anew(tmp_path: Path) -> None:
+    """The tables are made once, and again when somebody has removed the file."""
+    history = History(tmp_path / "history.db", 100, YEAR)
+    history.startup()
+    history.add(outcome(1))
+    (tmp_path / "history.db").unlink()
+    history.add(outcome(2))
+    assert [entry.outcome.generation for entry in history.entries()] == [2]
 
 
 def test_a_run_without_a_publication_is_not_the_generations(tmp_path: Path) -> None:

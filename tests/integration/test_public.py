@@ -465,6 +465,15 @@ async def test_a_refused_body_frees_the_daemon_for_the_next(machine: Machine) ->
         assert list((machine.state / "received").iterdir()) == []
 
 
+async def test_bodies_of_a_killed_daemon_are_removed_at_the_start(machine: Machine) -> None:
+    """What was on its way in when a daemon was killed does not stay on the disk."""
+    received = machine.state / "received"
+    received.mkdir(parents=True)
+    (received / "index-7").write_bytes(b"half a body")
+    async with machine.daemon():
+        assert list(received.iterdir()) == []
+
+
 @pytest.mark.parametrize("signature", [True, False])
 @pytest.mark.parametrize("chunks", [True, False])
 async def test_a_client_that_goes_away_leaves_no_trace(

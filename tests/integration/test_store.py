@@ -426,6 +426,44 @@ async def test_a_cancelled_fetch_leaves_nothing_open(bucket: Bucket, proxy: Prox
     gc.collect()
 
 
+async def test_a_reset_lets_what_is_under_way_end(bucket: Bucket, proxy: Proxy, tmp_path: Path) -> None:
+    """After a suspension connections are dropped, but not those of requests that began since the wake-up."""
+    bucket.put(KEY, BODY)
+    delivered = asyncio.Event()
+    async with opened(tmp_path, through(bucket, proxy)) as shop:
+        await shop.fetch()
+        proxy.then(faults.held(delivered))
+        fetching = asyncio.create_task(shop.fetch())
+        await until(lambda: len(proxy.requests) == 2)
+        await shop.store.reset()
+        assert await shop.store.head(KEY) is not None
+        assert proxy.connections == 2
+        delivered.set()
+        fetched = await fetching
+        assert fetched is not None
+        assert fetched.sha256 == SHA256
+        await until(lambda: proxy.open == 1)
+        await shop.store.reset()
+        await until(lambda: proxy.open == 0)
+    gc.collect()
+
+
+async def test_the_end_of_the_store_ends_what_a_reset_left(
+    bucket: Bucket, proxy: Proxy, tmp_path: Path
+) -> None:
+    """Clients that still have requests under way when the store is closed are closed with it."""
+    bucket.put(KEY, BODY)
+    proxy.then(faults.hang)
+    async with opened(tmp_path, through(bucket, proxy)) as shop:
+        fetching = asyncio.create_task(shop.fetch())
+        await until(lambda: proxy.requests)
+        await shop.store.reset()
+    with pytest.raises(StoreError):
+        await fetching
+    await until(lambda: proxy.open == 0)
+    gc.collect()
+
+
 async def test_nothing_is_requested_before_the_first_fetch(tmp_path: Path) -> None:
     """A store that is down does not keep the daemon from starting."""
     settings = {
@@ -543,6 +581,30 @@ async def test_a_hanging_file_has_a_limit(tmp_path: Path) -> None:
         error = await shop.refused()
         assert error.code == "store_timeout"
         source.open("wb").close()  # lets the thread end
+
+
+@pytest.mark.parametrize("opened_before", [False, True], ids=["while opening", "while reading"])
+async def test_a_transfer_that_was_given_up_writes_no_more(tmp_path: Path, opened_before: bool) -> None:
+    """What a hanging file system gives in the end does not get into the file of the next fetch."""
+    settings = folder_settings(tmp_path)
+    source, late = tmp_path / "store" / KEY, tmp_path / "late"
+    os.mkfifo(source)
+    writer = os.open(source, os.O_RDWR) if opened_before else -1
+    async with opened(tmp_path, settings, timeout="200ms") as shop:
+        assert (await shop.refused()).code == "store_timeout"
+        source.rename(late)
+        source.write_bytes(BODY)
+        shop.target.unlink(missing_ok=True)  # as an update does
+        fetched = await shop.fetch()
+        assert fetched is not None
+        if writer < 0:
+            writer = os.open(late, os.O_RDWR)
+        os.write(writer, b"late")
+        os.close(writer)
+        # With all threads of the pool at once, the one that hung has ended.
+        loop = asyncio.get_running_loop()
+        await loop.shutdown_default_executor()
+        assert shop.target.read_bytes() == BODY
 
 
 class Disturber(threading.Thread):

@@ -68,6 +68,8 @@ def test_how_far_behind_is_the_difference_of_ages() -> None:
     assert (same.state, same.behind) == ("in_sync", None)
     refused = Served("m1", "iad", "in_sync", 2, OLD, 2, OLD, refused=NEW, reason="loss")
     assert row(target, refused, NEW, None).note == "refused it (loss)"
+    taken = Served("m1", "iad", "loading", 3, NEW, 2, OLD, refused=NEW, reason="loss")
+    assert row(target, taken, NEW, None).note == ""
     overview = Overview(1000.0, NEW, 400.0, (behind,), ())
     assert not overview.good
     assert overview_lines(overview)[1].split() == ["m1", "iad", "behind", "2", OLD[:12], "16m", "ago", "5m"]

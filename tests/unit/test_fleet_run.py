@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 
 from sidecar.config.parse import parse
 from sidecar.errors import SidecarError
-from sidecar.fleet.follower import Follower
+from sidecar.fleet.follower import Follower, pause_after
 from sidecar.fleet.machines import FleetError, Target
 from sidecar.fleet.poke import Order
 from sidecar.fleet.progress import Silence
@@ -172,23 +173,33 @@ async def test_an_error_of_its_own_is_one_machines_result() -> None:
     assert "something is wrong" in found["a"].note
 
 
+@asynccontextmanager
+async def following(work: Callable[[], Awaitable[bool]], retry: float = 60.0) -> AsyncIterator[Follower]:
+    """A follower that runs; it must still run in the end."""
+    follower = Follower(work, 0.01, 1.0, retry=retry)
+    task = asyncio.create_task(follower.run())
+    try:
+        yield follower
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_changes_are_gathered_and_none_is_lost() -> None:
     """Many changes make one run; one that comes during a run makes another; a busy fleet is tried again."""
     runs: list[int] = []
     release = asyncio.Event()
 
-    async def work() -> None:
+    async def work() -> bool:
         runs.append(len(runs))
         if len(runs) == 1:
             await release.wait()
         if len(runs) == 2:
             raise FleetError("busy", code="fleet_busy")
-        if len(runs) == 3:
-            raise SidecarError("anything else is said and done with")
+        return True
 
-    follower = Follower(work, 0.01, 1.0)
-    task = asyncio.create_task(follower.run())
-    try:
+    async with following(work) as follower:
         for _ in range(5):
             follower.changed()
         await until(lambda: len(runs) == 1)
@@ -197,8 +208,48 @@ async def test_changes_are_gathered_and_none_is_lost() -> None:
         await until(lambda: len(runs) == 3)
         follower.changed()
         await until(lambda: len(runs) == 4)
-        assert not task.done()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
     assert runs == [0, 1, 2, 3]
+
+
+async def test_what_was_not_done_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """A report that is not good, a failure and an unexpected error are logged, and tried again until done."""
+    runs: list[int] = []
+
+    async def work() -> bool:
+        runs.append(len(runs))
+        if len(runs) == 1:
+            return False
+        if len(runs) == 2:
+            raise SidecarError("the store is down")
+        if len(runs) == 3:
+            raise FileNotFoundError(2, "No such file or directory", "/tmp/sidecar-fleet-1")
+        return True
+
+    async with following(work, retry=0.001) as follower:
+        follower.changed()
+        await until(lambda: len(runs) == 4)
+        follower.changed()
+        await until(lambda: len(runs) == 5)
+    assert "the store is down" in caplog.text
+    assert "/tmp/sidecar-fleet-1" in caplog.text
+    assert caplog.text.count("is tried again") == 3
+
+
+async def test_a_change_does_not_wait_for_the_next_attempt() -> None:
+    """While a failure is waited out a change starts a run as soon as it has rested."""
+    runs: list[int] = []
+
+    async def work() -> bool:
+        runs.append(len(runs))
+        return len(runs) > 1
+
+    async with following(work, retry=3600.0) as follower:
+        follower.changed()
+        await until(lambda: len(runs) == 1)
+        follower.changed()
+        await until(lambda: len(runs) == 2)
+
+
+def test_attempts_come_later_and_later() -> None:
+    """The pauses double within bounds, however often it fails."""
+    assert [pause_after(number, 10.0) for number in (1, 2, 3, 7, 9999)] == [10.0, 20.0, 40.0, 600.0, 600.0]

@@ -135,6 +135,15 @@ def test_a_rollback_is_a_refusal() -> None:
     assert "went back: generation 3" in verdict.reason
 
 
+@pytest.mark.parametrize("state", ["loading", "updating"])
+def test_what_is_being_loaded_is_not_refused(state: str) -> None:
+    """An index that was refused, and is in place since the profile was corrected, is waited for."""
+    assert told(state=state, loaded=1, sha256=OLD, refused=NEW, reason="not_loaded") is None
+    loaded = told(loaded=2, sha256=NEW, refused=NEW, reason="not_loaded")
+    assert loaded is not None
+    assert loaded.state == "loaded"
+
+
 def test_without_anything_to_go_back_to_it_is_a_refusal_too() -> None:
     """The first generation of a machine cannot be rolled back."""
     verdict = told(state="not_loaded")

@@ -86,3 +86,21 @@ def test_a_file_that_cannot_be_written_is_no_harm(path: Path) -> None:
     rejections = Rejections(path.parent / "missing" / path.name)
     rejections.add("a", "inputs", ERROR)
     assert known(rejections, "a")
+
+
+def newest(rejections: Rejections) -> tuple[str, str] | None:
+    return rejections.newest
+
+
+def test_the_newest_is_one_under_the_present_inputs(path: Path) -> None:
+    """A refusal under a profile that was corrected since says nothing about the machine as it is."""
+    rejections = Rejections(path)
+    rejections.add("a", "inputs", ERROR)
+    rejections.add("b", "other inputs", ERROR)
+    for one in (rejections, Rejections(path)):
+        assert newest(one) == ("b", "duplicate")
+        assert not known(one, "c", "inputs")
+        assert newest(one) == ("a", "duplicate")
+        one.forget("a", "inputs")
+        assert newest(one) is None
+        one.add("a", "inputs", ERROR)

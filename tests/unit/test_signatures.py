@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import Unauthorized
-from sidecar.web.signatures import UsedSignatures
+from sidecar.web.signatures import NotRecorded, UsedSignatures
 
 NOW = 1_780_000_000
 WINDOW = 300
@@ -112,11 +113,73 @@ def test_no_signature_twice_within_its_time(
 
 
 def test_a_use_that_cannot_be_kept_does_not_count(path: Path) -> None:
-    """When the file cannot be written the request fails, and can be sent again."""
+    """When the file cannot be written the request fails with the reason, and can be sent again."""
     used = started(path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(NotRecorded, match="directory") as caught:
         used.use("v1=a", NOW)
+    assert caught.value.status == 503
     path.rmdir()
     assert use(used, "v1=a")
+
+
+def test_a_line_that_is_written_in_part_does_not_count(path: Path) -> None:
+    """With room for half a line the signature is refused, and leaves nothing that spoils the next one."""
+    used = started(path)
+    assert use(used, "v1=first")
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, hard))
+    try:
+        with pytest.raises(NotRecorded):
+            used.use("v1=second", NOW)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert path.read_text() == f"{NOW} v1=first\n"
+    assert use(used, "v1=second")
+    again = started(path)
+    assert not use(again, "v1=first")
+    assert not use(again, "v1=second")
+
+
+def test_a_start_needs_no_writable_file(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A full or read-only disk is logged at the start; what was used before is known all the same.
+
+    Half a line that a crash has left does not swallow the first line that is written when there is room.
+    """
+    path.write_text(f"{NOW} v1=a\n17800")
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        used = started(path)
+        assert not use(used, "v1=a")
+        with pytest.raises(NotRecorded):
+            used.use("v1=b", NOW)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert "signed pokes are refused" in caplog.text
+    assert use(used, "v1=b")
+    assert not use(started(path), "v1=b")
+
+
+def test_what_could_not_be_read_at_the_start_is_read_before_the_first_use(path: Path) -> None:
+    """As long as the signatures from before are not known no new one counts."""
+    path.mkdir()
+    used = started(path)
+    with pytest.raises(NotRecorded):
+        used.use("v1=a", NOW)
+    path.rmdir()
+    path.write_text(f"{NOW} v1=a\n")
+    assert not use(used, "v1=a")
+    assert use(used, "v1=b")
+
+
+def test_the_file_does_not_grow_for_ever(path: Path) -> None:
+    """A daemon that runs for long keeps the lines that matter, and a bounded number of others."""
+    used = started(path)
+    for number in range(2500):
+        path_size = path.stat().st_size
+        assert use(used, f"v1={number}", NOW + number * 2 * WINDOW)
+    assert path_size < 1200 * 30
+    last = NOW + 2499 * 2 * WINDOW
+    assert not use(started(path, last), "v1=2499", last)

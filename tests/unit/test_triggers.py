@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
+from sidecar.errors import SidecarError
 from sidecar.update.triggers import LocalWatch, Ticker
 from tests.support.machine import until
 
@@ -122,3 +125,53 @@ async def test_own_index_that_never_rests_is_told_of_all_the_same() -> None:
 
     async with running(LocalWatch(signature, calls.poll, quiet=60, longest=0.02).run(0.001)):
         await until(lambda: calls.polls >= 2)
+
+
+async def test_what_goes_wrong_while_watching_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A look or a follow-up that fails in any way is logged, not repeated each time, and ends nothing."""
+    failures: list[Exception | None] = [None]
+    signature, calls = ["a"], Calls()
+
+    def look() -> str:
+        if failures[0] is not None:
+            raise failures[0]
+        return signature[0]
+
+    async def changed() -> None:
+        await calls.poll()
+        raise RuntimeError("nobody expected this")
+
+    async with running(LocalWatch(look, changed, quiet=0.02, longest=60).run(0.001)):
+        for failure in (PermissionError(13, "Permission denied"), ValueError("what?")):
+            failures[0] = failure
+            await until(lambda: str(failures[0]) in caplog.text)
+        failures[0] = None
+        for polls in (1, 2):
+            signature[0] = f"{polls}"
+            await until(lambda polls=polls: calls.polls == polls)
+    assert caplog.text.count("what?") <= 2  # in the sentence, and in its traceback
+    assert "nobody expected this" in caplog.text
+
+
+async def test_a_poll_that_fails_is_not_the_last(caplog: pytest.LogCaptureFixture) -> None:
+    """An unexpected error in what the ticker calls is logged, and it goes on ticking."""
+    clocks, calls = Clocks(), Calls()
+
+    async def poll() -> None:
+        await calls.poll()
+        raise RuntimeError("nobody expected this")
+
+    async def resumed(gap: float) -> None:
+        await calls.resumed(gap)
+        raise SidecarError("the store could not be opened")
+
+    loop = Ticker(100, poll, resumed, lambda: clocks.wall, lambda: clocks.monotonic, tick=0.001).run()
+    async with running(loop):
+        for polls in (1, 2):
+            clocks.run(121)
+            await until(lambda polls=polls: calls.polls == polls)
+        for gaps in (1, 2):
+            clocks.suspend(3600)
+            await until(lambda gaps=gaps: len(calls.gaps) == gaps)
+    assert "nobody expected this" in caplog.text
+    assert "the store could not be opened" in caplog.text

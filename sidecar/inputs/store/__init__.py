@@ -24,7 +24,7 @@ class IndexSource(Protocol):
     """Where the index comes from: an object store, or the machine's own database."""
 
     async def fetch(self, key: str, target: Path, etag: str | None) -> Fetched | None:
-        """Write the object to `target`, or give None when its ETag still is `etag`."""
+        """Write the object to `target`, where nothing is yet, or give None when its ETag still is `etag`."""
 
 
 class Store(IndexSource, Protocol):

@@ -14,7 +14,7 @@ from typing import TypeVar, TypeVarTuple
 
 from sidecar.config.settings import Fetch
 from sidecar.errors import StoreError
-from sidecar.inputs.store.transfer import CHUNK, Incoming, changed
+from sidecar.inputs.store.transfer import CHUNK, Transfer, changed
 from sidecar.model.objects import Fetched, Stored
 
 Result = TypeVar("Result")
@@ -40,7 +40,12 @@ class FolderStore:
 
     async def fetch(self, key: str, target: Path, etag: str | None) -> Fetched | None:
         """Copy the object to `target`, or give None when its ETag still is `etag`."""
-        return await self._attempt("get", self._copy, key, target, etag)
+        transfer = Transfer()
+        try:
+            return await self._attempt("get", self._copy, key, target, etag, transfer)
+        except BaseException:
+            transfer.give_up()
+            raise
 
     async def objects(self, prefix: str) -> list[Stored]:
         """All objects whose keys begin with `prefix`, by key."""
@@ -115,7 +120,7 @@ class FolderStore:
                 incoming.unlink(missing_ok=True)
             return _etag(target.stat())
 
-    def _copy(self, key: str, target: Path, etag: str | None) -> Fetched | None:
+    def _copy(self, key: str, target: Path, etag: str | None, transfer: Transfer) -> Fetched | None:
         source = self._folder / key
         for _ in range(self._limits.attempts):
             try:
@@ -123,8 +128,9 @@ class FolderStore:
                     before = os.fstat(stream.fileno())
                     if _etag(before) == etag:
                         return None
-                    with Incoming(target, self._limits.max_bytes) as incoming:
+                    with transfer.open(target, self._limits.max_bytes) as incoming:
                         while chunk := stream.read(CHUNK):
+                            transfer.check()
                             incoming.write(chunk)
                     # Somebody may write to the file while it is read: then it is read again.
                     if _etag(os.fstat(stream.fileno())) == _etag(before):

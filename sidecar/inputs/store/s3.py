@@ -7,6 +7,7 @@ what it does not see, a body that breaks off or does not match its ETag, is trie
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +24,8 @@ from sidecar.model.objects import Fetched, Stored
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
 
+logger = logging.getLogger(__name__)
+
 _MD5 = re.compile(r"[0-9a-f]{32}\Z")
 _RETRY_PAUSE = 0.2
 
@@ -38,11 +41,14 @@ class S3Store:
         self._access = access
         self._limits = limits
         self._observe = observe
-        self._resources = AsyncExitStack()
-        self._opened: S3Client | None = None
+        self._opened: _Opened | None = None
+        self._retired: set[_Opened] = set()
 
     async def startup(self) -> None:
         """Make the client. Loading the library takes a third of a second, so only who needs it pays."""
+        self._opened = await self._open()
+
+    async def _open(self) -> _Opened:
         import aioboto3
         from aiobotocore.config import AioConfig
         from botocore.exceptions import BotoCoreError
@@ -63,21 +69,39 @@ class S3Store:
                 region_name=self._access.region,
             )
             client = session.client("s3", endpoint_url=self._access.endpoint or None, config=config)
-            self._opened = await self._resources.enter_async_context(client)
+            resources = AsyncExitStack()
+            return _Opened(await resources.enter_async_context(client), resources)
         except (BotoCoreError, ValueError) as error:
             raise SettingsError(
                 f"s3: {error}", "s3.endpoint is a URL with its scheme, s3.region a name such as auto"
             ) from error
 
     async def shutdown(self) -> None:
-        """Close the client and its connections."""
-        self._opened = None
-        await self._resources.aclose()
+        """Close the client and its connections, whatever is under way."""
+        opened, self._opened = self._opened, None
+        for client in (*self._retired, *([opened] if opened else ())):
+            await client.resources.aclose()
+        self._retired.clear()
 
     async def reset(self) -> None:
-        """A new client, whose connections are all new."""
-        await self.shutdown()
-        await self.startup()
+        """A new client, whose connections are all new; requests that are under way end with the old one."""
+        try:
+            fresh = await self._open()
+        except SettingsError as error:
+            logger.warning(
+                "the connections to the store are kept, because no new client can be made: %s", error
+            )
+            return
+        old, self._opened = self._opened, fresh
+        if old is not None:
+            self._retired.add(old)
+            await self._close_unused(old)
+
+    async def _close_unused(self, client: _Opened) -> None:
+        """Close a client that another one has taken the place of, once its last request has ended."""
+        if client in self._retired and not client.requests:
+            self._retired.discard(client)
+            await client.resources.aclose()
 
     async def fetch(self, key: str, target: Path, etag: str | None) -> Fetched | None:
         """Write the object to `target`, or give None when its ETag still is `etag`."""
@@ -188,7 +212,7 @@ class S3Store:
     def _client(self) -> S3Client:
         if self._opened is None:
             raise StoreError("the store is not open")
-        return self._opened
+        return self._opened.client
 
     @asynccontextmanager
     async def _request(self, operation: str, key: str) -> AsyncIterator[_Request]:
@@ -199,6 +223,9 @@ class S3Store:
         where = f"s3://{self._bucket}/{self._prefix}{key}"
         request = _Request()
         started = time.perf_counter()
+        client = self._opened
+        if client is not None:
+            client.requests += 1
         try:
             try:
                 async with asyncio.timeout(self._limits.timeout):
@@ -230,9 +257,21 @@ class S3Store:
             raise
         finally:
             self._observe(operation, request.outcome, time.perf_counter() - started)
+            if client is not None:
+                client.requests -= 1
+                await self._close_unused(client)
 
 
 _DOING = {"get": "fetching", "head": "asking for", "list": "listing", "put": "storing"}
+
+
+@dataclass(eq=False)
+class _Opened:
+    """An open client, what closes it, and how many requests are under way with it."""
+
+    client: S3Client
+    resources: AsyncExitStack
+    requests: int = 0
 
 
 @dataclass

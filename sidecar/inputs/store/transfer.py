@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -64,6 +65,39 @@ class Incoming:
     @property
     def md5(self) -> str:
         return self._md5.hexdigest()
+
+
+class Transfer:
+    """A transfer in a thread, which cannot be stopped: once it is given up it opens no file, and ends.
+
+    A file that it has open then is its own: nobody writes to a target before having removed what was there.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more, and its target may be somebody else's."""
+        with self._lock:
+            self._given_up = True
+
+    def check(self) -> None:
+        """Raise `StoreError` when it is given up."""
+        if self._given_up:
+            raise StoreError("the transfer took too long and was given up", code="store_timeout")
+
+    def open(self, target: Path, limit: int) -> Incoming:
+        """Begin to write; `StoreError` when it is given up."""
+        with self._lock:
+            self.check()
+            return Incoming(target, limit)
+
+    def finish(self, path: Path, target: Path) -> None:
+        """Let a file that is whole take the target's place; `StoreError` when the transfer is given up."""
+        with self._lock:
+            self.check()
+            path.replace(target)
 
 
 def too_large(size: int, limit: int) -> StoreError:

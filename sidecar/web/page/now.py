@@ -218,8 +218,7 @@ def _facts(now: Now) -> Markup:
 
 
 def _ready(ready: Mapping[str, Any]) -> Markup | None:
-    holder = ready["holder"]
-    note = f"Process {holder} on this machine does it now." if holder else ""
+    note = "Another process on this machine does it now." if ready["state"] == "waiting" else ""
     return work.section(ready["state"], ready["generation"], ready["steps"], note)
 
 

@@ -43,7 +43,6 @@ STATES = {
     "skipped": ("quiet", "Nothing to do"),
     "cancelled": ("quiet", "Left out"),
     "superseded": ("quiet", "Replaced by a newer one"),
-    "joined": ("good", "Done by another process"),
     "stale": ("note", "Behind"),
     "behind": ("note", "Behind"),
     "unreachable": ("bad", "No answer"),
