@@ -40,16 +40,16 @@ from pathlib import Path
 import msgspec
 
 from sidecar.errors import Busy, NotFound, PublishError
-from sidecar.generate import NAMES, NAVIGATOR
+from sidecar.generate import MAINTENANCE, NAMES, NAVIGATOR
 from sidecar.generations.archive import Archive
 from sidecar.generations.installed import Checkpoint, InstallIndex, Site, Targets, targets
 from sidecar.generations.plan import Plan, Present
-from sidecar.generations.records import INDEX, IndexVersion, Installed, Loaded, Manifest
+from sidecar.generations.records import INDEX, Done, IndexVersion, Installed, LastLoaded, Manifest
 from sidecar.model.artifacts import Artifact
 from sidecar.model.changes import unified
 from sidecar.system.files import explained, load, replace, sha256, sync
 
-__all__ = ["INDEX", "Generations", "IndexVersion", "Manifest", "Targets", "targets"]
+__all__ = ["INDEX", "Generations", "IndexVersion", "LastLoaded", "Manifest", "Targets", "targets"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,18 +79,23 @@ class Generations:
         """When navigator.yml was put in place, in seconds since 1970."""
         return self.site.published
 
+    @property
+    def maintenance_name(self) -> str:
+        """The file name of the configuration that Navigator boots with."""
+        return self.site.where.files[MAINTENANCE].name
+
     # Start and end
 
-    def startup(self, inputs: str | None = None) -> list[str]:
+    def startup(self, inputs: str | None = None, region: str | None = None) -> list[str]:
         """Take the lock, complete or discard what a crash left, and say in sentences what was done.
 
-        `inputs` is the digest of today's inputs, None when that is not known. Raises `Busy` when another
-        process holds the lock.
+        `inputs` is the digest of today's inputs, None when that is not known, `region` today's region. Raises
+        `Busy` when another process holds the lock.
         """
         self._open_state()
         self.archive.remove_discarded()
         self.site.clean()
-        return self._recover(inputs)
+        return self._recover(inputs, region)
 
     def shutdown(self) -> None:
         """Give the lock back."""
@@ -136,7 +141,7 @@ class Generations:
                 "restart the sidecar: it begins with the state folder that it then finds",
             )
 
-    def _recover(self, inputs: str | None) -> list[str]:
+    def _recover(self, inputs: str | None, region: str | None) -> list[str]:
         installed = load(self._state / "installed.json", Installed)
         if installed is not None:
             self.site.published, self.site.installed_index = installed.published, installed.index
@@ -144,7 +149,13 @@ class Generations:
         if last is None:
             return done
         if inputs is not None and last.inputs != inputs:
-            return [*done, self._leave(last, installed)]
+            done.append(self._leave(last, installed))
+            missing = self.site.missing()
+            if self.current is last and missing and self.is_of(region):
+                # Older than today's settings, but this machine's: better than nothing, until an update.
+                self._install_whole(last, missing, index=False)
+                done.append(f"put files of generation {last.number} back: {', '.join(missing)}")
+            return done
         missing, fault = self.site.missing(), self.site.index_fault()
         try:
             if installed is None or installed.generation != last.number:
@@ -186,6 +197,10 @@ class Generations:
         """Whether there is a generation in place that was made of these inputs; None stands for any."""
         return self.current is not None and inputs in (None, self.current.inputs)
 
+    def is_of(self, region: str | None) -> bool:
+        """Whether there is a generation in place that was made for this region."""
+        return self.current is not None and self.current.region in (None, region)
+
     def adopt(self, inputs: str) -> None:
         """Note that the generation in place is what these inputs give as well."""
         if self.current is None or self.current.inputs == inputs:
@@ -225,28 +240,32 @@ class Generations:
         """Whether all that is in place has the content of the current generation; modes may differ."""
         return self.current is not None and not _changed(present, self.current) and not present.index
 
-    def loaded(self) -> int | None:
+    def last_loaded(self) -> int | None:
         """The number of the last generation that the web server is known to have loaded."""
-        found = load(self._state / "loaded.json", Loaded)
+        found = self.load_record()
         return found.generation if found else None
 
-    def mark_loaded(self, number: int) -> None:
+    def load_record(self) -> LastLoaded | None:
+        """What is remembered of the last load, by whichever process of the web server."""
+        return load(self._state / "loaded.json", LastLoaded)
+
+    def mark_loaded(self, record: LastLoaded) -> None:
         """Remember that a generation was loaded: the one to go back to."""
-        self._note("loaded.json", number)
+        self._note("loaded.json", msgspec.json.encode(record))
 
     def ready(self) -> int | None:
         """The number of the last generation whose ready work was done."""
-        found = load(self._state / "ready.json", Loaded)
+        found = load(self._state / "ready.json", Done)
         return found.generation if found else None
 
     def mark_ready(self, number: int) -> None:
         """Remember that a generation's ready work is done."""
-        self._note("ready.json", number)
+        self._note("ready.json", msgspec.json.encode(Done(number, time.time())))
 
-    def _note(self, name: str, number: int) -> None:
+    def _note(self, name: str, content: bytes) -> None:
         self._check_lock()
         with explained(f"the state folder {self._state}"):
-            replace(self._state / name, msgspec.json.encode(Loaded(number, time.time())))
+            replace(self._state / name, content)
 
     # Publishing
 
@@ -293,7 +312,7 @@ class Generations:
             self.site.clean(names)
             raise
         self._record(manifest)
-        archive.prune(self._keep, {self.loaded()})
+        archive.prune(self._keep, {self.last_loaded()})
         return manifest
 
     def _write(self, artifacts: Iterable[Artifact], todo: Plan, manifest: Manifest) -> None:

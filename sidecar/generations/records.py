@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sidecar.generate.check import Counts
 from sidecar.model.index import Region
+from sidecar.model.navigator import Process
 from sidecar.model.record import Record
 
 INDEX = "index.sqlite3"
@@ -27,10 +28,11 @@ class IndexVersion(Record, frozen=True):
 class Manifest(Record, frozen=True):
     """What a generation holds; `digests` are the SHA-256 of its artifacts in hexadecimal.
 
-    `inputs` tells what else besides the index it was made of; `regions` are those that it was made for, which
-    the deployment's own files may have named instead of the index (None in records from before that). After
-    a rollback `source` is the generation that was restored; a `pinned` one stays until somebody asks for an
-    update.
+    `inputs` tells what else besides the index it was made of, `region` is the machine's that it was made for
+    (None in older records). `regions` are the deployed ones, which the deployment's own files may have named
+    instead of the index. After a rollback `source` is the generation that was restored; a `pinned` one stays
+    until a person asks for an update. `taken_back` is the reason, when it took the place of a generation that
+    Navigator did not load.
     """
 
     number: int
@@ -41,9 +43,11 @@ class Manifest(Record, frozen=True):
     digests: dict[str, str]
     counts: Counts
     inputs: str = ""
+    region: str | None = None
     regions: tuple[Region, ...] | None = None
     source: int | None = None
     pinned: bool = False
+    taken_back: str = ""
 
 
 Stamp = tuple[int, int, int]
@@ -61,8 +65,22 @@ class Installed(Record, frozen=True):
     index: Stamp | None = None
 
 
-class Loaded(Record, frozen=True):
-    """Which generation came how far (the file says so), and when, in seconds since 1970."""
+class Done(Record, frozen=True):
+    """The generation whose ready work was done last, and when, in seconds since 1970."""
 
     generation: int
     at: float
+
+
+class LastLoaded(Record, frozen=True):
+    """Which generation was loaded last, and when, in seconds since 1970.
+
+    `process` of Navigator loaded it, and touched the marker with this time (ns since 1970) and inode then: as
+    long as both are the same, it serves it still.
+    """
+
+    generation: int
+    at: float
+    process: Process | None = None
+    touched: int = 0
+    inode: int = 0

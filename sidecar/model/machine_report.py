@@ -13,16 +13,19 @@ from sidecar.model.record import Record
 class Served(Record, frozen=True):
     """A machine's word about itself.
 
+    `sync` and `health` are its two words (see `model.states`), `busy` while an update is under way.
     `generation` is the one in place, `published` the SHA-256 of its index; `loaded` and `sha256` are those
-    that the web server has loaded, `since` and `modified` when that was published and how old its index is,
-    both in seconds since 1970. `ready` is the generation whose ready work is done, `unready` the one whose
-    ready work has failed. `refused` is the
-    SHA-256 of the index that was refused last, `reason` the code that says why.
+    that the living web server serves, `since` and `modified` when that was published and how old its index
+    is, both in seconds since 1970. `ready` is the generation whose ready work is done, `unready` the one
+    whose ready work has failed. `refused` is the SHA-256 of the index that was refused last, `reason` the
+    code that says why.
     """
 
     machine: str
     region: str | None
-    state: str
+    sync: str
+    health: str
+    busy: bool = False
     generation: int | None = None
     published: str | None = None
     loaded: int | None = None
@@ -53,7 +56,9 @@ def served(status: Mapping[str, Any], loaded: LoadedIndex | None, refusal: tuple
     return Served(
         machine=status["machine"],
         region=status["region"],
-        state=status["state"],
+        sync=status["sync"].state,
+        health=status["health"].state,
+        busy=status["running"] is not None,
         generation=generation["current"],
         published=status["index"]["sha256"],
         loaded=generation["loaded"],

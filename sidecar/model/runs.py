@@ -31,13 +31,47 @@ class Received(Record, frozen=True):
     size: int
 
 
+class Trigger(Record, frozen=True):
+    """What is known of a way to ask.
+
+    `person`: somebody trusted asks by it, so it ends what a person began. `automatic`: nobody in particular
+    asks. `navigator_looks`: it comes from a hook or CGI of Navigator, which looks at its configuration
+    afterwards. `words` name it for people; `{who}` stands for whoever asked.
+    """
+
+    words: str
+    person: bool = False
+    automatic: bool = False
+    navigator_looks: bool = False
+
+
+TRIGGERS: dict[str, Trigger] = {
+    "boot": Trigger("the machine's boot", automatic=True, navigator_looks=True),
+    "cgi": Trigger("a poke from {who}", person=True, navigator_looks=True),
+    "command": Trigger("asked for by {who}", person=True),
+    "http": Trigger("asked for by {who}", person=True),
+    "local": Trigger("a change of the local index", automatic=True),
+    "once": Trigger("asked for by {who}", person=True),
+    "resume": Trigger("waking up, by Navigator's hook", automatic=True, navigator_looks=True),
+    "retry": Trigger("another try of what was taken back", automatic=True),
+    "rollback": Trigger("rollback by {who}", person=True),
+    "socket": Trigger("asked for by {who}", person=True),
+    "start": Trigger("the daemon's start", automatic=True),
+    "timer": Trigger("the regular look", automatic=True),
+    "wake": Trigger("{who}", automatic=True),
+    "webhook": Trigger("a notification from {who}"),
+}
+"""Every way to ask for an update, by the name that metrics and history use."""
+
+
 class Request(Record, frozen=True):
     """What somebody asks for.
 
-    `trigger` says what asked (cgi, socket, http, start, once, ...), `who` on whose behalf. `expect` is the
-    SHA-256 that the index must have, `if_match` the tag of the preview that is to be applied, `rollback` the
-    generation to restore (`with_index` or only its artifacts), `failed` the one that Navigator would not load
-    and that it takes the place of. Requests that are not plain pokes get a run of their own.
+    `trigger` says what asked, one of `TRIGGERS` or `PREVIEW`, `who` on whose behalf. `public` when anybody
+    could have sent it. `expect` is the SHA-256 that the index must have, `if_match` the tag of the preview
+    that is to be applied, `rollback` the generation to restore (`with_index` or only its artifacts), `failed`
+    the one that Navigator would not load and that it takes the place of, `reason` and `code` why. Requests
+    that are not plain pokes get a run of their own.
     """
 
     trigger: str
@@ -51,17 +85,50 @@ class Request(Record, frozen=True):
     rollback: int | None = None
     with_index: bool = True
     failed: int | None = None
+    reason: str = ""
+    code: str = ""
 
     @property
-    def automatic(self) -> bool:
+    def takes_back(self) -> bool:
         """Whether it goes back because Navigator did not load something newer."""
         return self.failed is not None
 
     @property
+    def person(self) -> bool:
+        """Whether somebody trusted asks: that ends a generation's pin, and what was refused for a time."""
+        known = TRIGGERS.get(self.trigger)
+        return known is not None and known.person and not self.public and not self.takes_back
+
+    @property
+    def automatic(self) -> bool:
+        """Whether nobody in particular asks."""
+        known = TRIGGERS.get(self.trigger)
+        return known is not None and known.automatic
+
+    @property
+    def navigator_looks(self) -> bool:
+        """Whether Navigator looks at its configuration when it is answered."""
+        known = TRIGGERS.get(self.trigger)
+        return known is not None and known.navigator_looks
+
+    @property
+    def is_hook(self) -> bool:
+        """Whether it comes from a hook of Navigator, which holds everybody up until it is answered."""
+        return self.navigator_looks and self.automatic
+
+    @property
     def plain(self) -> bool:
         """Whether it asks for nothing but what the store holds, so that it can share a run."""
-        special = self.force or self.expect or self.if_match or self.received or self.preview
+        special = self.force or self.if_match or self.received or self.preview
         return not special and self.rollback is None
+
+    def merged(self, other: Request) -> Request:
+        """One request for both, which are plain and expect the same.
+
+        A person is named, else whoever is trusted, else the first: what the public asks for with others is
+        not the public's alone, and never becomes a person's.
+        """
+        return max(self, other, key=lambda one: (one.person, not one.public, not one.automatic))
 
 
 class Outcome(Record, frozen=True, omit_defaults=True):

@@ -26,6 +26,8 @@ class Run:
         self.lines: list[str] = []
         self.warnings: list[str] = []
         self.found: dict[str, Any] = {}
+        self.problem: SidecarError | None = None
+        """What went wrong, though the run went on and did something."""
         self._emit = emit
         self._clock = time.perf_counter()
 

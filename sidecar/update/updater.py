@@ -9,7 +9,7 @@
 
 Nothing before `publish` touches what the web server reads, and a failure anywhere leaves the set that is
 in place. A preview is the same run without the last step, a rollback is the last step with an older set.
-Whether Navigator loads what was published is followed up in `reload`.
+Whether Navigator loads what was published is followed up in `lifecycle` and `reconciler`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ from sidecar.generations import INDEX, Generations, IndexVersion, Manifest
 from sidecar.generations.plan import Plan, Present, plan
 from sidecar.inputs.index import Deployed, read_index
 from sidecar.inputs.machine import Inputs
+from sidecar.model.artifacts import Artifact
 from sidecar.model.changes import changes, unified
 from sidecar.model.index import Index
+from sidecar.model.navigator import Process
 from sidecar.model.objects import Fetched
 from sidecar.model.runs import Outcome, Request
 from sidecar.update.check_command import CheckCommand
@@ -51,9 +53,6 @@ _OUTDATED_MOST = 20
 _POLL_PAUSE = 0.25
 _INDEX = INDEX.removesuffix(".sqlite3")
 
-AUTOMATIC = frozenset({"boot", "local", "resume", "start", "timer"})
-"""Triggers that no person is behind; a generation restored by hand outlasts them."""
-
 Result = TypeVar("Result")
 
 
@@ -67,8 +66,8 @@ class IndexStore(Protocol):
 PrepareDatabases = Callable[[Sequence[str]], Awaitable[tuple[str, ...]]]
 """Sees that the databases of new tenants exist; sentences about those that do not. It never fails."""
 
-Published = Callable[[Manifest, Request, bool], None]
-"""Told of each publication: what, for whom, and whether the web server has something to load."""
+Published = Callable[[Manifest, Request], None]
+"""Told of each publication: what, and for whom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +95,10 @@ class Updater:
         inputs: Callable[[], Inputs],
         check_command: CheckCommand | None,
         prepare_databases: PrepareDatabases | None,
+        navigator: Callable[[], Process | None],
         published: Published,
     ) -> None:
+        """`navigator` gives the living web server's process: what it did not load is refused for it alone."""
         self._settings = settings
         self._store = store
         self._generations = generations
@@ -105,6 +106,7 @@ class Updater:
         self._inputs = inputs
         self._check_command = check_command
         self._prepare_databases = prepare_databases
+        self._navigator = navigator
         self._published = published
         self._memo = Memo()
         self._known: tuple[str, Deployed, Index] | None = None
@@ -120,28 +122,27 @@ class Updater:
             if error.detail:
                 run.warn(error.detail)
             self._note_generation(run)
-            if isinstance(error, StoreError):
-                run.note(stands=await self._in_thread(self._stands))
             return run.outcome("rejected" if isinstance(error, Rejected) else "failed", error)
+        except asyncio.CancelledError:
+            self._note_generation(run)  # its time was up; who ended it tells of it
+            raise
         finally:
             self._memo.rotate()
             await self._in_thread(self._generations.discard_incoming)
         self._note_generation(run)
-        return run.outcome(state)
+        return run.outcome(state, run.problem)
 
     async def _update(self, run: Run) -> str:
         request, current = run.request, self._generations.current
         if request.rollback is not None:
             return await self._roll_back(run, request.rollback)
-        if current is not None and current.pinned and request.trigger in AUTOMATIC:
+        if current is not None and self._is_pinned(current) and not (request.person or request.preview):
             run.say(
-                f"generation {current.source} was restored by hand; it stays until an update is asked for"
+                f"generation {current.source} was restored by hand; it stays until an administrator updates"
             )
             return "unchanged"
         incoming = await self._in_thread(self._generations.open_incoming)
-        with run.stage("fetch"):
-            version = await self._obtain(request, run, incoming / INDEX)
-        run.note(etag=version.etag, sha256=version.sha256)
+        version = await self._fetch(request, run, incoming / INDEX)
         candidate = await self._in_thread(self._prepare, run, incoming / INDEX, version)
         run.note(tag=candidate.tag)
         if request.if_match is not None and request.if_match != candidate.tag:
@@ -159,14 +160,61 @@ class Updater:
         if not candidate.todo:
             run.say("nothing changed; no file was touched")
             return "unchanged"
-        if self._prepare_databases is not None and (new := _new_databases(candidate)):
-            # Before Navigator routes to a tenant, its database must be there.
-            with run.stage("databases"):
-                for sentence in await self._prepare_databases(new):
-                    run.warn(sentence)
-        published = await self._in_thread(self._publish, run, candidate)
-        self._published(published, request, bool(candidate.todo.artifacts))
+        await self._prepare_tenants(run, candidate.present[TENANTS], candidate.generated[TENANTS])
+        await self._commit(request, self._publish, run, candidate)
         return "published"
+
+    async def _fetch(self, request: Request, run: Run, target: Path) -> IndexVersion:
+        """The index to work with: the store's, else the one in place where that gives another set today."""
+        try:
+            with run.stage("fetch"):
+                version = await self._obtain(request, run, target)
+        except StoreError as error:
+            kept = None if request.preview or request.expect else await self._in_thread(self._kept_version)
+            if kept is None:
+                raise
+            # Another region, a changed profile: what lies there is not this machine's.
+            run.problem = error
+            run.say(f"{error.message}; the set is made anew of the index in place")
+            return kept
+        run.note(etag=version.etag, sha256=version.sha256)
+        return version
+
+    def _kept_version(self) -> IndexVersion | None:
+        """The index in place, when the set in place was made of other inputs than today's."""
+        current = self._generations.current
+        if current is None or self._generations.fits(self._inputs().digest):
+            return None
+        return current.index if self._generations.archive.index(current.number).exists() else None
+
+    def _is_pinned(self, current: Manifest) -> bool:
+        """Whether a person restored what is in place; another region's set no pin can keep."""
+        return current.pinned and current.region in (None, self._settings.machine.region)
+
+    async def _prepare_tenants(self, run: Run, before: bytes | None, after: bytes) -> None:
+        """Before Navigator routes to a tenant, its database must be there: fetch what is missing."""
+        new = _new_databases(before, after)
+        if self._prepare_databases is None or not new:
+            return
+        with run.stage("databases"):
+            for sentence in await self._prepare_databases(new):
+                run.warn(sentence)
+
+    async def _commit(self, request: Request, publish: Callable[..., Manifest], *arguments: Any) -> Manifest:
+        """Publish and tell of it: one step that a cancelled run ends first, and then counts as done."""
+
+        async def step() -> Manifest:
+            manifest = await asyncio.to_thread(publish, *arguments)
+            self._published(manifest, request)
+            return manifest
+
+        task = asyncio.ensure_future(step())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # The time limit was judged before: what is published by now is told as published.
+            await asyncio.wait({task})
+            return task.result()
 
     async def _in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run what blocks in a thread. A thread cannot be stopped, so a cancelled run still waits for it."""
@@ -245,7 +293,9 @@ class Updater:
         force = run.request.force
         inputs = self._inputs()
         if not force:
-            self._rejections.raise_if_known(version.sha256, inputs.digest)
+            self._rejections.raise_if_known(
+                version.sha256, inputs.digest, self._navigator(), person=run.request.person
+            )
         try:
             with run.stage("read"):
                 index = self._read(path, version, inputs.deployed)
@@ -330,7 +380,10 @@ class Updater:
             await self._in_thread(command.lay_out, artifacts, index)
             await command.ask()
         except Rejected as error:
-            self._rejections.add(candidate.version.sha256, candidate.inputs.digest, error)
+            # The command may be at fault as well as the content.
+            self._rejections.add_for_a_time(
+                candidate.version.sha256, candidate.inputs.digest, error, self._navigator()
+            )
             raise
         finally:
             await self._in_thread(command.clear)
@@ -351,13 +404,14 @@ class Updater:
                 digests=digests,
                 counts=tally,
                 inputs=candidate.inputs.digest,
+                region=candidate.inputs.deployment.region or "",
                 regions=candidate.index.regions,
             )
 
         self._describe(run, candidate, False)
         with run.stage("publish"):
             published = self._generations.publish(generated.artifacts, candidate.todo, manifest)
-        self._rejections.forget(candidate.version.sha256, candidate.inputs.digest)
+        self._rejections.published(candidate.version.sha256, candidate.inputs.digest)
         self._known = (candidate.version.sha256, candidate.inputs.deployed, candidate.index)
         written = [artifact.name for artifact in candidate.todo.artifacts]
         run.say(f"published generation {published.number}: {', '.join(written) or 'the index only'}")
@@ -366,19 +420,24 @@ class Updater:
     # roll back
 
     async def _roll_back(self, run: Run, number: int) -> str:
+        """Publish the artifacts, and if so asked the index, of an older generation as a new one."""
         incoming = await self._in_thread(self._generations.open_incoming)
-        manifest, todo = await self._in_thread(self._restore, run, number, incoming)
-        if manifest is None:
+        older, artifacts, present, todo = await self._in_thread(self._choose, run.request, number, incoming)
+        if not todo:
             run.say(f"generation {number} is what is in place; no file was touched")
             return "unchanged"
-        self._published(manifest, run.request, bool(todo.artifacts))
+        listed = next((one.content for one in artifacts if one.name == TENANTS), b"")
+        await self._prepare_tenants(run, present.contents[TENANTS], listed)
+        await self._commit(run.request, self._restore, run, older, artifacts, todo)
         return "published"
 
-    def _restore(self, run: Run, number: int, incoming: Path) -> tuple[Manifest | None, Plan]:
-        """Publish the artifacts, and if so asked the index, of an older generation as a new one."""
-        generations, request, current = self._generations, run.request, self._generations.current
-        if request.failed is not None and (
-            current is None or current.number != request.failed or generations.loaded() == request.failed
+    def _choose(
+        self, request: Request, number: int, incoming: Path
+    ) -> tuple[Manifest, tuple[Artifact, ...], Present, Plan]:
+        """The generation to restore, what lies there, what to write; its index is linked into `incoming`."""
+        generations, current = self._generations, self._generations.current
+        if request.takes_back and (
+            current is None or current.number != request.failed or generations.last_loaded() == request.failed
         ):
             raise NotFound(
                 f"generation {request.failed} was replaced, or loaded in the end",
@@ -386,12 +445,6 @@ class Updater:
             )
         older = generations.archive.manifest(number)
         artifacts = generations.archive.artifacts(number)
-        if request.automatic and current is not None:
-            # What Navigator would not load is bad until it changes.
-            error = Rejected(
-                f"Navigator did not load generation {current.number}, made of this index", code="not_loaded"
-            )
-            self._rejections.add(current.index.sha256, current.inputs, error)
         with_index = request.with_index and (current is None or current.index.sha256 != older.index.sha256)
         if with_index:
             try:
@@ -400,9 +453,18 @@ class Updater:
                 raise NotFound(
                     f"the index of generation {number} is gone: {error}", "choose another"
                 ) from error
-        todo = plan(artifacts, generations.site.present(), index=with_index)
-        if not todo:
-            return None, todo
+        present = generations.site.present()
+        return older, artifacts, present, plan(artifacts, present, index=with_index)
+
+    def _restore(self, run: Run, older: Manifest, artifacts: tuple[Artifact, ...], todo: Plan) -> Manifest:
+        generations, request, current = self._generations, run.request, self._generations.current
+        if request.takes_back and current is not None:
+            # What Navigator would not load is not tried again at once.
+            error = Rejected(
+                f"generation {current.number}, made of this index, was taken back: {request.reason}",
+                code=request.code,
+            )
+            self._rejections.add_for_a_time(current.index.sha256, current.inputs, error, self._navigator())
 
         def manifest(new: int, digests: dict[str, str]) -> Manifest:
             run.note(generation=new)
@@ -411,17 +473,18 @@ class Updater:
                 number=new,
                 created=run.started,
                 trigger=request.trigger,
-                index=older.index if with_index or current is None else current.index,
+                index=older.index if todo.index or current is None else current.index,
                 digests=digests,
-                source=number,
-                pinned=not request.automatic,
+                source=older.number,
+                pinned=not request.takes_back,
+                taken_back=request.reason if request.takes_back else "",
             )
 
         with run.stage("publish"):
             restored = generations.publish(artifacts, todo, manifest)
         run.note(written=tuple(artifact.name for artifact in todo.artifacts), sha256=restored.index.sha256)
-        run.say(f"restored generation {number} as generation {restored.number}")
-        return restored, todo
+        run.say(f"restored generation {older.number} as generation {restored.number}")
+        return restored
 
     def _describe(self, run: Run, candidate: Candidate, diffs: bool) -> None:
         """Note down what changes, in numbers and names; with diffs for a preview."""
@@ -459,16 +522,20 @@ class Updater:
                 return None
         return index if current.regions is None else msgspec.structs.replace(index, regions=current.regions)
 
+    async def stands(self) -> bool:
+        """Whether the generation in place is whole, so that Navigator can serve it whatever else failed."""
+        return await self._in_thread(self._stands)
+
     def _stands(self) -> bool:
-        """Whether the set in place is this machine's, and each of its files there as it was published."""
+        """Whether the set in place is this machine's, and each of its files there as it was published.
+
+        A set of older settings serves as well: whoever boots has nothing better.
+        """
         generations = self._generations
         try:
-            inputs = self._inputs().digest
-        except SidecarError as error:
-            logger.warning("the generation in place cannot be compared with the settings: %s", error)
-            inputs = None  # what is whole on the disk serves, whatever else is broken
-        try:
-            return generations.fits(inputs) and generations.is_whole(generations.site.present())
+            return generations.is_of(self._settings.machine.region) and generations.is_whole(
+                generations.site.present()
+            )
         except SidecarError:
             return False
 
@@ -477,11 +544,12 @@ class Updater:
         run.note(generation=current.number if current else None)
 
 
-def _new_databases(candidate: Candidate) -> list[str]:
-    """The databases of tenants that this machine has not served so far, by stem."""
-    listed = candidate.present[TENANTS] or b""
-    if listed == candidate.generated[TENANTS]:
-        return []
+def _new_databases(before: bytes | None, after: bytes) -> list[str]:
+    """The databases of tenants that are in the list `after` and were not in the one before, by stem."""
+    known = set(_stems(before or b""))
+    return [name for name in _stems(after) if name not in known and name != _INDEX]
+
+
+def _stems(listed: bytes) -> list[str]:
     lines = listed.decode("utf-8", "replace").splitlines()
-    before = {line.rpartition("/")[2].removesuffix(".sqlite3") for line in lines}
-    return [name for name in candidate.generated.databases if name not in before and name != _INDEX]
+    return [line.rpartition("/")[2].removesuffix(".sqlite3") for line in lines]

@@ -1,0 +1,102 @@
+"""Requests through Navigator: do they answer as they should, and a look at its configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp
+import yaml
+
+from sidecar.config.settings import Probe
+from sidecar.navigator.process import NavigatorError
+
+# Navigator holds requests while its resume hooks run, and while a tenant boots.
+_LOOK_TIMEOUT = 30.0
+_CONNECT_TIMEOUT = 0.5
+_MAX_ANSWER_BYTES = 65536
+
+
+class Probes:
+    """Requests through Navigator that tell whether what was loaded works."""
+
+    def __init__(self, port: int, probes: Sequence[Probe]) -> None:
+        self._base = f"http://127.0.0.1:{port}"
+        self._probes = tuple(probes)
+
+    def __bool__(self) -> bool:
+        return bool(self._probes)
+
+    async def run(self) -> None:
+        """Make every probe; `NavigatorError` names the first that fails."""
+        if not self._probes:
+            return
+        async with aiohttp.ClientSession(auto_decompress=False) as session:
+            for probe in self._probes:
+                await self._one(session, probe)
+
+    async def _one(self, session: aiohttp.ClientSession, probe: Probe) -> None:
+        url = probe.url if probe.url.startswith("http") else self._base + probe.url
+        login = base64.b64encode(f"{probe.user}:{probe.password}".encode()).decode()
+        headers = {"Authorization": f"Basic {login}"} if probe.user else None
+        try:
+            async with asyncio.timeout(probe.timeout):
+                async with session.get(url, headers=headers, allow_redirects=False) as answer:
+                    status = answer.status
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NavigatorError(
+                f"the probe of {url} failed: {str(error) or 'no answer in time'}", code="probe"
+            ) from None
+        if status != probe.status:
+            raise NavigatorError(
+                f"the probe of {url} answered {status} instead of {probe.status}", code="probe"
+            )
+
+
+class Gate:
+    """Navigator's own port: whether it answers, and a request that makes it look at its configuration."""
+
+    def __init__(self, port: int, maintenance: Path) -> None:
+        """`maintenance` is the file that Navigator boots with: it tells the CGI by which it looks."""
+        self._port = port
+        self._maintenance = maintenance
+
+    async def answers(self) -> bool:
+        """Whether it takes connections; before that a signal would end it."""
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
+                _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        return True
+
+    async def look(self) -> None:
+        """Have Navigator run its CGI, and so look at its configuration; `NavigatorError` when it cannot."""
+        url = f"http://127.0.0.1:{self._port}{self._path()}"
+        timeout = aiohttp.ClientTimeout(total=_LOOK_TIMEOUT)
+        try:
+            async with aiohttp.ClientSession(timeout=timeout) as session, session.post(url) as answer:
+                await answer.content.read(_MAX_ANSWER_BYTES)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NavigatorError(
+                f"{url} did not answer: {str(error) or 'no answer in time'}",
+                "check navigator.port and Navigator's log",
+            ) from None
+
+    def _path(self) -> str:
+        """The path of the first CGI with `reload_config` in the maintenance file."""
+        try:
+            document = yaml.safe_load(self._maintenance.read_bytes())
+            scripts = document["server"]["cgi_scripts"]
+            return next(str(script["path"]) for script in scripts if script.get("reload_config"))
+        except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError, StopIteration) as error:
+            raise NavigatorError(
+                f"{self._maintenance} names no CGI by which Navigator could look: {error!r}",
+                "the profile's maintenance part needs a CGI with reload_config",
+            ) from None
