@@ -16,14 +16,19 @@ from sidecar.errors import NotFound, PublishError, SidecarError
 from sidecar.fleet.follower import Follower
 from sidecar.fleet.run import Wanted
 from sidecar.fleet.service import FleetService
+from sidecar.generate import MAINTENANCE
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.inputs.index import Deployed, read_deployed, read_pending
 from sidecar.inputs.machine import Machine, machine_id
 from sidecar.inputs.store import open_store, own_index
+from sidecar.model.events import LifecycleEvent
 from sidecar.model.machine_report import LoadedIndex, Served, served
 from sidecar.model.runs import Outcome, Request
 from sidecar.model.work import Work
-from sidecar.navigator.process import Markers, NavigatorProcess, Probes
+from sidecar.navigator.markers import Markers
+from sidecar.navigator.probes import Gate, Probes
+from sidecar.navigator.process import NavigatorProcess
+from sidecar.navigator.server import Navigator
 from sidecar.observe.drift import Drift
 from sidecar.observe.events import Broker
 from sidecar.observe.history import History, HistoryWriter
@@ -33,11 +38,11 @@ from sidecar.ready.assembly import assemble
 from sidecar.system import systemd
 from sidecar.system.sqlite import install_database
 from sidecar.update.check_command import CheckCommand
+from sidecar.update.reconciler import Reconciler
 from sidecar.update.rejections import Rejections
-from sidecar.update.reload import ReloadTracker
 from sidecar.update.triggers import LocalWatch, Ticker
 from sidecar.update.updater import Updater
-from sidecar.update.worker import Throttle, Worker
+from sidecar.update.worker import Limits, Throttle, Worker
 from sidecar.web.access import Administrators
 from sidecar.web.app import application
 from sidecar.web.background import Background
@@ -54,8 +59,13 @@ logger = logging.getLogger(__name__)
 _GRACE = 2.0
 # A bucket tells of one change more than once, and in no order.
 _RELAY_QUIET, _RELAY_LONGEST = 1.0, 10.0
-# Navigator looks by itself after these: its CGI or hook names the configuration to look at.
-_LOOKS_BY_ITSELF = frozenset({"boot", "cgi", "resume"})
+# `update --once` runs no daemon afterwards: how long it looks for the load of what it published, in seconds.
+_ONCE = 5.0
+_ONCE_VERDICTS = {
+    "loaded": "Navigator has loaded it",
+    "down": "Navigator is down; it will load it when it starts",
+    "failed": "Navigator did not load it",
+}
 
 
 class Daemon:
@@ -97,6 +107,19 @@ class Daemon:
         )
         self._inputs = Machine(settings, state / "loaded").inputs
         self._rejections = Rejections(state / "rejected.json")
+        self.reconciler = Reconciler(
+            self.generations,
+            Navigator(
+                NavigatorProcess(Path(navigator.pid_file), navigator.process_names),
+                markers,
+                Gate(navigator.port, self.generations.site.where.files[MAINTENANCE]),
+                Probes(navigator.port, navigator.probes),
+            ),
+            self._rejections,
+            settings.machine.region,
+            navigator.reload_timeout,
+            lambda request: self._soon(self._ask(request)),
+        )
         self.updater = Updater(
             settings,
             self._own_index or self.store,
@@ -105,32 +128,33 @@ class Daemon:
             self._inputs,
             CheckCommand(settings.update, state) if settings.update.check_command else None,
             self.ready.databases.prepare if settings.databases.fetch else None,
+            lambda: self.reconciler.process,
             self._published,
         )
-        self.tracker = ReloadTracker(
-            NavigatorProcess(Path(navigator.pid_file), navigator.process_names),
-            markers,
-            Probes(navigator.port, navigator.probes).run,
-            navigator.reload_timeout,
-            self,
-            self._roll_back,
-            self.broker.emit,
-        )
-        self.metrics.follow_navigator(lambda: self.tracker.process is not None)
         self.worker = Worker(
             self.updater.run,
             self.broker.emit,
             self._finished,
             Throttle(trigger.interval, trigger.burst),
-            lambda: self.tracker.settled,
-            settings.update.waiting,
-            settings.update.timeout,
+            self.reconciler.may_publish,
+            Limits(settings.update.waiting, trigger.waiting, settings.update.timeout),
             lambda: systemd.notify("WATCHDOG=1"),
         )
         self.drift = Drift(self.generations)
         self.status = Status(
-            settings, self._id, self.generations, self.worker, self.tracker, self.drift, self.ready.work
+            settings, self._id, self.generations, self.worker, self.reconciler, self.drift, self.ready.work
         )
+        self.metrics.follow_navigator(lambda: self.reconciler.process is not None)
+        self.metrics.follow_state(self.status.sync, self.status.health)
+        self.metrics.follow_loaded(lambda: self.reconciler.served)
+        for subscriber in (
+            self.metrics.on_event,
+            self.broker.on_event,
+            self._history_writer.on_event,
+            self.ready.on_event,
+            self._on_event,
+        ):
+            self.reconciler.subscribe(subscriber)
         self.fleet = FleetService(settings, self._id, self.store, self.broker.emit, self._remember)
         self._relay = Follower(self.fleet.relay, _RELAY_QUIET, _RELAY_LONGEST)
         self._followed = Follower(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
@@ -142,7 +166,8 @@ class Daemon:
             application(
                 Operations(
                     self.worker,
-                    self.tracker,
+                    self.reconciler,
+                    self.updater.stands,
                     self.ready.work,
                     self.broker,
                     administrators,
@@ -153,13 +178,20 @@ class Daemon:
                 Background(self.ready, self.broker, administrators),
                 Views(self.worker, self.status, self.history, self.metrics, self.broker, administrators),
                 PublicTrigger(
-                    trigger, self._id, self.worker, self._signatures, state / "received", self._served
+                    trigger,
+                    self._id,
+                    self.worker,
+                    self.reconciler,
+                    self.updater.stands,
+                    self._signatures,
+                    state / "received",
+                    self._served,
                 ),
                 Pages(
                     settings,
                     self.worker,
                     self.status,
-                    self.tracker,
+                    self.reconciler,
                     self.generations,
                     self.history,
                     self.broker,
@@ -173,6 +205,8 @@ class Daemon:
             ),
             settings.listen,
         )
+
+        self.status.problems.append(lambda: self.server.problem)
 
     # Life
 
@@ -201,8 +235,8 @@ class Daemon:
     async def startup(self, stack: AsyncExitStack) -> None:
         """Start every part; what was started is stopped in reverse when the stack closes."""
         work = await self._start_work(stack)
-        self._follow_last_publication()
-        self._keep_running(stack, self.tracker.run())
+        await self.reconciler.look()  # what is said from the first answer on was looked at
+        self._keep_running(stack, self.reconciler.run())
         self._keep_running(stack, self.drift.run())
         self._keep_running(stack, self._relay.run())
         stack.push_async_callback(self.fleet.close)
@@ -214,9 +248,10 @@ class Daemon:
             self._keep_running(stack, LocalWatch(self._own_index.signature, self._local_changed).run())
         await self.server.startup(systemd.listening_sockets())
         stack.push_async_callback(self.server.shutdown)
+        self._soon(self.server.run())
         stack.callback(self.broker.close)
         # Before the server ends, so that whoever still waits gets an answer.
-        stack.callback(self.tracker.let_go)
+        stack.callback(self.reconciler.release_waiters)
         stack.push_async_callback(_cancel, work)
         stack.push_async_callback(self.worker.close, _GRACE)
         stack.push_async_callback(self.server.leave_to_successor)
@@ -234,7 +269,9 @@ class Daemon:
         stack.callback(self.generations.shutdown)
         try:
             inputs = await asyncio.to_thread(self._todays_inputs)
-            for sentence in await asyncio.to_thread(self.generations.startup, inputs):
+            for sentence in await asyncio.to_thread(
+                self.generations.startup, inputs, self._settings.machine.region
+            ):
                 logger.warning(sentence)
         except PublishError as error:
             # The daemon is worth more running: it can say what is wrong, and try again.
@@ -245,7 +282,6 @@ class Daemon:
         await asyncio.to_thread(discard_received, Path(self._settings.paths.state) / "received")
         current = self.generations.current
         self.metrics.set_generation("current", current.number if current else None)
-        self.metrics.set_generation("loaded", self.generations.loaded())
         self.metrics.set_generation("ready", self.generations.ready())
         stack.callback(self.ready.background.shutdown)
         await self.store.startup()
@@ -304,22 +340,15 @@ class Daemon:
     async def _resumed(self, gap: float) -> None:
         # The other ends of the connections have long forgotten them.
         await self.store.reset()
-        await self._ask(Request(trigger="resume", who=f"waking after {gap:.0f} s"))
+        await self._ask(Request(trigger="wake", who=f"waking after {gap:.0f} s"))
         # Copies of other regions' databases may have aged meanwhile.
         self.ready.work.request("resume", f"waking after {gap:.0f} s")
 
     # From run to publication to load
 
     def _finished(self, outcome: Outcome) -> None:
-        current = self.generations.current
-        self.metrics.count_update(
-            outcome,
-            self.updater.tenants,
-            self.updater.skipped_rows,
-            restored=current is not None and current.source is not None,
-        )
-        if not outcome.is_preview:
-            self.status.note(outcome)
+        self.metrics.count_update(outcome, self.updater.tenants, self.updater.skipped_rows)
+        self.status.note(outcome)
         self._history_writer.add(outcome)
         self.broker.emit(
             "finished", {"state": outcome.state, "generation": outcome.generation, "seconds": outcome.seconds}
@@ -329,59 +358,23 @@ class Daemon:
     def _remember(self, outcome: Outcome) -> None:
         self._history_writer.add(outcome)
 
-    def _published(self, manifest: Manifest, request: Request, has_files: bool) -> None:
-        """Follow a publication until Navigator has loaded it; one of the index only needs no load."""
+    def _published(self, manifest: Manifest, request: Request) -> None:
         self._history_writer.expect(manifest.number)
-        pending = self.tracker.pending
-        if not has_files and pending is None:
-            self.loaded(manifest.number, None)
-            return
-        self.tracker.expect(
-            manifest.number,
-            manifest.fingerprint,
-            self.generations.published,
-            at_once=request.trigger not in _LOOKS_BY_ITSELF,
-            is_rollback=request.automatic,
-        )
-        if request.rollback is not None and not request.automatic:
+        self.reconciler.published(manifest.number)
+        if request.rollback is not None and not request.takes_back:
             self.metrics.count_rollback("requested")
 
-    def _follow_last_publication(self) -> None:
-        """After a start: was what is in place loaded? If that is not known, look for evidence."""
+    def _on_event(self, event: LifecycleEvent) -> None:
+        self.worker.wake()
+        systemd.notify(f"STATUS={self.status.sentence()}")
+
+    async def follow_once(self) -> str:
+        """Without a daemon: make Navigator load what was published, and say within seconds how that went."""
+        task = asyncio.create_task(self.reconciler.run())
         current = self.generations.current
-        if current is None:
-            return
-        if self.generations.loaded() == current.number:
-            self.tracker.remember(current.fingerprint)
-        else:
-            self.tracker.expect(
-                current.number, current.fingerprint, self.generations.published, at_once=False
-            )
-
-    def loaded(self, generation: int, seconds: float | None) -> None:
-        """A generation is loaded: it is the one to go back to."""
-        try:
-            self.generations.mark_loaded(generation)
-        except PublishError as error:
-            logger.warning("%s", error)
-        after = "" if seconds is None else f" {seconds * 1000:.0f} ms after its publication"
-        logger.info(
-            "Navigator has loaded generation %d%s", generation, after, extra={"generation": generation}
-        )
-        self.metrics.count_load(seconds)
-        self.metrics.set_generation("loaded", generation)
-        self._history_writer.settle(generation, "loaded", seconds)
-        self.broker.emit("loaded", {"generation": generation, "seconds": seconds})
-        self.status.unloaded = None
-        self.worker.wake()
-        self.ready.work.request("loaded", f"generation {generation}", generation=generation)
-
-    def failed(self, generation: int, reason: str, sentence: str) -> None:
-        """A generation was not loaded."""
-        self.status.unloaded = sentence
-        self._history_writer.settle(generation, "rolled_back", None, sentence)
-        self.broker.emit("not_loaded", {"generation": generation, "reason": reason, "message": sentence})
-        self.worker.wake()
+        verdict = "pending" if current is None else await self.reconciler.wait(current.number, _ONCE)
+        await _cancel(task)
+        return _ONCE_VERDICTS.get(verdict, "there is no sign yet that Navigator has loaded it")
 
     def _worked(self, work: Work) -> None:
         """The ready work has ended."""
@@ -395,24 +388,9 @@ class Daemon:
         self._history_writer.add_ready(work)
         self.broker.emit("ready", {"generation": work.generation, "state": work.state, "steps": work.steps})
 
-    def _roll_back(self, generation: int, reason: str) -> bool:
-        """Go back to the last generation that was loaded; False when there is none."""
-        target = self.generations.loaded()
-        if target is None or target == generation:
-            return False
-        try:
-            self.generations.archive.artifacts(target)
-        except NotFound as error:
-            logger.error("cannot go back to generation %d: %s", target, error)  # noqa: TRY400 - said as it is
-            return False
-        self.metrics.count_rollback(reason)
-        who = f"no load of generation {generation}" if reason == "not_loaded" else f"{reason} of {generation}"
-        self._soon(self._ask(Request(trigger="rollback", who=who, rollback=target, failed=generation)))
-        return True
-
     def _served(self) -> Served:
         """What everyone may know of this machine."""
-        number, current = self.generations.loaded(), self.generations.current
+        number, current = self.reconciler.served, self.generations.current
         found = current if current is not None and current.number == number else None
         if found is None and number is not None:
             try:

@@ -178,7 +178,13 @@ def _once(settings: Settings, request: Request) -> Outcome:
 
     async def once() -> Outcome:
         async with Daemon(settings).without_server() as daemon:
-            return await daemon.worker.submit(request)
+            outcome = await daemon.worker.submit(request)
+            if outcome.state == "published":
+                line = await daemon.follow_once()
+                outcome = msgspec.structs.replace(
+                    outcome, log=(*outcome.log, f"{line[0].upper()}{line[1:]}.")
+                )
+            return outcome
 
     return asyncio.run(once())
 
@@ -227,7 +233,8 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
         _print_json(body)
     else:
         _print_tree(body)
-    return 0 if body.get("error") is None else 1
+    good = (body["sync"]["state"], body["health"]["state"]) == ("synced", "healthy")
+    return 0 if good else 1
 
 
 def _alone(settings: Settings) -> ready_command.Alone:
@@ -463,7 +470,7 @@ def _parser() -> argparse.ArgumentParser:
         "--trigger",
         choices=["boot", "resume"],
         help="what asks, for the records (used by hooks); "
-        "boot makes do with what is in place when the store is out of reach",
+        "boot makes do with what is in place, whatever fails",
     )
     update.add_argument(
         "--patience",

@@ -41,7 +41,7 @@ async def examine(settings: Settings) -> list[Finding]:
     if settings.prerender.renderer == "http":
         findings.append(await _origin(settings))
     findings += [finding async for finding in _store_and_generation(settings)]
-    findings.append(_daemon(settings))
+    findings += _daemon(settings)
     return findings
 
 
@@ -161,15 +161,31 @@ def _generation(settings: Settings, path: Path) -> Finding:
     )
 
 
-def _daemon(settings: Settings) -> Finding:
+def _daemon(settings: Settings) -> Iterator[Finding]:
+    """Whether the daemon answers, and what it says of the store and of Navigator."""
     subject = f"daemon on {settings.listen.socket}"
     try:
         status, body = Client(settings.listen.socket, timeout=5).request("GET", "/status")
     except NoDaemon as error:
-        return Finding(subject, False, error.message, error.hint)
+        yield Finding(subject, False, error.message, error.hint)
+        return
     if status != 200 or not isinstance(body, dict):
-        return Finding(subject, False, f"answers {status}", "look at its log")
-    problem = body.get("error")
-    if problem:
-        return Finding(subject, False, f"{body['state']}: {problem['message']}", problem["hint"])
-    return Finding(subject, True, f"{body['state']}, generation {body['generation']['current']}")
+        yield Finding(subject, False, f"answers {status}", "look at its log")
+        return
+    sync, health, problem = body["sync"], body["health"], body.get("error") or {}
+    current = body["generation"]["current"]
+    yield Finding(subject, True, f"answers, generation {current if current else 'none'}")
+    for sentence in body["problems"]:
+        yield Finding(subject, False, sentence, "look at its log")
+    yield Finding(
+        "sync",
+        sync["state"] in ("synced", "pinned"),
+        f"{sync['state'].replace('_', ' ')}: {sync['reason']}",
+        problem.get("hint") or "`sidecar update` brings in what the store holds",
+    )
+    yield Finding(
+        "health",
+        health["state"] == "healthy",
+        f"{health['state']}: {health['reason']}",
+        "look at Navigator and its log",
+    )

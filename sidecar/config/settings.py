@@ -202,6 +202,7 @@ class Trigger(Section, frozen=True):
     interval: Annotated[
         Duration, _doc("unsigned pokes start at most one update in this time, after the burst")
     ] = Duration(2)
+    waiting: Annotated[Count, _doc("how many unsigned pokes may wait at once")] = 50
     burst: Annotated[Count, _doc("how many updates unsigned pokes may start at once after a quiet time")] = 5
     max_body: Annotated[Bytes, _doc("the largest body that is read")] = Bytes(64 << 20)
     max_inflated: Annotated[Bytes, _doc("the largest index that a body may inflate to")] = Bytes(256 << 20)

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from sidecar.errors import SidecarError
+from sidecar.system.tasks import happens
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,7 @@ class Follower:
             pause = None if begin is None else begin - self._clock()
             if pause is not None and pause <= 0:
                 return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), pause)
+            await happens(self._changed, pause)
 
     async def _attempt(self) -> bool:
         """Whether all is done, or no attempt with these settings can do it."""

@@ -69,8 +69,8 @@ class State(Record, frozen=True):
 class Row(Record, frozen=True):
     """How one machine is.
 
-    `state` is in_sync, behind, or why there is no answer; `behind` how many seconds its index is older than
-    the store's, where that is known.
+    `state` is in_sync (it serves the store's index), behind, its health when that is not good, or why it gave
+    no answer; `behind` how many seconds its index is older than the store's, where that is known.
     """
 
     machine: str
@@ -110,18 +110,21 @@ def enough(results: Iterable[Result], quorum: int | None) -> bool:
 
 def row(target: Result, served: Served, digest: str, modified: float | None) -> Row:
     """One machine's line of the overview, from what it says."""
-    in_sync = served.sha256 == digest
+    is_served = served.sha256 == digest
     older = None
-    if modified is not None and served.modified is not None and not in_sync:
+    if modified is not None and served.modified is not None and not is_served:
         older = max(0.0, modified - served.modified)
-    note = "" if served.state in ("in_sync", "loading", "updating") else served.state.replace("_", " ")
+    words = [
+        word.replace("_", " ") for word in (served.sync, served.health) if word not in ("synced", "healthy")
+    ]
+    note = ", ".join(words)
     if served.refused == digest and digest not in (served.sha256, served.published):
         note = f"refused it ({served.reason})"
     return Row(
         target.machine,
         target.name,
         target.region or served.region or "",
-        "in_sync" if in_sync else "behind",
+        "in_sync" if is_served and served.health == "healthy" else served.health if is_served else "behind",
         served.loaded,
         served.ready,
         served.sha256,

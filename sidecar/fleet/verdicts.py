@@ -36,7 +36,6 @@ BAD = (
 
 _LONGEST_PAUSE = 30.0
 _LONGEST_SENTENCE = 160
-_RESTING = frozenset({"in_sync", "pinned", "out_of_sync", "not_loaded"})
 
 
 class Answer(Record, frozen=True):
@@ -111,6 +110,10 @@ def of_status(answer: Answer, machine: str, digest: str, *, ready: bool) -> Verd
     if served.machine != machine:
         return _wrong(served.machine, machine)
     if served.sha256 == digest:
+        if served.health == "degraded":
+            return Verdict("failing", "it serves the index, but not as it should", served=served)
+        if served.health != "healthy":
+            return None
         if not ready:
             return Verdict("loaded", final=True, served=served)
         if served.ready is not None and served.ready == served.loaded:
@@ -121,7 +124,7 @@ def of_status(answer: Answer, machine: str, digest: str, *, ready: bool) -> Verd
             )
         return None
     if served.published == digest:
-        if served.state == "not_loaded":
+        if served.health == "degraded" and not served.busy:
             return Verdict(
                 "refused",
                 "Navigator did not load it",
@@ -134,7 +137,7 @@ def of_status(answer: Answer, machine: str, digest: str, *, ready: bool) -> Verd
         said = "Navigator did not load it" if reason == "not_loaded" else f"it was refused ({reason})"
         back = f", and the machine went back: generation {served.loaded}" if served.loaded else ""
         return Verdict("refused", f"{said}{back}", final=True, served=served)
-    if served.state in _RESTING:
+    if served.health != "progressing" and not served.busy:
         return Verdict("superseded", "it serves another index meanwhile", served=served)
     return None
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from sidecar.model.events import LifecycleEvent, Loaded, NavigatorSeen, NotLoaded
 from sidecar.model.record import Record
 
 _BACKLOG = 1000
@@ -49,6 +51,18 @@ class Broker:
             self._deliver(event)
         else:
             self._loop.call_soon_threadsafe(self._deliver, event)
+
+    def on_event(self, event: LifecycleEvent) -> None:
+        """Tell of what became of a generation."""
+        if isinstance(event, Loaded):
+            self.emit("loaded", {"generation": event.generation, "seconds": event.seconds})
+        elif isinstance(event, NotLoaded):
+            said = {"generation": event.generation, "reason": event.reason, "message": event.message}
+            self.emit("not_loaded", said)
+        elif isinstance(event, NavigatorSeen):
+            self.emit("navigator", {"process": None if event.process is None else str(event.process)})
+        else:
+            self.emit("reloaded", {"at": time.time()})
 
     def _deliver(self, event: Event | None) -> None:
         for queue in self._listeners:

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import msgspec
 
+from sidecar.model.events import LifecycleEvent, Loaded, NotLoaded
 from sidecar.model.record import Record
 from sidecar.model.runs import Outcome
 from sidecar.model.work import Work
@@ -275,6 +276,13 @@ class HistoryWriter:
     def add_ready(self, work: Work) -> None:
         """Record how the ready work for a published generation went."""
         self._write(work.generation, partial(self._history.add_ready, work))
+
+    def on_event(self, event: LifecycleEvent) -> None:
+        """Record what became of a generation."""
+        if isinstance(event, Loaded):
+            self.settle(event.generation, "loaded", event.seconds)
+        elif isinstance(event, NotLoaded):
+            self.settle(event.generation, "rolled_back", note=event.message)
 
     def _write(self, generation: int, write: Callable[[], None]) -> None:
         waiting = self._expected.get(generation)

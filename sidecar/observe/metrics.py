@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,17 +18,15 @@ from prometheus_client import (
 )
 
 from sidecar import __version__
-from sidecar.model.runs import Outcome
+from sidecar.model.events import LifecycleEvent, Loaded, NotLoaded
+from sidecar.model.runs import TRIGGERS, Outcome
+from sidecar.model.states import HEALTH, SYNC, Health, Sync
 from sidecar.model.work import STEPS as READY_STEPS
 from sidecar.model.work import Work
 
 STAGES = ("fetch", "read", "generate", "check", "check_command", "databases", "publish")
-TRIGGERS = (
-    *("boot", "cgi", "command", "http", "local", "once"),
-    *("resume", "rollback", "socket", "start", "timer", "webhook"),
-)
 OUTCOMES = ("published", "unchanged", "rejected", "refused", "failed")
-ROLLBACKS = ("not_loaded", "probe", "requested")
+ROLLBACKS = ("died", "not_loaded", "probe", "requested")
 _REJECTIONS = (
     "duplicate",
     "expression",
@@ -109,7 +108,19 @@ class Metrics:
         )
         self._in_sync = Gauge(
             "sidecar_in_sync",
-            "1 when what the store held at the last update is in place, else 0.",
+            "1 when the store's index is published and the living web server serves it, else 0.",
+            registry=registry,
+        )
+        self._sync = Gauge(
+            "sidecar_sync",
+            "1 for the word that holds of the store's index against what is published, 0 for the others.",
+            ["state"],
+            registry=registry,
+        )
+        self._health = Gauge(
+            "sidecar_health",
+            "1 for the word that holds of what the living web server serves, 0 for the others.",
+            ["state"],
             registry=registry,
         )
         self._store_requests = Counter(
@@ -160,6 +171,10 @@ class Metrics:
         self._tenants = Gauge(
             "sidecar_tenants", "Tenants in the last set that was generated.", registry=registry
         )
+        for sync in SYNC:
+            self._sync.labels(sync)
+        for health in HEALTH:
+            self._health.labels(health)
         for trigger in TRIGGERS:
             for outcome in OUTCOMES:
                 self._updates.labels(trigger, outcome)
@@ -178,12 +193,13 @@ class Metrics:
             for outcome in _STORE_OUTCOMES:
                 self._store_requests.labels(operation, outcome)
             self._store_seconds.labels(operation)
+        for word in SYNC:
+            self._sync.labels(word)
+        for one in HEALTH:
+            self._health.labels(one)
 
-    def count_update(self, outcome: Outcome, tenants: int, skipped: int, *, restored: bool) -> None:
-        """Take an update's outcome into account; previews are not updates.
-
-        `restored` says that an older generation is in place, whatever the store holds.
-        """
+    def count_update(self, outcome: Outcome, tenants: int, skipped: int) -> None:
+        """Take an update's outcome into account; previews are not updates."""
         for stage, seconds in outcome.stages.items():
             self._stage_seconds.labels(stage).observe(seconds)
         if outcome.is_preview:
@@ -199,19 +215,32 @@ class Metrics:
                 self._success.labels(stage).set(now)
             self._tenants.set(tenants)
             self._skipped.set(skipped)
-        if not outcome.refused:
-            self._in_sync.set(1 if outcome.good and not restored else 0)
         self.set_generation("current", outcome.generation)
 
-    def count_load(self, seconds: float | None) -> None:
-        """Take a load into account, so many seconds after the publication."""
-        if seconds is not None:
-            self._reload_seconds.observe(seconds)
-        self._success.labels("load").set(time.time())
+    def on_event(self, event: LifecycleEvent) -> None:
+        """Count loads, and generations that are taken back."""
+        if isinstance(event, Loaded):
+            if event.seconds is not None:
+                self._reload_seconds.observe(event.seconds)
+            self._success.labels("load").set(time.time())
+        elif isinstance(event, NotLoaded) and event.goes_back is not None:
+            self.count_rollback(event.reason)
 
     def count_rollback(self, reason: str) -> None:
         """Take a rollback into account."""
         self._rollbacks.labels(reason).inc()
+
+    def follow_state(self, sync: Callable[[], Sync], health: Callable[[], Health]) -> None:
+        """Ask at each scrape how the machine is doing."""
+        for word in SYNC:
+            self._sync.labels(word).set_function(partial(_is, sync, word))
+        for one in HEALTH:
+            self._health.labels(one).set_function(partial(_is, health, one))
+        self._in_sync.set_function(lambda: _is(sync, "synced") * _is(health, "healthy"))
+
+    def follow_loaded(self, number: Callable[[], int | None]) -> None:
+        """Ask at each scrape which generation the living web server serves."""
+        self._generation.labels("loaded").set_function(lambda: number() or 0)
 
     def follow_ready(self, started: Callable[[], float]) -> None:
         """Ask at each scrape since when the ready work is under way; 0 says that it is not."""
@@ -237,3 +266,7 @@ class Metrics:
         """Take a request to the store into account."""
         self._store_requests.labels(operation, outcome if outcome in _STORE_OUTCOMES else "error").inc()
         self._store_seconds.labels(operation).observe(seconds)
+
+
+def _is(state: Callable[[], Sync | Health], word: str) -> float:
+    return float(state().state == word)

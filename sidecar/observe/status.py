@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -11,9 +12,10 @@ from sidecar import __version__
 from sidecar.config.settings import Settings
 from sidecar.generations import Generations
 from sidecar.model.runs import Outcome
+from sidecar.model.states import Health, Sync, SyncState
 from sidecar.observe.drift import Drift
 from sidecar.ready.runner import ReadyWork
-from sidecar.update.reload import ReloadTracker
+from sidecar.update.reconciler import Reconciler
 from sidecar.update.run import Run
 from sidecar.update.worker import Worker
 
@@ -27,7 +29,7 @@ class Status:
         machine: str,
         generations: Generations,
         worker: Worker,
-        tracker: ReloadTracker,
+        reconciler: Reconciler,
         drift: Drift,
         ready_work: ReadyWork,
     ) -> None:
@@ -35,35 +37,72 @@ class Status:
         self._machine = machine
         self._generations = generations
         self._worker = worker
-        self._tracker = tracker
+        self._reconciler = reconciler
         self._drift = drift
         self._ready_work = ready_work
         self._started = time.time()
         self.last: Outcome | None = None
         """The last run, which may have failed by the fault of its request."""
         self._verdict: Outcome | None = None
-        self.unloaded: str | None = None
+        self.problems: list[Callable[[], str | None]] = []
+        """Sentences about what does not work besides, while it does not."""
+        self._seen: str | None = None
+        self._looked: float | None = None
 
     def note(self, outcome: Outcome) -> None:
-        """Take an update's outcome into account; one that only its request was at fault for is no verdict."""
+        """Take a run's outcome into account; one that only its request was at fault for is no verdict."""
+        if outcome.sha256 is not None and outcome.trigger != "rollback":
+            self._seen, self._looked = outcome.sha256, outcome.started
+        if outcome.is_preview:
+            return
         self.last = outcome
         if not outcome.refused:
             self._verdict = outcome
 
-    def state(self) -> str:
-        """One word: starting, updating, loading, in_sync, pinned, not_loaded or out_of_sync."""
-        current = self._generations.current
-        if self._updating is not None:
-            return "updating"
-        if self._verdict is not None and self._verdict.error is not None:
-            return "out_of_sync"
-        if self._tracker.pending is not None and not self._tracker.settled:
-            return "loading"
-        if self.unloaded is not None:
-            return "not_loaded"
+    def sync(self) -> Sync:
+        """The store's index, as it was seen last, against what is published here."""
+        word, reason = self._compare()
+        return Sync(word, reason, self._seen, self._looked)
+
+    def _compare(self) -> tuple[SyncState, str]:
+        current, error = self._generations.current, self._verdict.error if self._verdict else None
+        if current is not None and current.pinned:
+            again = "an administrator's update ends that"
+            return "pinned", f"generation {current.source} was restored by hand, and stays: {again}"
+        if error is not None and error.code.startswith("store"):
+            return "unknown", f"the last look at the store failed: {error.message}"
+        if error is not None and self._verdict is not None and self._verdict.sha256 is None:
+            return "unknown", f"the last update ended before it had seen the store's index: {error.message}"
+        if error is not None:
+            return "out_of_sync", error.message
+        if self._seen is None:
+            return "unknown", "the store has not been looked at since the daemon's start"
         if current is None:
-            return "starting"
-        return "pinned" if current.pinned else "in_sync"
+            return "out_of_sync", "nothing has been published yet"
+        if current.index.sha256 != self._seen:
+            why = (
+                f", because the one after it was taken back: {current.taken_back}"
+                if current.taken_back
+                else ""
+            )
+            return "out_of_sync", f"the store holds another index ({self._seen[:12]}) than is published{why}"
+        if current.taken_back:
+            return (
+                "out_of_sync",
+                f"an older set is published, because the newer one was taken back: {current.taken_back}",
+            )
+        if self._drift.names:
+            names = ", ".join(self._drift.names)
+            return "out_of_sync", f"changed by someone else since they were published: {names}"
+        return "synced", f"the store's index ({self._seen[:12]}) is published"
+
+    def health(self) -> Health:
+        """What the living Navigator serves."""
+        return self._reconciler.health()
+
+    def in_sync(self) -> bool:
+        """Whether the store's index is published and served."""
+        return self.sync().state == "synced" and self.health().state == "healthy"
 
     @property
     def _updating(self) -> Run | None:
@@ -77,30 +116,32 @@ class Status:
         return self._ready_work.current is not None
 
     def sentence(self) -> str:
-        """The state in a line."""
+        """Both words in a line."""
         current = self._generations.current
-        return f"{self.state().replace('_', ' ')}, generation {current.number if current else 'none'}"
+        words = f"{self.sync().state.replace('_', ' ')}, {self.health().state}"
+        return f"{words}, generation {current.number if current else 'none'}"
 
     def ready(self) -> bool:
-        """Whether a generation is in force."""
-        return self._generations.loaded() is not None
+        """Whether the living Navigator serves a set of ours."""
+        return self._reconciler.served is not None
 
     def data(self) -> dict[str, Any]:
         """Everything for `GET /status`: nothing secret, no names of users."""
-        current, pending = self._generations.current, self._tracker.pending
+        current = self._generations.current
         last, running = self.last, self._updating
-        process = self._tracker.process
+        process = self._reconciler.process
         return {
             "version": __version__,
             "machine": self._machine,
             "app": self._settings.machine.app or None,
             "region": self._settings.machine.region or None,
-            "state": self.state(),
+            "sync": self.sync(),
+            "health": self.health(),
             "generation": {
                 "current": current.number if current else None,
-                "loaded": self._generations.loaded(),
+                "loaded": self._reconciler.served,
                 "ready": self._generations.ready(),
-                "pending": pending.generation if pending else None,
+                "pending": self._reconciler.pending,
                 "source": current.source if current else None,
                 "pinned": current.pinned if current else False,
             },
@@ -129,17 +170,15 @@ class Status:
                 "error": last.error,
             },
             "error": self._verdict.error if self._verdict else None,
-            "not_loaded": self.unloaded,
+            "problems": [problem for ask in self.problems if (problem := ask()) is not None],
             "started": self._started,
         }
 
     def _ready(self) -> dict[str, Any]:
         """The ready work: under way, or as it ended; without what its commands printed."""
         work = self._ready_work.current or self._ready_work.last
-        holder = self._ready_work.waiting_for
         return {
-            "state": "waiting" if holder else work.state if work else "idle",
-            "holder": holder.pid if holder else None,
+            "state": "waiting" if self._ready_work.waits else work.state if work else "idle",
             "generation": work.generation if work else None,
             "started": work.started if work else None,
             "seconds": work.seconds if work else None,

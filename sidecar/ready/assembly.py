@@ -12,6 +12,7 @@ from sidecar.generations import Generations
 from sidecar.generations.installed import ids
 from sidecar.inputs.index import Deployed
 from sidecar.inputs.store import Store
+from sidecar.model.events import LifecycleEvent, Loaded
 from sidecar.model.runs import Emit
 from sidecar.model.work import Work
 from sidecar.ready.databases import Databases
@@ -37,6 +38,11 @@ class Parts:
     push: Push
     facts: Callable[[], Awaitable[Facts | None]]
     background: Background
+
+    def on_event(self, event: LifecycleEvent) -> None:
+        """A generation that is loaded has its slow work done."""
+        if isinstance(event, Loaded):
+            self.work.request("loaded", f"generation {event.generation}", generation=event.generation)
 
 
 def assemble(

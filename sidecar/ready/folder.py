@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from sidecar.errors import PublishError, SidecarError
 from sidecar.ready.plan import SUFFIX, Here
-from sidecar.system.files import leftovers, sync, temporary
+from sidecar.system.files import give, leftovers, sync, temporary
 from sidecar.system.sqlite import SIDE_FILES, Locked, copy_database, install_database
 
 # What is staged is in place within seconds: what is older was left behind by a crash.

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -24,6 +24,7 @@ from sidecar.model.work import Step, Work, outcome_of
 from sidecar.ready.facts import Facts
 from sidecar.ready.lock import WorkLock
 from sidecar.ready.report import Report, Superseded
+from sidecar.system.tasks import happens
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +66,6 @@ class _Active:
             state=state,
             steps=tuple(self.steps.values()),
         )
-
-
-class Waiting(NamedTuple):
-    """Another process does the work; which one the lock does not tell."""
-
-    pid: int | None = None
 
 
 class ReadyWork:
@@ -149,9 +144,9 @@ class ReadyWork:
         return None if self._active is None else self._active.work("running")
 
     @property
-    def waiting_for(self) -> Waiting | None:
-        """The other process that is waited for, if there is one."""
-        return Waiting() if self._waiting else None
+    def waits(self) -> bool:
+        """Whether another process on this machine does it now."""
+        return self._waiting
 
     # Doing
 
@@ -181,9 +176,7 @@ class ReadyWork:
             failed = self._failed and self._settings.retry > 0
             pause = self._settings.retry if failed else self._settings.every
             self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), pause or None)
-            except TimeoutError:
+            if not await happens(self._arrived, pause or None):
                 self.request("timer", "a failure before" if failed else "the interval")
         job, self._next = self._next, None
         return job

@@ -15,10 +15,10 @@ from aiohttp import web
 from sidecar import __version__
 from sidecar.fleet.report import Report
 from sidecar.model.record import Problem
-from sidecar.model.runs import Outcome
+from sidecar.model.runs import TRIGGERS, Outcome
+from sidecar.model.states import Health, Sync
 from sidecar.model.work import Pushed, Work
 from sidecar.observe.history import Entry
-from sidecar.observe.metrics import TRIGGERS
 from sidecar.ready.table import Line
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer
 
@@ -52,10 +52,8 @@ STATUS: Schema = _object(
     machine=_TEXT,
     app=_MAYBE_TEXT,
     region=_MAYBE_TEXT,
-    state={
-        "type": "string",
-        "enum": ["starting", "updating", "loading", "in_sync", "pinned", "not_loaded", "out_of_sync"],
-    },
+    sync=_ref("Sync"),
+    health=_ref("Health"),
     generation=_object(
         current=_MAYBE_COUNT,
         loaded=_MAYBE_COUNT,
@@ -75,7 +73,6 @@ STATUS: Schema = _object(
             "type": "string",
             "enum": ["idle", "waiting", "running", "done", "failed", "superseded"],
         },
-        holder=_MAYBE_COUNT,
         generation=_MAYBE_COUNT,
         started=_MAYBE_NUMBER,
         seconds=_MAYBE_NUMBER,
@@ -95,7 +92,7 @@ STATUS: Schema = _object(
         )
     ),
     error=_or_null(_ref("Problem")),
-    not_loaded=_MAYBE_TEXT,
+    problems={"type": "array", "items": _TEXT},
     started=_NUMBER,
 )
 
@@ -438,7 +435,7 @@ PATHS: dict[str, dict[str, Schema]] = {
     },
     "/readyz": {
         "get": {
-            "summary": "Ready: a generation is loaded.",
+            "summary": "Ready: the living web server serves a generation.",
             "responses": {
                 "200": _answer("ok", text=_TEXT, json=_object(ok=_FLAG)),
                 "503": _error("no generation was loaded yet"),
@@ -458,7 +455,7 @@ PATHS: dict[str, dict[str, Schema]] = {
 def document() -> Schema:
     """The whole description."""
     _, components = msgspec.json.schema_components(
-        [Outcome, Entry, Problem, Work, Line, Pushed, Report], ref_template=_REF
+        [Outcome, Entry, Problem, Work, Line, Pushed, Report, Sync, Health], ref_template=_REF
     )
     return {
         "openapi": "3.1.0",

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
 
 from sidecar.errors import BadRequest, NotFound, SidecarError, Unauthorized
 from sidecar.model.record import Problem, Record
-from sidecar.model.runs import PREVIEW, Outcome, Request
+from sidecar.model.runs import PREVIEW, TRIGGERS, Outcome, Request
 from sidecar.observe.events import Broker
-from sidecar.observe.metrics import TRIGGERS
 from sidecar.ready.runner import ReadyWork
-from sidecar.update.reload import ReloadTracker
+from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators, basic_credentials, on_unix_socket
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, outcome_answer, preferred
@@ -39,7 +38,8 @@ class Operations:
     def __init__(
         self,
         worker: Worker,
-        tracker: ReloadTracker,
+        reconciler: Reconciler,
+        stands: Callable[[], Awaitable[bool]],
         ready_work: ReadyWork,
         broker: Broker,
         administrators: Administrators,
@@ -47,10 +47,14 @@ class Operations:
         reload_timeout: float,
         relay: Callable[[], None] = lambda: None,
     ) -> None:
-        """`relay` is told of each webhook, once this machine has looked at the store itself."""
+        """`stands` tells whether what is in place can serve; `relay` is told of each webhook.
+
+        The latter comes once this machine has looked at the store itself.
+        """
         self._relay = relay
         self._worker = worker
-        self._tracker = tracker
+        self._reconciler = reconciler
+        self._stands = stands
         self._ready_work = ready_work
         self._broker = broker
         self._administrators = administrators
@@ -127,10 +131,12 @@ class Operations:
         return outcome_answer(request, await ending)
 
     async def _run(self, wanted: Request, wait: str) -> Outcome:
+        if wanted.is_hook:
+            return await self._run_for_hook(wanted)
         outcome = await self._worker.submit(wanted)
         if wait == "published" or outcome.error is not None or outcome.generation is None:
             return outcome
-        verdict = await self._tracker.wait(outcome.generation, self._longest_load)
+        verdict = await self._reconciler.wait(outcome.generation, self._longest_load)
         if verdict == "loaded":
             if wait == "ready":
                 return await self._until_ready(outcome, outcome.generation)
@@ -142,6 +148,18 @@ class Operations:
             outcome,
             error=Problem(f"load_{verdict}", f"generation {outcome.generation} {message}", hint, status),
         )
+
+    async def _run_for_hook(self, wanted: Request) -> Outcome:
+        """The update for a hook of Navigator's own, which looks at its configuration when this ends well.
+
+        A machine that boots gets what is in place, if that is whole, whatever has failed.
+        """
+        with self._reconciler.navigator_asks() as asking:
+            outcome = await self._worker.submit(wanted)
+            if outcome.error is not None and wanted.trigger == "boot":
+                outcome = msgspec.structs.replace(outcome, stands=await self._stands())
+            asking.looks = outcome.error is None or outcome.stands
+            return outcome
 
     async def _until_ready(self, outcome: Outcome, generation: int) -> Outcome:
         work = await self._ready_work.wait_for(generation, _LONGEST_WORK)

@@ -28,7 +28,7 @@ from sidecar.observe.events import Broker
 from sidecar.observe.history import History
 from sidecar.observe.status import Status
 from sidecar.system.commands import run_command
-from sidecar.update.reload import ReloadTracker
+from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators
 from sidecar.web.answers import EVENTS, Handler, wants_page
@@ -69,7 +69,7 @@ class Pages:
         settings: Settings,
         worker: Worker,
         status: Status,
-        tracker: ReloadTracker,
+        reconciler: Reconciler,
         generations: Generations,
         history: History,
         broker: Broker,
@@ -83,7 +83,7 @@ class Pages:
         self._settings = settings
         self._worker = worker
         self._status = status
-        self._tracker = tracker
+        self._reconciler = reconciler
         self._generations = generations
         self._history = history
         self._broker = broker
@@ -157,7 +157,7 @@ class Pages:
         active = (
             run is not None
             or self._worker.queued > 0
-            or not self._tracker.settled
+            or self._reconciler.is_loading
             or self._status.working
             or (fleet is not None and fleet.running)
         )
@@ -469,7 +469,8 @@ def _number(request: web.Request) -> int:
 async def _something(queue: asyncio.Queue[Any]) -> bool:
     """Wait until something happens or it is time to look, gather what follows; False at the daemon's end."""
     try:
-        event = await asyncio.wait_for(queue.get(), _RECHECK)
+        async with asyncio.timeout(_RECHECK):
+            event = await queue.get()
         await asyncio.sleep(_GATHER)
     except TimeoutError:
         return True

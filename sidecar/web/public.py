@@ -12,7 +12,7 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -24,6 +24,8 @@ from sidecar.inputs.store.transfer import CHUNK
 from sidecar.model import signing
 from sidecar.model.machine_report import Served
 from sidecar.model.runs import Received, Request
+from sidecar.update.lifecycle import Phase
+from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
 from sidecar.web.access import on_unix_socket
 from sidecar.web.answers import error_answer, json_answer, outcome_answer
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GZIP = 16 + zlib.MAX_WBITS
+LOOK = "Sidecar-Look"
+"""The header by which a failed answer makes Navigator look all the same."""
 _DEPRECATED = "index_update"
 _STATUS = "update_status"
 
@@ -45,6 +49,8 @@ class PublicTrigger:
         settings: Trigger,
         machine: str,
         worker: Worker,
+        reconciler: Reconciler,
+        stands: Callable[[], Awaitable[bool]],
         used: UsedSignatures,
         folder: Path,
         served: Callable[[], Served],
@@ -53,6 +59,8 @@ class PublicTrigger:
         self._settings = settings
         self._machine = machine
         self._worker = worker
+        self._reconciler = reconciler
+        self._stands = stands
         self._used = used
         self._folder = folder
         self._served = served
@@ -76,12 +84,13 @@ class PublicTrigger:
             if request.headers.get("Sidecar-Method") != "POST":
                 raise _MethodNotAllowed
             wanted = await self._decode(request, path)
-            try:
-                outcome = await self._worker.submit(wanted)
-            finally:
-                if wanted.received is not None:
-                    wanted.received.path.unlink(missing_ok=True)
-            answer = outcome_answer(request, outcome.without_names(), headers)
+            with self._reconciler.navigator_asks() as asking:
+                answer = await self._answer(request, wanted, headers)
+                asking.looks = answer.status < 300
+                if not asking.looks and await self._brings_up():
+                    # Navigator leaves its maintenance page for what is in place, whatever has failed.
+                    asking.looks = True
+                    answer.headers[LOOK] = "yes"
         except SidecarError as error:
             answer = error_answer(request, error, headers)
         if notice and answer.content_type == "text/plain":
@@ -89,6 +98,20 @@ class PublicTrigger:
         # What the client still sends is not waited for.
         answer.force_close()
         return answer
+
+    async def _answer(self, request: web.Request, wanted: Request, headers: dict[str, str]) -> web.Response:
+        try:
+            outcome = await self._worker.submit(wanted)
+        except SidecarError as error:
+            return error_answer(request, error, headers)
+        finally:
+            if wanted.received is not None:
+                wanted.received.path.unlink(missing_ok=True)
+        return outcome_answer(request, outcome.without_names(), headers)
+
+    async def _brings_up(self) -> bool:
+        """Whether Navigator is on its maintenance page, and a set that it can serve is in place."""
+        return self._reconciler.state.phase is Phase.BOOTING and await self._stands()
 
     async def _decode(self, request: web.Request, path: str) -> Request:
         address = request.headers.get("Sidecar-Remote", "").rpartition(":")[0].strip("[]") or "unknown"

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _BACKLOG = 1024
 _SHUTDOWN = 1.0
+_RETRY = 5.0
 _LAST_WORDS = 0.05
 
 
@@ -42,9 +43,11 @@ class Server:
         self._passed: list[web.SockSite] = []
         self._owns_socket = False
         self.url: str | None = None
+        self.problem: str | None = None
+        """Why it does not listen on TCP, though it should."""
 
     async def startup(self, passed: Sequence[socket.socket] = ()) -> None:
-        """Listen, on what was passed where it was; `Busy` when a live process owns the socket or the port."""
+        """Listen, on what was passed where it was; `Busy` when a live process owns the socket."""
         settings = self._settings
         unix = [one for one in passed if one.family == socket.AF_UNIX]
         tcp = [one for one in passed if one.family != socket.AF_UNIX]
@@ -63,18 +66,41 @@ class Server:
             if one in passed:
                 self._passed.append(listener)
         if settings.tcp and not tcp:
-            site = web.TCPSite(self._runner, settings.host, settings.port, backlog=_BACKLOG)
-            try:
-                await site.start()
-            except OSError as error:
-                await self.shutdown()
-                raise Busy(
-                    f"cannot listen on {settings.host}:{settings.port}: {error.strerror}",
-                    "set listen.port to another one, or listen.tcp to false",
-                ) from None
-        if settings.tcp or tcp:
-            host, port = self._runner.addresses[-1][:2]
-            self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            await self._listen_on_tcp()
+        elif tcp:
+            self._note_url()
+
+    async def run(self) -> None:
+        """Try again to listen on TCP, for as long as that failed: what it takes may be gone meanwhile."""
+        while self.problem is not None:
+            await asyncio.sleep(_RETRY)
+            await self._listen_on_tcp()
+
+    async def _listen_on_tcp(self) -> None:
+        """Listen on the TCP address, or say why that is not possible; the Unix socket does without it."""
+        settings = self._settings
+        site = web.TCPSite(self._runner, settings.host, settings.port, backlog=_BACKLOG)
+        try:
+            await site.start()
+        except OSError as error:
+            await site.stop()
+            problem = f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+            if problem != self.problem:
+                logger.error(  # noqa: TRY400 - the sentence is enough
+                    "%s; page and metrics are not there, it is tried again (set listen.port to another one, "
+                    "or listen.tcp to false)",
+                    problem,
+                )
+            self.problem = problem
+            return
+        if self.problem is not None:
+            logger.info("listening on %s:%d after all", settings.host, settings.port)
+        self.problem = None
+        self._note_url()
+
+    def _note_url(self) -> None:
+        host, port = self._runner.addresses[-1][:2]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def leave_to_successor(self) -> None:
         """Accept nothing more on passed sockets: whoever connects from now on waits for the next daemon."""

@@ -30,7 +30,8 @@ async def stream(
             task.add_done_callback(lambda _: _end(queue))
         while True:
             try:
-                event = await asyncio.wait_for(queue.get(), _KEEPALIVE)
+                async with asyncio.timeout(_KEEPALIVE):
+                    event = await queue.get()
             except TimeoutError:
                 await response.write(b": still here\n\n")
                 continue

@@ -48,37 +48,34 @@ class Now(Record, frozen=True):
 
 def sentence(now: Now) -> str:
     """The state in a sentence, to be read aloud when it changes."""
-    status, generation = now.status, now.status["generation"]
-    current = generation["current"]
+    status = now.status
     if now.running is not None or status["waiting"]:
         return "An update is under way."
-    if status["state"] == "loading":
-        return f"Generation {current} is published; waiting until Navigator has loaded it."
-    if status["error"] is not None:
-        in_place = f"Generation {current} stays in place" if current else "Nothing is in place yet"
-        return f"{in_place}: {status['error'].message}."
-    if status["not_loaded"]:
-        return f"{capital(status['not_loaded'])}. Generation {current} is in place now."
-    if current is None:
-        return "No generation has been published yet."
-    if generation["pending"]:
-        return f"Generation {current} is in place; Navigator is down and will load it when it starts."
-    if generation["pinned"]:
-        return f"Generation {generation['source']} was restored by hand, and stays until you update."
-    return f"Generation {current} is {'loaded' if generation['loaded'] == current else 'in place'}."
+    sync, health = status["sync"], status["health"]
+    if sync.state == "synced" and health.state == "healthy":
+        return f"{capital(health.reason)}, made of the store's index."
+    return f"{capital(sync.reason)}. {capital(health.reason)}."
 
 
 def state(now: Now) -> str:
-    """The state in a word; while something waits its turn that is an update too."""
-    found = str(now.status["state"])
-    return "updating" if now.running is None and now.status["waiting"] and found == "in_sync" else found
+    """The worse of the two words; while something runs or waits its turn, that."""
+    if now.running is not None or now.status["waiting"]:
+        return "updating"
+    sync, health = now.status["sync"].state, now.status["health"].state
+    return str(health if health in ("degraded", "waiting") or sync == "synced" else sync)
+
+
+def _words(now: Now) -> Content:
+    """Both words, each with its own colour."""
+    words = [parts.pill(now.status["sync"].state), " ", parts.pill(now.status["health"].state)]
+    return [parts.pill("updating"), " ", *words] if state(now) == "updating" else words
 
 
 def panel(now: Now, *, base: str, acting: bool = True) -> Markup:
     """The part that changes while something is under way."""
     ready, generation = now.status["ready"], now.status["generation"]
     return h.div(
-        h.h1(parts.pill(state(now))),
+        h.h1(_words(now)),
         h.p(sentence(now), class_="lead", data_say=True),
         _run(now, base) if acting else None,
         _facts(now),
@@ -184,7 +181,7 @@ def _facts(now: Now) -> Markup:
     return parts.facts(
         [
             (
-                "Serves",
+                "In place",
                 (
                     f"generation {generation['current']}",
                     f", a copy of {generation['source']}" if generation["source"] else "",
@@ -194,8 +191,8 @@ def _facts(now: Now) -> Markup:
             ),
             ("Since", parts.moment(status["published"], at) if status["published"] else None),
             (
-                "Loaded",
-                f"generation {generation['loaded']}" if generation["loaded"] else "none so far",
+                "Navigator serves",
+                f"generation {generation['loaded']}" if generation["loaded"] else "none of ours",
             ),
             ("Tenants", f"{status['tenants']:,}" if status["tenants"] is not None else None),
             ("Users", f"{status['users']:,}" if status["users"] is not None else None),

@@ -8,6 +8,7 @@ from html import escape
 
 from sidecar.generate import HTPASSWD
 from sidecar.model.record import Problem
+from sidecar.model.runs import TRIGGERS
 from sidecar.web.page.layout import as_code, capital
 from sidecar.web.page.markup import MINUS, NONE, Content, Markup, h, render
 
@@ -19,13 +20,19 @@ _MOST_DIFFERENCES = 32_000
 
 # State -> tone (the colour) and words. Colour never stands alone.
 STATES = {
-    "in_sync": ("good", "In sync"),
-    "pinned": ("note", "Held by hand"),
-    "loading": ("busy", "Loading"),
-    "updating": ("busy", "Updating"),
-    "starting": ("quiet", "Starting"),
-    "not_loaded": ("bad", "Not loaded"),
+    # sync
+    "synced": ("good", "Synced"),
     "out_of_sync": ("bad", "Out of sync"),
+    "pinned": ("note", "Pinned"),
+    "unknown": ("note", "Unknown"),
+    # health
+    "healthy": ("good", "Healthy"),
+    "progressing": ("busy", "Progressing"),
+    "degraded": ("bad", "Degraded"),
+    "waiting": ("note", "Waiting"),
+    "updating": ("busy", "Updating"),
+    # of a machine in the fleet
+    "in_sync": ("good", "In sync"),
     # of a run
     "published": ("busy", "Published"),
     "loaded": ("good", "Loaded"),
@@ -38,7 +45,6 @@ STATES = {
     "ok": ("good", "Done"),
     "done": ("good", "Done"),
     "running": ("busy", "Running"),
-    "waiting": ("quiet", "Waiting"),
     "idle": ("quiet", "Idle"),
     "skipped": ("quiet", "Nothing to do"),
     "cancelled": ("quiet", "Left out"),
@@ -106,22 +112,10 @@ def ago(seconds: float) -> str:
 
 def asked(trigger: str, who: str) -> str:
     """Who or what asked for a run."""
-    if trigger in ("http", "socket", "command", "once"):
-        return f"Asked for by {who}" if who else "Asked for"
-    form = _TRIGGERS.get(trigger, "{trigger}: {who}" if who else "{trigger}")
-    return capital(form.format(trigger=trigger, who=who or "somebody"))
-
-
-_TRIGGERS = {
-    "boot": "the machine's boot",
-    "cgi": "a poke from {who}",
-    "local": "a change of the local index",
-    "resume": "{who}",
-    "rollback": "rollback by {who}",
-    "start": "the daemon's start",
-    "timer": "the regular look",
-    "webhook": "a notification from {who}",
-}
+    known = TRIGGERS.get(trigger)
+    if known is None:
+        return capital(f"{trigger}: {who}" if who else trigger)
+    return capital(known.words.format(who=who or "somebody"))
 
 
 def took(seconds: float | None) -> str:
