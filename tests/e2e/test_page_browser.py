@@ -6,7 +6,6 @@ Screenshots are left in artifacts/. Without Chromium or its driver these tests a
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import time
@@ -25,7 +24,7 @@ from sidecar.daemon import Daemon
 from sidecar.demo.sample import REAL, Size, add_event, add_user, remove_user, rename_studio
 from sidecar.model.runs import Outcome
 from tests.conftest import ROOT
-from tests.support.machine import SMALL, Machine, until
+from tests.support.machine import SMALL, Machine, started, until
 from tests.support.navigator import NavigatorProcess, free_port
 
 playwright = pytest.importorskip(
@@ -115,12 +114,11 @@ async def site(folder: Path, size: Size = SMALL) -> AsyncIterator[Site]:
         },
     )
     machine.put_index(size)
-    async with machine.daemon() as daemon, machine.client() as client:
-        async with client.post("update") as answer:
-            assert answer.status == 200, await answer.text()
+    async with machine.daemon() as daemon:
+        await started(daemon)
         await navigator.start_async("config/navigator.yml", machine.application)
         try:
-            await until(lambda: daemon.generations.loaded() == 1, 30)
+            await until(lambda: daemon.reconciler.served == 1, 30)
             async with playwright.async_playwright() as driver:
                 browser = await driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
                 found = Site(machine, daemon, navigator, browser)
@@ -158,7 +156,7 @@ async def test_a_person_updates_watches_and_rolls_back(tmp_path: Path) -> None:
     expect = playwright.expect
     async with site(tmp_path) as running, running.page() as page:
         await page.goto(running.url)
-        await expect(page.locator("h1")).to_have_text("In sync")
+        await expect(page.locator("h1")).to_have_text("Synced Healthy")
         studio = changed(running.machine)
 
         await page.get_by_role("link", name="What would change").click()
@@ -174,7 +172,7 @@ async def test_a_person_updates_watches_and_rolls_back(tmp_path: Path) -> None:
         await shot(page, "question")
         async with running.standing_still():
             await page.get_by_role("button", name="Update configuration").click()
-            await expect(page.locator("h1")).to_have_text("Loading")
+            await expect(page.locator("h1")).to_contain_text("Progressing")
             await expect(page.locator("[aria-current=step]")).to_contain_text("Loaded")
             await expect(page.locator(".log")).to_contain_text("published generation 2")
             await shot(page, "live")
@@ -183,9 +181,11 @@ async def test_a_person_updates_watches_and_rolls_back(tmp_path: Path) -> None:
             await expect(page.locator(".log")).to_contain_text("published generation 2")
             break_connections(running.daemon)
             await expect(page.locator("#said")).to_have_text("The connection broke; trying again.")
-            await expect(page.locator("#said")).to_contain_text("waiting until Navigator has loaded it")
-        await expect(page.locator("h1")).to_have_text("In sync")
-        await expect(page.locator("#said")).to_have_text("Generation 2 is loaded.")
+            await expect(page.locator("#said")).to_contain_text("Navigator is loading generation 2")
+        await expect(page.locator("h1")).to_have_text("Synced Healthy")
+        await expect(page.locator("#said")).to_have_text(
+            "Navigator serves generation 2, made of the store's index."
+        )
         await expect(page.locator("[data-live]")).to_have_count(0)
 
         history = running.daemon.history
@@ -199,7 +199,7 @@ async def test_a_person_updates_watches_and_rolls_back(tmp_path: Path) -> None:
         await page.get_by_role("link", name="Roll back to this…").click()
         await expect(page.locator(".box")).to_contain_text("newcomer")
         await page.get_by_role("button", name="Roll back to generation 1").click()
-        await expect(page.locator("h1")).to_have_text("Held by hand")
+        await expect(page.locator("h1")).to_have_text("Pinned Healthy")
         await expect(page.locator(".facts")).to_contain_text("a copy of 1")
         assert running.daemon.generations.current is not None
         assert running.daemon.generations.current.pinned
@@ -227,12 +227,12 @@ async def test_it_works_without_scripts(tmp_path: Path) -> None:
         await page.get_by_role("link", name="Update configuration…").click()
         async with running.standing_still():
             await page.get_by_role("button", name="Update configuration").click()
-            await expect(page.locator("h1")).to_have_text("Loading")
-        await expect(page.locator("h1")).to_have_text("In sync")
+            await expect(page.locator("h1")).to_contain_text("Progressing")
+        await expect(page.locator("h1")).to_have_text("Synced Healthy")
         await page.goto(f"{running.url}page/rollback/1")
         await page.get_by_role("button").click()
-        await expect(page.locator("h1")).to_have_text(re.compile("Loading|Held by hand"))
-        await until(lambda: running.daemon.generations.loaded() == 3)
+        await expect(page.locator("h1")).to_contain_text("Pinned")
+        await until(lambda: running.daemon.reconciler.served == 3)
 
 
 async def test_hostile_words_stay_words(tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ async def test_without_a_password_there_is_nothing_to_see(tmp_path: Path) -> Non
         async with running.page(signed_in=False) as page:
             answer = await page.goto(f"{running.url}status")
             assert answer.status == 200
-            assert await page.locator("h1").inner_text() == "In sync"
+            assert await page.locator("h1").inner_text() == "Synced\nHealthy"
 
 
 async def test_an_idle_page_asks_for_nothing(tmp_path: Path) -> None:

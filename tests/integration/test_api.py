@@ -31,7 +31,7 @@ from sidecar.demo.sample import add_user, set_password
 from sidecar.errors import Busy, SettingsError
 from sidecar.web.server import unix_socket
 from tests.support.cgi import forwarded, signed
-from tests.support.machine import SECRET, Machine, until
+from tests.support.machine import QUIET_START, SECRET, Machine, idle_navigator, until
 
 PASSWORD = "correct horse battery staple"
 HASH = "{SHA}" + "A" * 27 + "="
@@ -82,16 +82,21 @@ class Site:
 
 @asynccontextmanager
 async def running(machine: Machine) -> AsyncIterator[Site]:
-    """A daemon on a machine whose store has an index."""
+    """A daemon on a machine whose store has an index, beside a Navigator that loads nothing by itself.
+
+    Nothing is published but by the test itself, which counts runs and generations.
+    """
+    machine.extra["update"] = {**QUIET_START, **machine.extra.get("update", {})}
     machine.extra.setdefault("navigator", {"pid_file": str(machine.folder / "navigator.pid")})
     if not machine.store_index.exists():
         machine.put_index()
-    async with (
-        machine.daemon() as daemon,
-        machine.client() as unix,
-        aiohttp.ClientSession(daemon.server.url) as tcp,
-    ):
-        yield Site(machine, daemon, unix, tcp)
+    with idle_navigator(machine):
+        async with (
+            machine.daemon() as daemon,
+            machine.client() as unix,
+            aiohttp.ClientSession(daemon.server.url) as tcp,
+        ):
+            yield Site(machine, daemon, unix, tcp)
 
 
 def with_administrator(machine: Machine) -> None:
@@ -411,7 +416,7 @@ async def start(machine: Machine) -> None:
 
 
 async def test_a_second_daemon_is_told_that_there_is_one(machine: Machine, tmp_path: Path) -> None:
-    """Beside a running daemon none starts on the same state, socket or port; the first notices nothing."""
+    """Beside a running daemon none starts on the same state or socket; the first notices nothing."""
     other = Machine(tmp_path / "other")
     other.put_index()
     async with running(machine) as site:
@@ -419,11 +424,6 @@ async def test_a_second_daemon_is_told_that_there_is_one(machine: Machine, tmp_p
             await start(machine)
         other.extra = {"listen": {"socket": str(machine.socket)}}
         with pytest.raises(Busy, match="another process listens"):
-            await start(other)
-        url = site.daemon.server.url
-        assert url is not None
-        other.extra = {"listen": {"port": int(url.rpartition(":")[2])}}
-        with pytest.raises(Busy, match=r"listen\.port"):
             await start(other)
         gc.collect()  # what a failed start left open would complain now
         assert not other.socket.exists()
@@ -520,7 +520,14 @@ async def test_the_metrics_tell_what_happened(machine: Machine) -> None:
         assert value(text, "sidecar_updates_total", trigger="socket", outcome="published") == 1
         assert value(text, "sidecar_updates_total", trigger="socket", outcome="unchanged") == 1
         assert value(text, "sidecar_generation", state="current") == 1
+        # Published is not yet served.
+        assert value(text, "sidecar_in_sync") == 0
+        assert value(text, "sidecar_sync", state="synced") == 1
+        assert value(text, "sidecar_health", state="healthy") == 0
+        await load(site)
+        text = (await site.ask("GET", "/metrics")).text
         assert value(text, "sidecar_in_sync") == 1
+        assert value(text, "sidecar_health", state="healthy") == 1
         assert value(text, "sidecar_tenants") >= 40
         assert value(text, "sidecar_htpasswd_rows_skipped") == 1
         assert value(text, "sidecar_store_requests_total", operation="get", outcome="ok") == 1
@@ -557,19 +564,20 @@ async def test_the_status_tells_the_state(machine: Machine) -> None:
         told = (await site.ask("GET", "/status")).json
         assert told["version"] == __version__
         assert told["machine"] == "test-machine"
-        assert told["state"] == "starting"
+        assert (told["sync"]["state"], told["health"]["state"]) == ("unknown", "progressing")
         assert told["generation"]["current"] is None
         assert told.keys() >= {"region", "index", "error", "navigator"}
         update = (await site.ask("POST", "/update", Accept=JSON)).json
         await load(site)
         told = (await site.ask("GET", "/status")).json
-        assert told["state"] == "in_sync"
+        assert (told["sync"]["state"], told["health"]["state"]) == ("synced", "healthy")
+        assert told["sync"]["store"] == update["sha256"]
         assert told["generation"]["current"] == told["generation"]["loaded"] == 1
         assert (told["index"]["sha256"], told["index"]["etag"]) == (update["sha256"], update["etag"])
         machine.store_index.write_bytes(b"no database")
         await site.ask("POST", "/update")
         told = (await site.ask("GET", "/status")).json
-        assert told["state"] == "out_of_sync"
+        assert (told["sync"]["state"], told["health"]["state"]) == ("out_of_sync", "healthy")
         assert told["error"]["code"] == "not_sqlite"
         assert told["generation"]["current"] == 1
 
@@ -591,7 +599,8 @@ async def test_a_refused_request_says_nothing_about_the_machine(machine: Machine
             answer = await site.ask("POST", path, Accept=JSON, **more)
             assert (answer.status, answer.json["error"]["code"]) == (status, code)
             told = (await site.ask("GET", "/status")).json
-            assert (told["state"], told["error"]) == ("in_sync", None)
+            assert (told["sync"]["state"], told["health"]["state"]) == ("synced", "healthy")
+            assert told["error"] is None
             assert told["last"]["error"]["code"] == code
         text = (await site.ask("GET", "/metrics")).text
         assert value(text, "sidecar_in_sync") == 1
@@ -600,13 +609,16 @@ async def test_a_refused_request_says_nothing_about_the_machine(machine: Machine
         assert value(text, "sidecar_updates_total", trigger="socket", outcome="failed") == 0
         machine.store_index.write_bytes(b"no database")
         assert (await site.ask("GET", "/preview", Accept=JSON)).status == 422
-        assert (await site.ask("GET", "/status")).json["state"] == "in_sync"
+        # What it saw there is told all the same.
+        told = (await site.ask("GET", "/status")).json
+        assert (told["sync"]["state"], told["error"]) == ("out_of_sync", None)
+        assert told["last"]["trigger"] != "preview"
         assert len((await site.ask("GET", "/generations")).json) == 4
         # Nor does a mistake make good what is wrong.
         await site.ask("POST", "/update")
         await site.ask("POST", "/rollback", data='{"generation": 99}')
         told = (await site.ask("GET", "/status")).json
-        assert (told["state"], told["error"]["code"]) == ("out_of_sync", "not_sqlite")
+        assert (told["sync"]["state"], told["error"]["code"]) == ("out_of_sync", "not_sqlite")
         assert value((await site.ask("GET", "/metrics")).text, "sidecar_in_sync") == 0
 
 
@@ -619,9 +631,9 @@ async def test_a_preview_is_no_update(machine: Machine) -> None:
         preview = asyncio.create_task(site.ask("GET", "/preview"))
         await gate.reached()
         told = (await site.ask("GET", "/status")).json
-        assert (told["running"], told["state"]) == (None, "starting")
+        assert (told["running"], told["sync"]["state"]) == (None, "unknown")
         page = await site.ask("GET", "/", Accept="text/html")
-        assert "No generation has been published yet" in page.text
+        assert "Nothing has been published yet" in page.text
         assert "under way" not in page.text.lower()
         gate.open()
         assert (await preview).status == 200
@@ -677,6 +689,7 @@ async def test_a_streamed_failure_ends_with_its_outcome_too(machine: Machine) ->
 
 async def test_events_tell_of_everybodys_runs(machine: Machine) -> None:
     """GET /events shows runs that others asked for, in order and numbered, until the daemon stops."""
+    machine.extra["update"] = QUIET_START  # nothing runs yet when the stream begins
     machine.put_index()
     async with machine.client() as client, AsyncExitStack() as stack:
         await stack.enter_async_context(machine.daemon())
@@ -807,7 +820,7 @@ class Gate:
 async def test_a_run_under_way_is_finished_before_the_end(machine: Machine) -> None:
     """A daemon that is told to stop finishes its run and answers for it; new pokes are sent away."""
     gate = Gate(machine.folder)
-    machine.extra["update"] = {"check_command": gate.command}
+    machine.extra["update"] = {"check_command": gate.command, **QUIET_START}  # the run is the poke's
     machine.put_index()
     async with machine.client() as client, AsyncExitStack() as stack:
         await stack.enter_async_context(machine.daemon())
@@ -832,7 +845,7 @@ async def test_a_run_that_does_not_end_is_given_up_at_the_end(machine: Machine) 
     """A run that goes on for too long after the signal is broken off, and nothing is published. Whoever waits
     for it or for the next is told in the form that was asked for, and does not lose the connection."""
     gate = Gate(machine.folder)
-    machine.extra["update"] = {"check_command": gate.command}
+    machine.extra["update"] = {"check_command": gate.command, **QUIET_START}  # the run is the poke's
     machine.put_index()
     async with machine.client() as client, AsyncExitStack() as stack:
         await stack.enter_async_context(machine.daemon())
@@ -854,11 +867,12 @@ async def test_a_run_that_does_not_end_is_given_up_at_the_end(machine: Machine) 
 
 async def test_who_waits_for_a_load_is_answered_at_the_end(machine: Machine) -> None:
     """A daemon that stops before Navigator has loaded says that it is not known yet, and stops soon."""
+    machine.extra["update"] = QUIET_START  # the poke must not wait behind another run
     machine.put_index()
     async with machine.client() as client, AsyncExitStack() as stack:
         daemon = await stack.enter_async_context(machine.daemon())
         poke = asyncio.create_task(client.post("/update?wait=loaded", headers={"Accept": JSON}))
-        await until(lambda: daemon.tracker.pending is not None)
+        await until(lambda: daemon.reconciler.pending is not None)
         await stack.aclose()
         async with await poke as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (504, "load_pending")
@@ -909,3 +923,21 @@ async def test_too_many_requests_are_sent_away_in_their_own_form(machine: Machin
             assert streamed.status == 503
         gate.open()
         assert (await poke).status == 200
+
+
+async def test_a_taken_port_keeps_nobody_down(machine: Machine) -> None:
+    """Without its TCP address the daemon works, says why, and listens there once that is possible."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        machine.extra["listen"] = {"port": port}
+        machine.put_index()
+        async with machine.daemon() as daemon, machine.client() as client:
+            assert daemon.server.url is None
+            assert "cannot listen on 127.0.0.1" in (daemon.server.problem or "")
+            async with client.post("update") as answer:
+                assert answer.status == 200
+            taken.close()
+            await until(lambda: daemon.server.url == f"http://127.0.0.1:{port}", 30)
+            assert daemon.server.problem is None

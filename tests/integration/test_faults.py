@@ -19,7 +19,7 @@ from sidecar.daemon import Daemon
 from sidecar.demo.sample import Size, set_password, write_index
 from sidecar.errors import PublishError
 from sidecar.generate import NAMES
-from sidecar.generations import INDEX, Generations, Manifest
+from sidecar.generations import INDEX, Generations, LastLoaded, Manifest
 from sidecar.model.runs import Outcome, Request
 from sidecar.observe.drift import Drift
 from sidecar.system.sqlite import install_database
@@ -747,7 +747,7 @@ def test_a_failed_publication_leaves_an_index_that_counts(published: Machine) ->
             raise OSError(5, "Input/output error")
 
     daemon.generations._checkpoint = fail
-    daemon.generations.startup = lambda inputs=None: []  # type: ignore[method-assign]
+    daemon.generations.startup = lambda *_: []  # type: ignore[method-assign]
     daemon.generations._open_state()
     daemon.generations.current = daemon.generations.archive.manifest(2)
     check_refused(_once(daemon), "Input/output error")
@@ -778,7 +778,7 @@ async def test_the_state_folder_goes_under_a_running_daemon(machine: Machine, su
         assert stamps(machine) == before
         assert not list(machine.state.glob("generations/0*"))
         with pytest.raises(PublishError, match="removed or replaced"):
-            daemon.generations.mark_loaded(1)
+            daemon.generations.mark_loaded(LastLoaded(1, 0.0))
         assert machine.state.exists() is successor
         if successor:
             other.shutdown()

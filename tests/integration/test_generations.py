@@ -20,7 +20,7 @@ from sidecar.daemon import Daemon
 from sidecar.demo.sample import Size, rename_studio, set_password
 from sidecar.errors import Busy, NotFound
 from sidecar.generate import NAMES
-from sidecar.generations import INDEX, Generations
+from sidecar.generations import INDEX, Generations, LastLoaded
 from sidecar.inputs.machine import Machine as Inputs
 from sidecar.model.runs import Outcome, Request
 from tests.support.machine import Machine
@@ -288,8 +288,8 @@ def test_the_loaded_generation_is_kept(tmp_path: Path) -> None:
     machine.put_index(SIZE)
     update(machine)
     generations = current(machine)
-    loaded = generations.loaded()
-    generations.mark_loaded(1)
+    loaded = generations.last_loaded()
+    generations.mark_loaded(LastLoaded(1, 0.0))
     for seed in range(2, 6):
         machine.put_index(SIZE, seed)
         update(machine)
@@ -492,27 +492,48 @@ def test_an_interrupted_publication_for_another_region_is_not_completed(tmp_path
     assert started(machine, None)[1] == ["completed the interrupted publication of generation 3"]
 
 
-def test_a_set_of_another_region_is_nothing_to_boot_with(tmp_path: Path) -> None:
-    """With the store out of reach, a whole set stands for its own region only; so does one that was
-    restored by hand. When the inputs cannot be told, what is whole stands.
+@pytest.mark.parametrize("restored", [False, True], ids=["as it was", "restored by hand"])
+def test_in_another_region_the_set_is_made_anew_of_the_index_in_place(tmp_path: Path, restored: bool) -> None:
+    """With the store out of reach a set stands for its own region only, pinned or not: a volume that wakes up
+    elsewhere gets a set of its own, made of the index that it has. The failure is told all the same.
     """
     machine = in_region(tmp_path, "iad")
     for seed in (1, 2):
         machine.put_index(SIZE, seed)
         update(machine)
+    if restored:
+        assert update(machine, rollback=1).state == "published"
+    before = current(machine).current
+    assert before is not None
     aside = machine.store_index.rename(machine.folder / "aside")
-    for restored in (False, True):
-        if restored:
-            assert update(machine, rollback=1).state == "published"
-        assert update(machine, force=True).stands
-        assert not update(in_region(tmp_path, "syd"), force=True).stands
-    broken = in_region(tmp_path, "syd")
-    broken.extra["profile"] = str(tmp_path / "not there.yml")
-    assert update(broken, force=True).stands
-    aside.rename(machine.store_index)
+    assert stands(machine)
     moved = in_region(tmp_path, "syd")
-    assert update(moved).state == "published"
-    assert open_generations(moved).archive.manifest(4).inputs == digest(moved)
+    assert not stands(moved)
+    outcome = update(moved)
+    assert (outcome.state, outcome.good) == ("published", False)
+    assert outcome.error is not None
+    assert outcome.error.code == "store_missing"
+    after = current(moved).current
+    assert after is not None
+    assert (after.region, after.index.sha256, after.inputs) == ("syd", before.index.sha256, digest(moved))
+    assert b"regions/syd" in moved.targets()["navigator.yml"]
+    assert stands(moved)
+    # Once it is made anew the store's failure is a failure again, and nothing is written.
+    again = update(moved)
+    assert (again.state, again.generation) == ("failed", after.number)
+    aside.rename(machine.store_index)
+    assert update(moved).state == ("published" if restored else "unchanged")
+
+
+def stands(machine: Machine) -> bool:
+    """Whether a boot could go on with what is in place."""
+    daemon = Daemon(machine.settings())
+
+    async def ask() -> bool:
+        async with daemon.without_server():
+            return await daemon.updater.stands()
+
+    return asyncio.run(ask())
 
 
 def test_a_set_that_comes_out_the_same_fits_from_then_on(published: Machine) -> None:

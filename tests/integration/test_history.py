@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from sidecar.model.events import Loaded
 from sidecar.model.record import Problem
 from sidecar.model.runs import Outcome, Request
 from sidecar.model.work import Work
@@ -155,7 +156,7 @@ async def test_pokes_of_strangers_do_not_flush_the_history(machine: Machine) -> 
             await daemon.worker.submit(Request(trigger="cgi", public=True))
         await daemon.worker.submit(Request(trigger="socket"))
         await until(lambda: len(daemon.history.entries()) == 2)
-        assert [entry.outcome.trigger for entry in daemon.history.entries()] == ["socket", "cgi"]
+        assert [entry.outcome.trigger for entry in daemon.history.entries()] == ["socket", "start"]
         assert daemon.history.generation(1) is not None
 
 
@@ -202,20 +203,14 @@ async def test_the_writer_keeps_the_order(tmp_path: Path) -> None:
     assert all(entry.reload_seconds == entry.outcome.generation for entry in entries)
 
 
-async def test_a_publication_of_the_index_alone_is_loaded_in_the_history_too(machine: Machine) -> None:
-    """When nothing is to be loaded but the index, the history says the same as the status: loaded."""
+async def test_what_becomes_of_a_generation_is_written_behind_its_entry(machine: Machine) -> None:
+    """A load that is told of before the run has ended, as for a set that is served already, is not lost."""
     machine.put_index()
     async with machine.daemon() as daemon:
-        await daemon.worker.submit(Request(trigger="socket"))
-        daemon.loaded(1, 0.1)
-        daemon.tracker.let_go()
-    async with machine.daemon() as daemon:
-        machine.put_index()
-        with closing(sqlite3.connect(machine.store_index)) as connection, connection:
-            connection.execute("create table unrelated (id integer)")
-        published = await daemon.worker.submit(Request(trigger="socket"))
-        assert (published.state, published.generation, published.written) == ("published", 2, ())
-        assert daemon.generations.loaded() == 2
+        await until(lambda: daemon.generations.current is not None)
+        daemon._history_writer.expect(2)
+        daemon._history_writer.on_event(Loaded(2, 0.1))
+        daemon._history_writer.add(outcome(2))
     entry = History(machine.state / "history.db", 100, YEAR).generation(2)
     assert entry is not None
     assert entry.state == "loaded"
@@ -277,4 +272,4 @@ async def test_an_unusable_history_stops_no_update(machine: Machine) -> None:
     (machine.state / "history.db").mkdir(parents=True)
     async with machine.daemon(), machine.client() as client, client.post("update") as answer:
         assert answer.status == 200
-        assert "published generation 1" in await answer.text()
+        assert "generation 1" in await answer.text()

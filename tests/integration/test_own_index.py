@@ -66,6 +66,22 @@ async def test_changes_that_are_still_in_the_log_count(tmp_path: Path) -> None:
         assert b"logged:" in machine.targets()["htpasswd"]
 
 
+@pytest.mark.parametrize("content", [b"", b"no database", None])
+def test_a_damaged_index_of_ones_own_is_never_touched(tmp_path: Path, content: bytes | None) -> None:
+    """What happens to the index is the machine's own business: nothing is put back, and nothing is drift."""
+    machine = owner(tmp_path)
+    assert update(machine).state == "published"
+    index = machine.target("index.sqlite3")
+    index.unlink()
+    if content is not None:
+        index.write_bytes(content)
+    before = {name: stamp for name, stamp in stamps(machine).items() if name != index.name}
+    outcome = update(machine)
+    assert outcome.error is not None
+    assert (index.read_bytes() if index.exists() else None) == content
+    assert {name: stamp for name, stamp in stamps(machine).items() if name != index.name} == before
+
+
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
     """A live index on its own."""

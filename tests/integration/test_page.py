@@ -23,7 +23,7 @@ from sidecar.config.parse import parse
 from sidecar.daemon import Daemon
 from sidecar.demo.sample import add_event, remove_user
 from sidecar.errors import SettingsError
-from tests.support.machine import Machine, until
+from tests.support.machine import QUIET_START, Machine, until
 from tests.support.navigator import free_port
 
 PASSWORD = "correct horse"
@@ -384,6 +384,7 @@ async def test_a_deployment_check_that_passes_changes_nothing(machine: Machine) 
 async def test_regions_of_the_deployment_are_changes_too(machine: Machine) -> None:
     """Regions that only deployed.json adds or removes are in the summary, with the studios that move, for an
     update, after a restart and for a rollback; the page says of the same that they take a deployment."""
+    machine.extra["update"] = QUIET_START
     deployed = machine.application / "tmp" / "deployed.json"
 
     def deploy(*codes: str) -> None:
@@ -597,7 +598,7 @@ async def test_a_history_with_hostile_words_stays_text(machine: Machine) -> None
         site.daemon.history.add(outcome)
         site.daemon.history.settle(1, hostile, None, hostile)
         site.daemon.status.note(outcome)
-        site.daemon.status.unloaded = hostile
+        site.daemon.status.problems.append(lambda: hostile)
         for path in ("/", "/generations", "/generations/1", "/status", f"/{hostile}"):
             _, text = await site.ask(path)
             assert "<script>alert" not in text, path

@@ -19,6 +19,7 @@ import pytest
 from sidecar.config.settings import Duration, Ready
 from sidecar.demo.sample import add_user
 from sidecar.errors import Busy, SidecarError
+from sidecar.model.events import Loaded
 from sidecar.model.runs import Request
 from sidecar.model.work import Work
 from sidecar.ready.facts import Facts
@@ -183,7 +184,7 @@ async def test_one_runner_on_a_machine(tmp_path: Path) -> None:
             work = await stack.enter_async_context(bench.running())
             futures.append(work.request("loaded", "at once"))
         await until(lambda: sum(len(bench.began) for bench in benches) == 1)
-        await until(lambda: sum(bench.work.waiting_for is not None for bench in benches) == 2)
+        await until(lambda: sum(bench.work.waits for bench in benches) == 2)
         first = next(bench for bench in benches if bench.began)
         others = [bench for bench in benches if bench is not first]
         first.go.set()
@@ -226,7 +227,7 @@ async def test_the_lock_of_a_killed_runner_is_free(tmp_path: Path) -> None:
     bench.go.set()
     async with bench.running() as work, asyncio.timeout(20):
         future = work.request("loaded", "one")
-        await until(lambda: work.waiting_for is not None)
+        await until(lambda: work.waits)
         assert bench.began == []
         holder.send_signal(signal.SIGKILL)
         await holder.communicate()
@@ -264,7 +265,7 @@ async def test_the_work_follows_a_load_and_is_told_of(tmp_path: Path, bucket: Bu
         kinds: list[Any] = []
         async with client.get("/events") as events:
             # Nobody reloads here: that the set is loaded is said by hand.
-            daemon.loaded(1, 0.1)
+            daemon.reconciler._tell(Loaded(1, 0.1))
             async for raw in events.content:
                 line = raw.decode().strip()
                 if line.startswith("data: ") and '"steps"' in line:
@@ -304,7 +305,7 @@ async def test_an_update_does_not_wait_for_the_work(tmp_path: Path, bucket: Buck
     events_of(machine, bucket, tmp_path)
     async with machine.daemon() as daemon:
         await daemon.worker.submit(Request(trigger="socket"))
-        daemon.loaded(1, 0.1)
+        daemon.reconciler._tell(Loaded(1, 0.1))
         work = daemon.ready.work
         await until(lambda: work.current is not None and work.current.steps[-1].state == "running")
         add_user(machine.store_index, "someone", "someone:plain")
@@ -312,7 +313,7 @@ async def test_an_update_does_not_wait_for_the_work(tmp_path: Path, bucket: Buck
         outcome = await daemon.worker.submit(Request(trigger="socket"))
         assert outcome.state == "published"
         assert work.current is not None
-        daemon.loaded(2, 0.1)
+        daemon.reconciler._tell(Loaded(2, 0.1))
         (machine.application / "go").touch()
         await until(lambda: daemon.generations.ready() == 2)
 

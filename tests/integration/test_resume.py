@@ -25,4 +25,4 @@ async def test_waking_up_fetches_with_new_connections(tmp_path: Path, bucket: Bu
         assert daemon.store._opened is not before  # type: ignore[attr-defined]
         assert b"newcomer:" in machine.targets()["htpasswd"]
         assert daemon.status.last is not None
-        assert daemon.status.last.trigger == "resume"
+        assert daemon.status.last.trigger == "wake"

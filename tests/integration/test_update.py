@@ -19,11 +19,12 @@ import yaml
 
 from sidecar.demo.sample import Size, add_event, add_user, remove_user, rename_studio, set_password
 from sidecar.generate import NAMES
+from sidecar.generations import LastLoaded
 from sidecar.model.runs import Request
 from tests.conftest import Bucket
 from tests.support import proxy as faults
 from tests.support.cgi import UPDATE_PATH, forwarded, signed
-from tests.support.machine import Machine, until
+from tests.support.machine import QUIET_START, Machine, until
 from tests.support.proxy import Fault, Proxy
 
 KEY = "db/index.sqlite3"
@@ -138,6 +139,7 @@ async def site(machine: Machine, bucket: Bucket) -> AsyncIterator[Site]:
 
 async def test_the_first_update_publishes(site: Site) -> None:
     """A poke on a fresh machine puts every artifact and the index in place, and says so."""
+    site.set("update", **QUIET_START)
     sha256 = site.upload()
     async with site.running() as client:
         status, outcome = await client.poke()
@@ -278,7 +280,7 @@ async def test_a_failing_store_changes_nothing(site: Site, fault: Fault, code: s
         assert "stays" in outcome["log"][-1]
         assert site.snapshot() == before
         told = await client.status()
-        assert told["state"] == "out_of_sync"
+        assert told["sync"]["state"] == "unknown"
         assert told["error"]["code"] == code
 
         site.proxy.always(faults.well)
@@ -352,7 +354,11 @@ def calls(folder: Path) -> int:
 
 
 async def test_refused_content_is_not_tried_again_until_it_changes(site: Site) -> None:
-    """What the check command refused is refused at once the next time, after a restart too; force tries."""
+    """What the check command refused is refused at once the next time, after a restart too; a person tries.
+
+    The command may be at fault as well as the content, so the refusal is one for a time.
+    """
+    site.set("update", **QUIET_START)
     folder = site.machine.folder
     site.set("update", check_command=veto(folder, "Forbidden Name"))
     async with site.running() as client:
@@ -364,13 +370,13 @@ async def test_refused_content_is_not_tried_again_until_it_changes(site: Site) -
         assert (status, outcome["state"], outcome["error"]["code"]) == (422, "rejected", "veto")
         assert any("Forbidden Name" in warning for warning in outcome["warnings"])
         assert calls(folder) == 2
-        status, outcome = await client.poke()
+        status, outcome = await client.poke("?trigger=timer")
         assert (status, outcome["error"]["code"]) == (422, "veto")
-        assert "refused before" in outcome["error"]["message"]
+        assert "is tried again in 1 min" in outcome["error"]["message"]
     async with site.running() as client:
-        assert (await client.poke())[0] == 422
+        assert (await client.poke("?trigger=timer"))[0] == 422
         assert calls(folder) == 2
-        assert (await client.poke("?force=1"))[0] == 422
+        assert (await client.poke())[0] == 422
         assert calls(folder) == 3
         assert site.snapshot() == before
         rename_studio(site.index, first_studio(site.index), "Welcome Name")
@@ -381,6 +387,7 @@ async def test_refused_content_is_not_tried_again_until_it_changes(site: Site) -
 
 async def test_another_command_gets_another_chance(site: Site) -> None:
     """A refusal holds for the settings that it was made under: changed ones try again."""
+    site.set("update", **QUIET_START)
     site.set("update", check_command=["/bin/false"])
     async with site.running() as client:
         assert (await client.poke())[0] == 422
@@ -430,6 +437,7 @@ async def test_a_small_loss_passes(site: Site) -> None:
 
 async def test_the_check_command_sees_the_whole_set(site: Site) -> None:
     """The command runs where all new files lie, with the index named in CHECK_INDEX."""
+    site.set("update", **QUIET_START)
     seen = site.machine.folder / "seen"
     script = f'ls > {seen} && test "$(head -c 15 "$CHECK_INDEX")" = "SQLite format 3"'
     site.set("update", check_command=["/bin/sh", "-c", script])
@@ -440,6 +448,7 @@ async def test_the_check_command_sees_the_whole_set(site: Site) -> None:
 
 async def test_what_a_check_command_leaves_gets_nowhere(site: Site) -> None:
     """The command works on copies: what it leaves, changes or removes is in no generation and in no place."""
+    site.set("update", **QUIET_START)
     machine = site.machine
     state = machine.state
     script = """
@@ -609,6 +618,7 @@ async def test_a_store_that_goes_back_and_forth_leaves_a_true_index(site: Site) 
 
     The daemon is a new one, which has to read the file that it takes for the index in place.
     """
+    site.set("update", **QUIET_START)
     async with site.running() as client:
         await client.poke()
     before, rows = site.machine.targets(), site.published_sha256()
@@ -690,6 +700,7 @@ async def test_500_pokes_cost_two_runs_and_get_the_truth(site: Site) -> None:
 
     The first run is held in the middle of its fetch, with an answer that is out of date before it arrives.
     """
+    site.set("update", **QUIET_START)
     old = site.upload()
     release = asyncio.Event()
     async with site.machine.daemon(), site.machine.client() as one:
@@ -733,6 +744,7 @@ async def test_a_poke_that_is_given_up_takes_nothing_from_the_others(site: Site)
 
 async def test_a_run_has_a_limit_as_a_whole(site: Site) -> None:
     """An update that takes longer than allowed is given up, and the next one works."""
+    site.set("update", **QUIET_START)
     site.set("update", timeout="2s")
     site.proxy.then(faults.hang)
     async with site.running() as client:
@@ -748,12 +760,16 @@ async def test_going_back_twice_takes_nothing_good_back(machine: Machine) -> Non
         await daemon.worker.submit(Request("socket"))
         add_user(machine.store_index, "new", f"new:{HASH}")
         assert (await daemon.worker.submit(Request("socket"))).generation == 2
-        first = await daemon.worker.submit(Request("rollback", rollback=1, failed=2))
+        first = await daemon.worker.submit(
+            Request("rollback", rollback=1, failed=2, reason="Navigator did not load it", code="not_loaded")
+        )
         assert (first.state, first.generation) == ("published", 3)
-        second = await daemon.worker.submit(Request("rollback", rollback=1, failed=2))
+        second = await daemon.worker.submit(
+            Request("rollback", rollback=1, failed=2, reason="Navigator did not load it", code="not_loaded")
+        )
         assert second.error is not None
         assert second.error.code == "not_found"
-        refused = await daemon.worker.submit(Request("socket"))
+        refused = await daemon.worker.submit(Request("timer"))
         assert refused.error is not None
         assert refused.error.code == "not_loaded"
         machine.store_index.write_bytes(good)
@@ -767,8 +783,10 @@ async def test_what_was_loaded_in_the_end_is_not_taken_back(machine: Machine) ->
         await daemon.worker.submit(Request("socket"))
         add_user(machine.store_index, "new", f"new:{HASH}")
         await daemon.worker.submit(Request("socket"))
-        daemon.generations.mark_loaded(2)
-        late = await daemon.worker.submit(Request("rollback", rollback=1, failed=2))
+        daemon.generations.mark_loaded(LastLoaded(2, 0.0))
+        late = await daemon.worker.submit(
+            Request("rollback", rollback=1, failed=2, reason="Navigator did not load it", code="not_loaded")
+        )
         assert late.error is not None
         assert daemon.generations.current is not None
         assert daemon.generations.current.number == 2

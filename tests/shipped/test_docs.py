@@ -19,7 +19,9 @@ import yaml
 from sidecar.cli.client import Client
 from sidecar.config import parse
 from sidecar.config.parse import keys as setting_keys
+from sidecar.model.states import HEALTH, SYNC
 from sidecar.observe.metrics import Metrics
+from sidecar.update.lifecycle import Phase
 from sidecar.web.openapi import document
 from tests.conftest import ROOT, free_port
 from tests.support.cgi import BIN, Daemon, environment, run, serving
@@ -151,10 +153,10 @@ def test_every_endpoint_is_documented() -> None:
 
 
 def test_every_state_is_explained() -> None:
-    """Each state that the status or the history can show says what to do, or what it means."""
+    """Each word and phase that the status or the history can show says what to do, or what it means."""
     text = (DOCS / "operations.md").read_text()
-    states = document()["components"]["schemas"]["Status"]["properties"]["state"]["enum"]
-    for state in [*states, "published", "loaded", "rolled_back", "unchanged", "rejected", "failed"]:
+    history = ["published", "loaded", "rolled_back", "unchanged", "rejected", "failed"]
+    for state in [*SYNC, *HEALTH, *Phase, *history]:
         assert f"| `{state}` |" in text, state
 
 

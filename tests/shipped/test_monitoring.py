@@ -17,7 +17,7 @@ import yaml
 
 from sidecar.observe.metrics import Metrics
 from tests.conftest import ROOT, free_port
-from tests.support.machine import Machine
+from tests.support.machine import Machine, until
 
 MONITORING = ROOT / "monitoring"
 RULES = yaml.safe_load((MONITORING / "rules.yml").read_text())
@@ -170,6 +170,8 @@ async def test_prometheus_scrapes_a_running_sidecar(machine: Machine, tmp_path: 
     async with machine.daemon() as daemon, machine.client() as client:
         async with client.post("update") as answer:
             assert answer.status == 200
+        machine.load()
+        await until(daemon.status.in_sync)
         assert daemon.server.url is not None
         target = daemon.server.url.removeprefix("http://")
         config = {
@@ -216,7 +218,9 @@ async def scraped(url: str, target: str) -> None:
             if found and evaluated:
                 break
             await asyncio.sleep(0.05)
-        assert [(one["metric"]["instance"], one["value"][1]) for one in found] == [(target, "1")]
+        assert [(one["metric"]["instance"], one["value"][1]) for one in found] == [
+            (target, "0")
+        ]  # no Navigator here
         [scrape] = (await get("targets"))["activeTargets"]
         assert (scrape["health"], scrape["lastError"]) == ("up", "")
         total = (await get("query", query='sum(sidecar_updates_total{outcome="published"})'))["result"]

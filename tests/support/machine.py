@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from sidecar.demo.sample import Size, write_index
 
 SMALL = Size(events=40, studios=20, users=12)
 SECRET = "a-secret-for-tests-only"
+QUIET_START: dict[str, Any] = {"at_start": False}
+"""`update` of a machine whose test counts runs or generations: they begin with the test's own."""
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Machine:
     folder: Path
     extra: dict[str, Any] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
+    _living: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         for part in ("db", "config", "tmp"):
@@ -77,7 +82,6 @@ class Machine:
             "machine": {"id": "test-machine", "pool_size": 8},
             "navigator": {"pid_file": str(self.folder / "navigator.pid")},
             "trigger": {"secret": SECRET},
-            "update": {"at_start": False},
             "ready": {"lock": str(self.folder / "ready.lock")},
         }
         for key, value in self.extra.items():
@@ -102,11 +106,38 @@ class Machine:
         incoming.replace(self.store_index)
         return self.store_index
 
+    def live(self) -> None:
+        """Start a process that is named as Navigator is and does nothing; it ends with the daemon.
+
+        What needs a web server takes `tests.support.navigator`.
+        """
+        if self._living is None:
+            program = self.folder / "navigator"
+            if not program.is_symlink():
+                program.symlink_to("/bin/sleep")
+            self._living = subprocess.Popen(["env", "--ignore-signal=HUP", str(program), "600"])
+            (self.folder / "navigator.pid").write_text(str(self._living.pid))
+
+    def load(self) -> None:
+        """Do what Navigator does when it loads: it lives, and its first ready hook touches the marker."""
+        self.live()
+        configuration = yaml.safe_load(self.target("navigator.yml").read_bytes())
+        (marker,) = configuration["hooks"]["server"]["ready"][0]["args"]
+        Path(marker).touch()
+
+    def die(self) -> None:
+        """End what `live` started."""
+        if self._living is not None:
+            self._living.kill()
+            self._living.wait()
+            self._living = None
+
     @asynccontextmanager
     async def daemon(self) -> AsyncIterator[Daemon]:
         """A running daemon in this process: real sockets, real files."""
         daemon = Daemon(self.settings())
         async with AsyncExitStack() as stack:
+            stack.callback(self.die)
             await daemon.startup(stack)
             yield daemon
 
@@ -117,6 +148,29 @@ class Machine:
         timeout = aiohttp.ClientTimeout(total=30)
         async with aiohttp.ClientSession("http://sidecar/", connector=connector, timeout=timeout) as session:
             yield session
+
+
+@contextmanager
+def idle_navigator(machine: Machine) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that passes for Navigator, takes no notice of signals and loads nothing: a test does that."""
+    ignore = "import signal, time; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    code = f"{ignore}; print(flush=True); time.sleep(600)"
+    command = ["navigator", "-c", code, "config/navigator.yml"]
+    with subprocess.Popen(command, executable=sys.executable, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        pid_file = Path(machine.settings().navigator.pid_file)
+        pid_file.write_text(str(process.pid))
+        try:
+            yield process
+        finally:
+            process.kill()
+            pid_file.unlink(missing_ok=True)
+
+
+async def started(daemon: Daemon) -> None:
+    """Wait until the run of the daemon's start has ended: what a test does then comes after it."""
+    await until(lambda: daemon.status.last is not None)
 
 
 async def until(condition: Any, seconds: float = 10.0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from sidecar.fleet.follower import due
@@ -61,14 +62,25 @@ def test_nobody_active_and_a_dry_run_say_so() -> None:
 def test_how_far_behind_is_the_difference_of_ages() -> None:
     """Between the store's index and the machine's, where both are known; none when they are the same."""
     target = Result("m1", "", "", "")
-    served = Served("m1", "iad", "in_sync", 2, OLD, 2, OLD, 50.0, 100.0)
+    served = Served(
+        "m1",
+        "iad",
+        "synced",
+        "healthy",
+        generation=2,
+        published=OLD,
+        loaded=2,
+        sha256=OLD,
+        since=50.0,
+        modified=100.0,
+    )
     behind = row(target, served, NEW, 400.0)
     assert (behind.state, behind.behind, behind.region) == ("behind", 300.0, "iad")
     same = row(target, served, OLD, 400.0)
     assert (same.state, same.behind) == ("in_sync", None)
-    refused = Served("m1", "iad", "in_sync", 2, OLD, 2, OLD, refused=NEW, reason="loss")
+    refused = msgspec.structs.replace(served, refused=NEW, reason="loss")
     assert row(target, refused, NEW, None).note == "refused it (loss)"
-    taken = Served("m1", "iad", "loading", 3, NEW, 2, OLD, refused=NEW, reason="loss")
+    taken = msgspec.structs.replace(served, generation=3, published=NEW, refused=NEW, reason="loss")
     assert row(target, taken, NEW, None).note == ""
     overview = Overview(1000.0, NEW, 400.0, (behind,), ())
     assert not overview.good
@@ -77,6 +89,24 @@ def test_how_far_behind_is_the_difference_of_ages() -> None:
         overview_lines(overview)[-1]
         == f"The store holds {NEW[:12]}, of 10m ago; 1 of 1 machines do not serve it."
     )
+
+
+@pytest.mark.parametrize(
+    ("sync", "health", "digest", "state", "note"),
+    [
+        ("synced", "healthy", NEW, "in_sync", ""),
+        ("synced", "progressing", NEW, "progressing", "progressing"),
+        ("synced", "degraded", NEW, "degraded", "degraded"),
+        ("out_of_sync", "healthy", OLD, "behind", "out of sync"),
+        ("pinned", "healthy", OLD, "behind", "pinned"),
+        ("unknown", "degraded", OLD, "behind", "unknown, degraded"),
+    ],
+)
+def test_in_sync_is_served_in_good_health(sync: str, health: str, digest: str, state: str, note: str) -> None:
+    """The store's index and a healthy web server; what is not good is noted in the machine's own words."""
+    served = Served("m1", "iad", sync, health, generation=2, published=digest, loaded=2, sha256=digest)
+    found = row(Result("m1", "", "", ""), served, NEW, None)
+    assert (found.state, found.note) == (state, note)
 
 
 def test_a_terminal_shows_a_line_a_machine() -> None:

@@ -36,7 +36,7 @@ def taken(machine: str) -> Answer:
 
 
 def served(machine: str, **more: Any) -> Answer:
-    known = Served(machine, "iad", "in_sync", 2, NEW, 2, NEW)
+    known = Served(machine, "iad", "synced", "healthy", generation=2, published=NEW, loaded=2, sha256=NEW)
     return Answer(200, machine, msgspec.json.encode(msgspec.structs.replace(known, **more)))
 
 
@@ -133,7 +133,7 @@ async def test_one_that_hangs_keeps_nobody_waiting() -> None:
 async def test_taken_but_never_loaded_says_so() -> None:
     """That it took the index is part of the reason."""
     talk = Talk()
-    talk.states["a"] = served("a", loaded=1, sha256="a" * 64, state="loading")
+    talk.states["a"] = served("a", loaded=1, sha256="a" * 64, health="progressing")
     found = await update(talk, "a", timeout="0.1s")
     assert (found["a"].state, found["a"].note) == (
         "hanging",

@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.fleet.verdicts import Answer, Verdict, of_poke, of_status, pause, seconds_of
 from sidecar.model.machine_report import LoadedIndex, Served, served
+from sidecar.model.states import Health, Sync
 
 OLD, NEW = "a" * 64, "b" * 64
 
@@ -27,7 +28,8 @@ def told(*, ready: bool = False, status: int = 200, machine: str = "m1", **field
     known = {
         "machine": machine,
         "region": "iad",
-        "state": "in_sync",
+        "sync": "synced",
+        "health": "healthy",
         "generation": 2,
         "published": NEW,
         **fields,
@@ -95,18 +97,29 @@ def test_reasons_are_fit_for_a_terminal() -> None:
 
 
 def test_loaded_is_what_is_loaded() -> None:
-    """A published index counts when the web server has it, and not before."""
-    assert told(state="loading", loaded=1, sha256=OLD) is None
+    """A published index counts when the web server has it, and not before: nor before the probes passed."""
+    assert told(health="progressing", loaded=1, sha256=OLD) is None
+    assert told(health="progressing", loaded=2, sha256=NEW) is None
+    assert told(health="waiting", loaded=None, sha256=None) is None
     verdict = told(loaded=2, sha256=NEW)
     assert verdict is not None
     assert (verdict.state, verdict.final) == ("loaded", True)
+
+
+def test_served_without_health_is_no_success() -> None:
+    """It may pass: the poke is tried again."""
+    verdict = told(health="degraded", loaded=2, sha256=NEW)
+    assert verdict is not None
+    assert (verdict.state, verdict.final) == ("failing", False)
 
 
 def test_ready_is_waited_for_where_it_is_asked_for() -> None:
     """The background work of the loaded generation, not of an older one."""
     assert told(ready=True, loaded=2, sha256=NEW) is None
     assert told(ready=True, loaded=2, sha256=NEW, ready_=1) is None
-    known = Served("m1", "iad", "in_sync", 2, NEW, 2, NEW, ready=2)
+    known = Served(
+        "m1", "iad", "synced", "healthy", generation=2, published=NEW, loaded=2, sha256=NEW, ready=2
+    )
     from msgspec.json import encode
 
     verdict = of_status(Answer(200, "m1", encode(known)), "m1", NEW, ready=True)
@@ -145,18 +158,20 @@ def test_what_is_being_loaded_is_not_refused(state: str) -> None:
 
 
 def test_without_anything_to_go_back_to_it_is_a_refusal_too() -> None:
-    """The first generation of a machine cannot be rolled back."""
-    verdict = told(state="not_loaded")
+    """The first generation of a machine cannot be rolled back; while a run is under way it is waited for."""
+    verdict = told(health="degraded")
     assert verdict is not None
     assert verdict.state == "refused"
+    assert told(health="degraded", busy=True) is None
 
 
 def test_another_index_that_rests_there_is_said() -> None:
-    """Somebody else's update came later; while something is under way it is waited for."""
+    """Somebody else's update came later; while a run or a load is under way it is waited for."""
     verdict = told(published=OLD, loaded=2, sha256=OLD)
     assert verdict is not None
     assert (verdict.state, verdict.final) == ("superseded", False)
-    assert told(state="updating", published=OLD, loaded=2, sha256=OLD) is None
+    assert told(busy=True, published=OLD, loaded=2, sha256=OLD) is None
+    assert told(health="progressing", published=OLD, loaded=1, sha256=OLD) is None
 
 
 def test_the_state_of_another_machine_never_counts() -> None:
@@ -190,7 +205,9 @@ def status(**more: Any) -> dict[str, Any]:
         "ready": more.pop("work", work),
         "machine": "m1",
         "region": None,
-        "state": "loading",
+        "sync": Sync("synced", "a sentence"),
+        "health": Health("progressing", "a sentence", "loading", 15.0),
+        "running": more.pop("running", None),
         "generation": {**generation, **more},
         "index": {"sha256": NEW},
         "published": 20.0,
@@ -199,10 +216,34 @@ def status(**more: Any) -> dict[str, Any]:
 
 def test_the_public_word_tells_state_and_digests_only() -> None:
     """No sentences, no names, no counts: what is published, what is loaded, since when."""
-    found = served(status(), LoadedIndex(OLD, 5.0, 10.0), ("c" * 64, "loss"))
-    assert found == Served("m1", None, "loading", 2, NEW, 1, OLD, 10.0, 5.0, None, "c" * 64, "loss")
-    assert served(status(loaded=2, ready=2), LoadedIndex(NEW, 6.0, 19.0), None) == Served(
-        "m1", None, "loading", 2, NEW, 2, NEW, 20.0, 6.0, 2
+    assert served(status(), LoadedIndex(OLD, 5.0, 10.0), ("c" * 64, "loss")) == Served(
+        machine="m1",
+        region=None,
+        sync="synced",
+        health="progressing",
+        generation=2,
+        published=NEW,
+        loaded=1,
+        sha256=OLD,
+        since=10.0,
+        modified=5.0,
+        refused="c" * 64,
+        reason="loss",
+    )
+    running = {"trigger": "timer", "since": 1.0}
+    assert served(status(loaded=2, ready=2, running=running), LoadedIndex(NEW, 6.0, 19.0), None) == Served(
+        machine="m1",
+        region=None,
+        sync="synced",
+        health="progressing",
+        busy=True,
+        generation=2,
+        published=NEW,
+        loaded=2,
+        sha256=NEW,
+        since=20.0,
+        modified=6.0,
+        ready=2,
     )
 
 

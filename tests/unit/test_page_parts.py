@@ -10,7 +10,8 @@ import pytest
 from sidecar.fleet.report import Result, State
 from sidecar.model.changes import Changes, Delta, Names
 from sidecar.model.record import Problem
-from sidecar.model.runs import Outcome
+from sidecar.model.runs import TRIGGERS, Outcome
+from sidecar.model.states import HEALTH, SYNC, Health, Sync
 from sidecar.model.work import Step
 from sidecar.web.page import atlas, before, change, now, parts, work
 from sidecar.web.page.layout import POLICY, Frame, page, problem
@@ -162,7 +163,8 @@ IDLE: dict[str, Any] = {"state": "idle", "holder": None, "generation": None, "st
 
 def status(**given: Any) -> dict[str, Any]:
     return {
-        "state": "in_sync",
+        "sync": Sync("synced", "the store's index (abab) is published"),
+        "health": Health("healthy", "Navigator serves generation 3", "loaded", 10.0),
         "region": "iad",
         "generation": {"current": 3, "loaded": 3, "pending": None, "source": None, "pinned": False},
         "index": {"etag": "e", "sha256": "ab" * 32, "modified": 5.0},
@@ -174,7 +176,6 @@ def status(**given: Any) -> dict[str, Any]:
         "drift": [],
         "waiting": 0,
         "error": None,
-        "not_loaded": None,
         "started": 1.0,
     } | given
 
@@ -204,19 +205,68 @@ def test_a_failed_step_says_why_and_what_to_do() -> None:
     assert "&lt;script&gt;" in str(work.outputs([failed]))
 
 
+AWAY = Sync("unknown", "the last look at the store failed: the store is away")
+BACK = Health("degraded", "Navigator serves generation 4, a copy of 2", "rolled_back", 10.0)
+LOADING = Health("progressing", "Navigator is loading generation 3", "loading", 10.0)
+DOWN = Health("waiting", "Navigator is down", "waiting", 10.0)
+HELD = Sync("pinned", "generation 2 was restored by hand, and stays")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "Generation 3 is loaded."),
-        ({"state": "updating", "waiting": 2}, "An update is under way."),
-        ({"state": "loading"}, "waiting until Navigator has loaded it"),
-        ({"error": Problem("c", "the store is away", "", 502)}, "stays in place: the store is away."),
-        ({"not_loaded": "Navigator did not load generation 4"}, "did not load generation 4"),
+        ({}, "Navigator serves generation 3, made of the store's index."),
+        ({"waiting": 2}, "An update is under way."),
+        ({"health": LOADING}, "The store's index (abab) is published. Navigator is loading generation 3."),
+        ({"sync": AWAY}, "The last look at the store failed: the store is away. Navigator serves"),
+        ({"health": BACK}, "Navigator serves generation 4, a copy of 2."),
     ],
 )
 def test_the_state_is_a_sentence(given: dict[str, Any], said: str) -> None:
-    """Whoever reads one line knows how things are."""
+    """Whoever reads one line knows how things are: with the store, and with the web server."""
     assert said in now.sentence(now.Now(1.0, status(**given), False, None, None))
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({}, "healthy"),
+        ({"waiting": 1}, "updating"),
+        ({"sync": AWAY}, "unknown"),
+        ({"sync": HELD}, "pinned"),
+        ({"health": LOADING}, "progressing"),
+        ({"sync": HELD, "health": LOADING}, "pinned"),
+        ({"sync": AWAY, "health": BACK}, "degraded"),
+        ({"sync": HELD, "health": DOWN}, "waiting"),
+    ],
+)
+def test_the_worse_of_two_words_counts(given: dict[str, Any], word: str) -> None:
+    """Where there is room for one word only: an update under way, then what serves badly, then the store."""
+    assert now.state(now.Now(1.0, status(**given), False, None, None)) == word
+
+
+def test_the_headline_has_both_words() -> None:
+    """Each with its colour; while an update is under way it says so before them."""
+    shown = now.panel(now.Now(1.0, status(sync=HELD, health=BACK), False, None, None), base="./")
+    headline = re.search(r"<h1>.*?</h1>", shown)
+    assert headline is not None
+    assert plain(headline[0]).split() == ["Pinned", "Degraded"]
+    waiting = now.panel(now.Now(1.0, status(waiting=1), False, None, None), base="./")
+    assert "Updating Synced Healthy" in plain(waiting)
+
+
+def test_every_word_of_a_machine_has_its_own_pill() -> None:
+    """None falls back to its raw name."""
+    assert set(SYNC) | set(HEALTH) <= set(parts.STATES)
+
+
+@pytest.mark.parametrize("trigger", sorted(TRIGGERS))
+def test_every_trigger_has_words(trigger: str) -> None:
+    """Whoever asked, the page says it in a sentence of its own, without a bare name of the code's."""
+    said = parts.asked(trigger, "ann")
+    assert said[0].isupper()
+    assert "{" not in said
+    assert parts.asked("unheard_of", "ann") == "Unheard_of: ann"
 
 
 def test_the_map_draws_what_it_can_place() -> None:

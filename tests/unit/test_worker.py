@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from sidecar.errors import Busy
 from sidecar.model.runs import Outcome, Request
 from sidecar.update.run import Run
-from sidecar.update.worker import Throttle, Worker
+from sidecar.update.worker import Limits, Throttle, Worker
 
 PLAIN = Request("socket")
 PUBLIC = Request("cgi", public=True)
+BOOT = Request("boot")
+TAKES_BACK = Request("rollback", rollback=1, failed=2)
 
 
 class Script:
@@ -73,7 +75,8 @@ async def working(
     *,
     throttle: Throttle | None = None,
     door: Door | None = None,
-    limit: int = 2000,
+    waiting: int = 2000,
+    public: int = 2000,
     timeout: float = 60,
     finished: Callable[[Outcome], None] = lambda outcome: None,
 ) -> AsyncIterator[Worker]:
@@ -84,8 +87,7 @@ async def working(
         finished=finished,
         throttle=throttle or Throttle(0, 1000, Clock()),
         may_publish=door or Door(),
-        limit=limit,
-        timeout=timeout,
+        limits=Limits(waiting, public, timeout),
     )
     task = asyncio.create_task(worker.run())
     try:
@@ -169,9 +171,9 @@ def test_every_outcome_is_of_a_run_that_began_later(arrivals: list[tuple[int, Re
 
 EXCLUSIVE = [
     Request("http", force=True),
-    Request("http", expect="0" * 64),
     Request("http", if_match="tag"),
     Request("http", preview=True),
+    Request("http", rollback=1),
 ]
 
 
@@ -186,12 +188,79 @@ async def test_requests_of_their_own_run_alone_and_in_order() -> None:
     assert script.most == 1
 
 
-@pytest.mark.parametrize("request_", EXCLUSIVE, ids=["force", "expect", "if_match", "preview"])
+@pytest.mark.parametrize("request_", EXCLUSIVE, ids=["force", "if_match", "preview", "rollback"])
 def test_what_is_not_plain(request_: Request) -> None:
     """Whoever asks for something of their own gets a run of their own."""
     assert not request_.plain
     assert PLAIN.plain
     assert PUBLIC.plain
+
+
+def expecting(digit: str, trigger: str = "cgi") -> Request:
+    """A signed poke that names the index it expects."""
+    return Request(trigger, who=f"key {digit}", expect=digit * 64)
+
+
+async def test_what_expects_the_same_shares_a_run() -> None:
+    """Pokes that name the same digest share a run, those that name another or none get their own."""
+    script = Script()
+    requests = [expecting("a"), expecting("a"), expecting("b"), PLAIN, PLAIN, expecting("b")]
+    async with working(script) as worker:
+        outcomes = await asyncio.gather(*await submitted(worker, *requests))
+    assert numbers(outcomes) == [1, 1, 2, 3, 3, 4]
+    assert [run.request.expect for run in script.runs] == ["a" * 64, "b" * 64, None, "b" * 64]
+
+
+async def test_a_shared_run_means_what_its_strongest_member_means() -> None:
+    """A person who joins is named and ends a pin; a run is the public's only if all of it is."""
+    script = Script(shut=True)
+    person = Request("http", who="ann")
+    timer, stranger = Request("timer", who="the poll"), Request("cgi", who="1.2.3.4", public=True)
+    async with working(script) as worker:
+        first = await submitted(worker, timer)
+        await script.begun.get()
+        tasks = await submitted(worker, timer, stranger, person, timer)
+        script.gate.set()
+        await asyncio.gather(*first, *tasks)
+        shared = script.runs[1].request
+        assert (shared.who, shared.person, shared.public) == ("ann", True, False)
+        await asyncio.gather(*await submitted(worker, stranger, stranger))
+        assert (script.runs[2].request.person, script.runs[2].request.public) == (False, True)
+
+
+async def test_a_boot_joins_the_run_under_way() -> None:
+    """Everybody waits for a boot: what is being fetched already is new enough for it."""
+    script = Script(shut=True)
+    async with working(script) as worker:
+        first = await submitted(worker, Request("start"))
+        await script.begun.get()
+        joined = await submitted(worker, BOOT)
+        later = await submitted(worker, PLAIN)
+        script.gate.set()
+        assert numbers(await asyncio.gather(*first, *joined, *later)) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("running", EXCLUSIVE, ids=["force", "if_match", "preview", "rollback"])
+async def test_a_boot_joins_no_run_of_its_own(running: Request) -> None:
+    """A preview puts nothing in place, and what has a condition is no answer for a boot: it gets the next."""
+    script = Script(shut=True)
+    async with working(script) as worker:
+        first = await submitted(worker, running)
+        await script.begun.get()
+        booting = await submitted(worker, BOOT)
+        script.gate.set()
+        assert numbers(await asyncio.gather(*first, *booting)) == [1, 2]
+
+
+async def test_what_takes_back_goes_first() -> None:
+    """A generation that is not loaded is taken back before anything that waits is run."""
+    script = Script(shut=True)
+    async with working(script) as worker:
+        first = await submitted(worker, PLAIN)
+        await script.begun.get()
+        tasks = await submitted(worker, EXCLUSIVE[0], PLAIN, TAKES_BACK)
+        script.gate.set()
+        assert numbers(await asyncio.gather(*first, *tasks)) == [1, 3, 4, 2]
 
 
 # Throttle
@@ -229,7 +298,7 @@ async def test_public_runs_are_put_off_and_not_dropped() -> None:
         assert (await worker.submit(PUBLIC)).generation == 1
         put_off = await submitted(worker, PUBLIC, PUBLIC)
         assert (await worker.submit(EXCLUSIVE[0])).generation == 2
-        assert (await worker.submit(EXCLUSIVE[3])).generation == 3
+        assert (await worker.submit(EXCLUSIVE[2])).generation == 3
         assert not any(task.done() for task in put_off)
         clock.now += 1
         assert numbers(await asyncio.gather(*put_off)) == [4, 4]
@@ -264,22 +333,32 @@ async def test_nothing_is_published_while_a_reload_is_pending() -> None:
     door, script = Door(open_to_all=False), Script()
     async with working(script, door=door) as worker:
         waiting = await submitted(worker, PLAIN, EXCLUSIVE[0], PUBLIC)
-        assert (await worker.submit(EXCLUSIVE[3])).generation == 1
+        assert (await worker.submit(EXCLUSIVE[2])).generation == 1
         assert not any(task.done() for task in waiting)
         door.open_to_all = True
         worker.wake()
         assert numbers(await asyncio.gather(*waiting)) == [2, 3, 4]
 
 
-async def test_an_automatic_rollback_need_not_wait() -> None:
-    """It is what ends the waiting."""
+@pytest.mark.parametrize("request_", [TAKES_BACK, BOOT, Request("resume")], ids=["back", "boot", "resume"])
+async def test_what_ends_the_waiting_need_not_wait(request_: Request) -> None:
+    """What takes back, and a hook that Navigator itself waits for, are run while all others are held."""
     door, script = Door(open_to_all=False), Script()
     async with working(script, door=door) as worker:
-        waiting = await submitted(worker, PLAIN)
-        assert (await worker.submit(Request("rollback", rollback=1, failed=2))).generation == 1
+        waiting = await submitted(worker, EXCLUSIVE[0])
+        assert (await worker.submit(request_)).generation == 1
         assert not waiting[0].done()
     with pytest.raises(Busy):
         await waiting[0]
+
+
+async def test_a_hook_takes_along_what_it_shares_a_run_with() -> None:
+    """Pokes that are held run at once when a boot joins them: it must not wait behind them."""
+    door, script = Door(open_to_all=False), Script()
+    async with working(script, door=door) as worker:
+        waiting = await submitted(worker, PLAIN)
+        assert (await worker.submit(BOOT)).generation == 1
+        assert numbers(await asyncio.gather(*waiting)) == [1]
 
 
 # Limits
@@ -288,7 +367,7 @@ async def test_an_automatic_rollback_need_not_wait() -> None:
 async def test_too_many_are_refused() -> None:
     """Beyond the limit a poke is told to come back; whoever waits is not concerned."""
     script = Script(shut=True)
-    async with working(script, limit=3) as worker:
+    async with working(script, waiting=3) as worker:
         tasks = await submitted(worker, PLAIN, PLAIN, EXCLUSIVE[0])
         with pytest.raises(Busy) as caught:
             await worker.submit(PLAIN)
@@ -297,6 +376,45 @@ async def test_too_many_are_refused() -> None:
         assert numbers(await asyncio.gather(*tasks)) == [1, 1, 2]
         assert (await worker.submit(PLAIN)).generation == 3
         assert worker.waiting == 0
+
+
+@pytest.mark.parametrize("request_", [TAKES_BACK, BOOT, Request("resume")], ids=["back", "boot", "resume"])
+async def test_what_cannot_come_back_passes_the_limit(request_: Request) -> None:
+    """However many wait: what takes back, and Navigator's hooks, always find room."""
+    script = Script(shut=True)
+    async with working(script, waiting=2, public=1) as worker:
+        tasks = await submitted(worker, PLAIN, PUBLIC)
+        with pytest.raises(Busy):
+            await worker.submit(PLAIN)
+        tasks += await submitted(worker, request_)
+        script.gate.set()
+        assert all(outcome.good for outcome in await asyncio.gather(*tasks))
+
+
+async def test_strangers_leave_room_for_others() -> None:
+    """Only so many of the public's requests may wait; whoever is trusted is still taken."""
+    script = Script(shut=True)
+    async with working(script, waiting=10, public=2) as worker:
+        tasks = await submitted(worker, PUBLIC, PUBLIC)
+        with pytest.raises(Busy) as caught:
+            await worker.submit(PUBLIC)
+        assert caught.value.status == 503
+        tasks += await submitted(worker, *[PLAIN] * 8)
+        script.gate.set()
+        assert all(outcome.good for outcome in await asyncio.gather(*tasks))
+        assert (await worker.submit(PUBLIC)).good
+
+
+async def test_the_limits_count_who_waits_now() -> None:
+    """A caller that goes away makes room for the next."""
+    script = Script(shut=True)
+    async with working(script, public=1) as worker:
+        (gone,) = await submitted(worker, PUBLIC)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        tasks = await submitted(worker, PUBLIC)
+        script.gate.set()
+        assert all(outcome.good for outcome in await asyncio.gather(*tasks))
 
 
 async def test_a_run_that_takes_too_long_is_given_up() -> None:
