@@ -36,5 +36,5 @@ as_user() {
 ) &
 
 # SIGHUP makes Navigator read the file again that it has at the time; the hook of this one, `sidecar update`,
-# makes it go on to navigator.yml.
+# makes it go on to navigator.yml, and so does its CGI, which the sidecar asks where the hook could not.
 exec navigator config/navigator-maintenance.yml

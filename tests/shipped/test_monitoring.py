@@ -218,9 +218,7 @@ async def scraped(url: str, target: str) -> None:
             if found and evaluated:
                 break
             await asyncio.sleep(0.05)
-        assert [(one["metric"]["instance"], one["value"][1]) for one in found] == [
-            (target, "0")
-        ]  # no Navigator here
+        assert [(one["metric"]["instance"], one["value"][1]) for one in found] == [(target, "1")]
         [scrape] = (await get("targets"))["activeTargets"]
         assert (scrape["health"], scrape["lastError"]) == ("up", "")
         total = (await get("query", query='sum(sidecar_updates_total{outcome="published"})'))["result"]
