@@ -37,6 +37,7 @@ from sidecar.observe.status import Status
 from sidecar.ready.assembly import assemble
 from sidecar.system import systemd
 from sidecar.system.sqlite import install_database
+from sidecar.system.tasks import end
 from sidecar.update.check_command import CheckCommand
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.rejections import Rejections
@@ -252,7 +253,7 @@ class Daemon:
         stack.callback(self.broker.close)
         # Before the server ends, so that whoever still waits gets an answer.
         stack.callback(self.reconciler.release_waiters)
-        stack.push_async_callback(_cancel, work)
+        stack.push_async_callback(end, work)
         stack.push_async_callback(self.worker.close, _GRACE)
         stack.push_async_callback(self.server.leave_to_successor)
         logger.info(
@@ -308,7 +309,7 @@ class Daemon:
                 self._stop.set()
 
         task.add_done_callback(ended)
-        stack.push_async_callback(_cancel, task)
+        stack.push_async_callback(end, task)
         return task
 
     def _soon(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -319,7 +320,7 @@ class Daemon:
 
     async def _end_background(self) -> None:
         for task in list(self._background):
-            await _cancel(task)
+            await end(task)
 
     # Triggers without a client
 
@@ -373,7 +374,7 @@ class Daemon:
         task = asyncio.create_task(self.reconciler.run())
         current = self.generations.current
         verdict = "pending" if current is None else await self.reconciler.wait(current.number, _ONCE)
-        await _cancel(task)
+        await end(task)
         return _ONCE_VERDICTS.get(verdict, "there is no sign yet that Navigator has loaded it")
 
     def _worked(self, work: Work) -> None:
@@ -415,8 +416,3 @@ class Daemon:
             *(f"region {code} is to be added" for code in added),
             *(f"region {code} is to be removed" for code in removed),
         ]
-
-
-async def _cancel(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -91,7 +91,7 @@ class Facts:
     """What was observed just now.
 
     `on_maintenance`: it was started on the maintenance file. `answers`: its port takes connections, so that a
-    signal does not end it. `served` is the fingerprint of the set whose marker it touched last, `proven`
+    signal does not end it. `served` is the fingerprint of the set whose marker it touched last, `is_shown`
     whether that was after the publication: the same set may have been published anew. `asking` is how many of
     its own hooks and CGIs are being answered, `let_go` when the last of them was told to look. `starts` are
     the starts since the publication that ended without a marker. `probe` is the verdict of the probes on this
@@ -104,7 +104,7 @@ class Facts:
     answers: bool = False
     published: Published | None = None
     served: str | None = None
-    proven: bool = True
+    is_shown: bool = True
     asking: int = 0
     let_go: float | None = None
     starts: int = 0
@@ -161,7 +161,7 @@ def _phase(facts: Facts) -> Phase:
     if facts.served is None:
         return Phase.BOOTING if facts.on_maintenance else Phase.FOREIGN
     published = facts.published
-    shown = published is not None and facts.served == published.fingerprint and facts.proven
+    shown = published is not None and facts.served == published.fingerprint and facts.is_shown
     return Phase.PROBING if shown else Phase.LOADING
 
 

@@ -292,8 +292,8 @@ class Reconciler:
         record = self._generations.load_record()
         last = self._manifest(record.generation) if record else None
         published = self._describe(current, last)
-        served, proven = self._served(process, published, record, last)
-        if published is not None and served == published.fingerprint and proven:
+        served, is_shown = self._served(process, published, record, last)
+        if published is not None and served == published.fingerprint and is_shown:
             self._starts = 0
         else:
             self._count_starts(process)
@@ -306,7 +306,7 @@ class Reconciler:
             answers=await self._does_answer(process),
             published=published,
             served=served,
-            proven=proven,
+            is_shown=is_shown,
             asking=self._asking,
             let_go=self._let_go,
             starts=self._starts,

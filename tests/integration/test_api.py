@@ -21,7 +21,6 @@ from typing import Any
 import aiohttp
 import bcrypt
 import pytest
-import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_metrics
 
@@ -31,7 +30,7 @@ from sidecar.demo.sample import add_user, set_password
 from sidecar.errors import Busy, SettingsError
 from sidecar.web.server import unix_socket
 from tests.support.cgi import forwarded, signed
-from tests.support.machine import QUIET_START, SECRET, Machine, idle_navigator, until
+from tests.support.machine import QUIET_START, SECRET, Machine, until
 
 PASSWORD = "correct horse battery staple"
 HASH = "{SHA}" + "A" * 27 + "="
@@ -90,13 +89,13 @@ async def running(machine: Machine) -> AsyncIterator[Site]:
     machine.extra.setdefault("navigator", {"pid_file": str(machine.folder / "navigator.pid")})
     if not machine.store_index.exists():
         machine.put_index()
-    with idle_navigator(machine):
-        async with (
-            machine.daemon() as daemon,
-            machine.client() as unix,
-            aiohttp.ClientSession(daemon.server.url) as tcp,
-        ):
-            yield Site(machine, daemon, unix, tcp)
+    machine.live()
+    async with (
+        machine.daemon() as daemon,
+        machine.client() as unix,
+        aiohttp.ClientSession(daemon.server.url) as tcp,
+    ):
+        yield Site(machine, daemon, unix, tcp)
 
 
 def with_administrator(machine: Machine) -> None:
@@ -110,10 +109,7 @@ def basic(name: str, password: str) -> str:
 
 async def load(site: Site) -> None:
     """Do what Navigator's first ready hook does after a load: leave the marker."""
-    configuration = yaml.safe_load(site.machine.targets()["navigator.yml"])
-    (marker,) = configuration["hooks"]["server"]["ready"][0]["args"]
-    Path(marker).touch()
-
+    site.machine.load()
     async with asyncio.timeout(10):
         while True:
             if (await site.ask("GET", "/readyz")).status == 200:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,24 +147,6 @@ class Machine:
         timeout = aiohttp.ClientTimeout(total=30)
         async with aiohttp.ClientSession("http://sidecar/", connector=connector, timeout=timeout) as session:
             yield session
-
-
-@contextmanager
-def idle_navigator(machine: Machine) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that passes for Navigator, takes no notice of signals and loads nothing: a test does that."""
-    ignore = "import signal, time; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
-    code = f"{ignore}; print(flush=True); time.sleep(600)"
-    command = ["navigator", "-c", code, "config/navigator.yml"]
-    with subprocess.Popen(command, executable=sys.executable, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        pid_file = Path(machine.settings().navigator.pid_file)
-        pid_file.write_text(str(process.pid))
-        try:
-            yield process
-        finally:
-            process.kill()
-            pid_file.unlink(missing_ok=True)
 
 
 async def started(daemon: Daemon) -> None:
