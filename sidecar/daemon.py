@@ -150,7 +150,13 @@ class Daemon:
                 Background(self.ready, self.broker, administrators),
                 Views(self.worker, self.status, self.history, self.metrics, self.broker, administrators),
                 PublicTrigger(
-                    trigger, self._id, self.worker, self._signatures, state / "received", self._served
+                    trigger,
+                    self._id,
+                    self.worker,
+                    self._signatures,
+                    state / "received",
+                    self._served,
+                    settings.fetch.expect_timeout,
                 ),
                 Pages(
                     settings,
@@ -303,8 +309,11 @@ class Daemon:
             restored=current is not None and current.source is not None,
         )
         if not outcome.is_preview:
+            no_news = outcome.repeats(self.status.last) or (
+                outcome.state == "unchanged" and outcome.trigger == "timer"
+            )
             self.status.note(outcome)
-            if not (outcome.state == "unchanged" and outcome.trigger == "timer"):
+            if not no_news:
                 self._soon(asyncio.to_thread(self.history.add, outcome))
         self.broker.emit(
             "finished", {"state": outcome.state, "generation": outcome.generation, "seconds": outcome.seconds}

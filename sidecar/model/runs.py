@@ -15,7 +15,10 @@ PREVIEW = "preview"
 """The trigger of previews."""
 
 
-_REFUSED = ("changed", "store_stale")
+STALE = "store_stale"
+"""The code of an error: the store serves another index than the one that is expected."""
+
+_REFUSED = ("changed", STALE)
 
 
 Emit = Callable[[str, dict[str, Any]], None]
@@ -97,6 +100,15 @@ class Outcome(Record, frozen=True, omit_defaults=True):
     def good(self) -> bool:
         """Whether what was asked for is done."""
         return self.error is None
+
+    @property
+    def stale(self) -> bool:
+        """Whether the store did not serve what was expected; it may a moment later."""
+        return self.error is not None and self.error.code == STALE
+
+    def repeats(self, before: Outcome | None) -> bool:
+        """Whether a poke that waits for the store has found the same as it did before: no news."""
+        return self.stale and before is not None and before.error == self.error
 
     @property
     def is_preview(self) -> bool:

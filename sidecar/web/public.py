@@ -7,6 +7,7 @@ the digest of the one that is expected. `<root>/update_status` tells anyone this
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import time
@@ -22,7 +23,7 @@ from sidecar.errors import BadRequest, NotFound, SidecarError, TooLarge, Unautho
 from sidecar.inputs.store.transfer import CHUNK
 from sidecar.model import signing
 from sidecar.model.machine_report import Served
-from sidecar.model.runs import Received, Request
+from sidecar.model.runs import Outcome, Received, Request
 from sidecar.update.worker import Worker
 from sidecar.web.access import on_unix_socket
 from sidecar.web.answers import error_answer, json_answer, outcome_answer
@@ -32,6 +33,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GZIP = 16 + zlib.MAX_WBITS
 _DEPRECATED = "index_update"
 _STATUS = "update_status"
+# Between two looks of a poke that waits for the store: from the first to the longest, doubling.
+_PAUSE, _LONGEST_PAUSE = 0.25, 1.0
 
 
 class PublicTrigger:
@@ -45,14 +48,17 @@ class PublicTrigger:
         used: UsedSignatures,
         folder: Path,
         served: Callable[[], Served],
+        patience: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`patience` is for how many seconds a poke waits for the store to serve what it expects."""
         self._settings = settings
         self._machine = machine
         self._worker = worker
         self._used = used
         self._folder = folder
         self._served = served
+        self._patience = patience
         self._clock = clock
         self._secrets = [secret for secret in (settings.secret, settings.previous_secret) if secret]
         self._received = 0
@@ -74,7 +80,7 @@ class PublicTrigger:
                 raise _MethodNotAllowed
             wanted = await self._decode(request, path)
             try:
-                outcome = await self._worker.submit(wanted)
+                outcome = await self._submit(wanted)
             finally:
                 if wanted.received is not None:
                     wanted.received.path.unlink(missing_ok=True)
@@ -86,6 +92,20 @@ class PublicTrigger:
         # What the client still sends is not waited for.
         answer.force_close()
         return answer
+
+    async def _submit(self, wanted: Request) -> Outcome:
+        """The outcome; where the store does not serve what is expected yet, that of a later run.
+
+        It waits here and not in a run, which would keep everybody else waiting.
+        """
+        deadline, pause = time.monotonic() + self._patience, _PAUSE
+        while True:
+            outcome = await self._worker.submit(wanted)
+            left = deadline - time.monotonic()
+            if not outcome.stale or left <= 0:
+                return outcome
+            await asyncio.sleep(min(pause, left))
+            pause = min(_LONGEST_PAUSE, pause * 2)
 
     async def _decode(self, request: web.Request, path: str) -> Request:
         address = request.headers.get("Sidecar-Remote", "").rpartition(":")[0].strip("[]") or "unknown"
