@@ -133,8 +133,12 @@ def check_sound(connection: sqlite3.Connection, size: int, what: str) -> None:
     """Check every page of an open database of `size` bytes."""
     # SQLite itself takes what is missing of the last page for zeros.
     (pages,) = connection.execute("pragma page_count").fetchone()
-    if size < pages * page_size(connection):
+    length = page_size(connection)
+    if size < pages * length:
         raise Rejected(f"{what} is cut off", "upload it again", code="unsound")
+    if behind := size % length:
+        # No database ends like this: something on the way has left its own there.
+        raise Rejected(f"{what} has {behind} bytes behind its last page", "upload it again", code="unsound")
     problems = [str(row[0]) for row in connection.execute("pragma quick_check(3)")]
     if problems != ["ok"]:
         raise Rejected(

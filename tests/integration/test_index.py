@@ -152,6 +152,15 @@ def test_truncated(sample: Path, index: Path) -> None:
             read_index(index)
 
 
+def test_something_behind_the_last_page(sample: Path) -> None:
+    """A checksum that some transfer has left behind the content is no part of a database."""
+    with sample.open("ab") as stream:
+        stream.write(b"\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n")
+    with pytest.raises(Rejected, match="38 bytes behind its last page") as caught:
+        read_index(sample)
+    assert caught.value.code == "unsound"
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_flipped_bytes(sample: Path, index: Path, seed: int) -> None:
     """With any bytes changed the index is read or rejected: nothing else escapes."""
