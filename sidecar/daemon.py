@@ -187,6 +187,7 @@ class Daemon:
                     self._signatures,
                     state / "received",
                     self._served,
+                    settings.fetch.expect_timeout,
                 ),
                 Pages(
                     settings,

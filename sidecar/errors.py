@@ -109,6 +109,13 @@ class Busy(SidecarError):
     status = 503
 
 
+class ReadError(SidecarError):
+    """A file could not be read by this machine just now, which says nothing about its content."""
+
+    code = "read_failed"
+    status = 503
+
+
 class PublishError(SidecarError):
     """The new set could not be put in place; the old set still is."""
 

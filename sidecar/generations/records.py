@@ -13,16 +13,13 @@ INDEX = "index.sqlite3"
 class IndexVersion(Record, frozen=True):
     """Which index a generation was made of.
 
-    `etag` as the store names it, `modified` its age in seconds since 1970. When the index came with a poke
-    ahead of the store, `outdated` are the ETags that the store may still serve until `outdated_until`.
+    `etag` as the store names it, `modified` its age in seconds since 1970.
     """
 
     etag: str
     sha256: str
     modified: float | None
     size: int
-    outdated: tuple[str, ...] = ()
-    outdated_until: float = 0.0
 
 
 class Manifest(Record, frozen=True):

@@ -12,7 +12,6 @@ import math
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
@@ -22,7 +21,7 @@ import msgspec
 
 from sidecar.errors import Rejected
 from sidecar.model.index import Event, Index, Region, Studio, User
-from sidecar.system.sqlite import check_header, check_sound, limit_time, open_immutable, unreadable
+from sidecar.system.sqlite import check_sound, reading
 
 TABLES: Mapping[str, tuple[str, ...]] = {
     "users": ("userid", "password"),
@@ -51,21 +50,19 @@ class Deployed:
 
 
 def read_index(path: Path, deployed: Deployed = Deployed()) -> Index:
-    """Check the database file and read it; `Rejected` says what is wrong with it."""
-    check_header(path, _WHAT)
-    try:
-        with closing(open_immutable(path)) as connection:
-            limit_time(connection)
-            check_sound(connection, path.stat().st_size, _WHAT)
-            _check_tables(connection)
-            try:
-                return _read(connection, deployed)
-            except sqlite3.OperationalError as error:
-                if "decode" not in str(error):
-                    raise
-                return _read_replacing(connection, deployed)
-    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where a message quotes a damaged name
-        raise unreadable(error, _WHAT) from error
+    """Check the database file and read it; `Rejected` says what is wrong with it.
+
+    `ReadError` says why this machine cannot tell.
+    """
+    with reading(path, _WHAT) as connection:
+        check_sound(connection, path.stat().st_size, _WHAT)
+        _check_tables(connection)
+        try:
+            return _read(connection, deployed)
+        except sqlite3.OperationalError as error:
+            if "decode" not in str(error):
+                raise
+            return _read_replacing(connection, deployed)
 
 
 def _check_tables(connection: sqlite3.Connection) -> None:

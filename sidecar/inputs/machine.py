@@ -55,9 +55,9 @@ class Machine:
         if text != self._text:
             self._profile, self._text = parse_profile(text, self._settings.profile), text
         deployed = read_deployed(Path(paths.deployed), Path(paths.regions))
-        digest = hashlib.sha256(
-            text + repr((__version__, self._values, deployed, self._settings.update)).encode()
-        )
+        update = self._settings.update
+        verdict = (update.max_lost_tenants, update.max_lost_users, update.check_command)
+        digest = hashlib.sha256(text + repr((__version__, self._values, deployed, verdict)).encode())
         return Inputs(
             deployment=Deployment(
                 profile=self._profile,

@@ -29,3 +29,14 @@ class Stored(Record, frozen=True, gc=False):
     etag: str
     modified: float
     size: int
+
+
+class StoreLook(Record, frozen=True):
+    """Which index the store held when it last answered: its SHA-256 where that is known, its ETag, and when.
+
+    `at` is in seconds since 1970.
+    """
+
+    sha256: str | None
+    etag: str
+    at: float

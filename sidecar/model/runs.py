@@ -15,7 +15,10 @@ PREVIEW = "preview"
 """The trigger of previews."""
 
 
-_REFUSED = ("changed", "store_stale")
+STALE = "store_stale"
+"""The code of an error: the store serves another index than the one that is expected."""
+
+_REFUSED = ("changed", STALE)
 
 
 Emit = Callable[[str, dict[str, Any]], None]
@@ -134,11 +137,12 @@ class Request(Record, frozen=True):
 class Outcome(Record, frozen=True, omit_defaults=True):
     """How a run ended.
 
-    `state` is published, unchanged, previewed, rejected or failed. `generation` is the one in place now.
-    `etag` and `sha256` are those of the index that was looked at, `tag` names the very set that would be
-    or was published. `stages` are seconds. `diffs` are what the run writes, `drift` what somebody else had
-    changed before. `warnings` may name users. `stands` when the store gave nothing, but the generation in
-    place is whole, file by file. `public` when nobody asked for it but strangers.
+    `state` is published, unchanged, previewed, rejected or failed, and pending where a machine that boots is
+    not kept waiting for the end. `generation` is the one in place now. `etag` and `sha256` are those of the
+    index that came or that the store holds, `tag` names the very set that would be or was published. `stages`
+    are seconds. `diffs` are what the run writes, `drift` what somebody else had changed before. `warnings`
+    may name users. `stands` when it failed, or takes long, but the generation in place is whole, file by file.
+    `public` when nobody asked for it but strangers.
     """
 
     state: str
@@ -165,6 +169,11 @@ class Outcome(Record, frozen=True, omit_defaults=True):
     def good(self) -> bool:
         """Whether what was asked for is done."""
         return self.error is None
+
+    @property
+    def stale(self) -> bool:
+        """Whether the store did not serve what was expected; it may a moment later."""
+        return self.error is not None and self.error.code == STALE
 
     @property
     def is_preview(self) -> bool:

@@ -74,14 +74,19 @@ def is_recorded(outcome: Outcome, newest: Outcome | None) -> bool:
 
     Previews change nothing. Of runs that nobody in particular asked for, the public's and the timer's, those
     that found nothing new are left out: else strangers could fill the history with their pokes. Of a failure
-    of theirs that goes on only the first is recorded, and so of a fleet update that is tried again.
+    of theirs that goes on only the first is recorded, and so of a fleet update that is tried again, and of a
+    poke that waits for the store to serve what it expects.
     """
     if outcome.is_preview:
         return False
     unasked = outcome.public or outcome.trigger == "timer"
     if unasked and outcome.state == "unchanged":
         return False
-    if outcome.error is None or newest is None or not (unasked or outcome.trigger == "fleet"):
+    if (
+        outcome.error is None
+        or newest is None
+        or not (unasked or outcome.stale or outcome.trigger == "fleet")
+    ):
         return True
     goes_on = (newest.state, newest.error) == (outcome.state, outcome.error)
     return not goes_on or (not unasked and newest.who != outcome.who)

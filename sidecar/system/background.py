@@ -28,16 +28,24 @@ class Background:
     async def run(self, function: Callable[[*Rest], Result], *arguments: *Rest) -> Result:
         """Run what blocks in a thread, which cannot be stopped: a cancelled caller still waits for it."""
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._threads, function, *arguments)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait({future})
-            raise
+        return await _to_its_end(loop.run_in_executor(self._threads, function, *arguments))
 
     def shutdown(self) -> None:
         """End the threads; what they are at is finished first."""
         self._threads.shutdown()
+
+
+async def in_thread(function: Callable[[*Rest], Result], *arguments: *Rest) -> Result:
+    """Run what blocks in one of the daemon's common threads; a cancelled caller still waits for it."""
+    return await _to_its_end(asyncio.ensure_future(asyncio.to_thread(function, *arguments)))
+
+
+async def _to_its_end(future: asyncio.Future[Result]) -> Result:
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future})
+        raise
 
 
 async def each(items: Iterable[Item], parallel: int, work: Callable[[Item], Awaitable[None]]) -> None:

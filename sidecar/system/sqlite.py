@@ -9,16 +9,24 @@ import os
 import sqlite3
 import stat
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from sidecar.errors import PublishError, Rejected
+from sidecar.errors import PublishError, ReadError, Rejected, SidecarError
 from sidecar.system.files import give, replace, temporary
 
 HEADER = b"SQLite format 3\0"
 _HEAD = 100
-# SQLite's verdicts on a file that it cannot open as a database.
+# SQLite's verdicts that only the content of a file can bring about.
+_OF_CONTENT = frozenset(
+    {
+        *(sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT),
+        *(sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_TOOBIG),
+    }
+)
+# Those on a file that it cannot open as a database.
 _UNUSABLE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB})
 _LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _READ_LIMIT = 30.0
@@ -33,18 +41,41 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 def check_database(path: Path, what: str) -> None:
-    """Check that a file is a sound database; `Rejected` names it as `what`."""
-    check_header(path, what)
+    """Check that a file is a sound database; `Rejected` names it as `what`, `ReadError` is not its fault."""
+    with reading(path, what, _LARGEST_BLOB) as connection:
+        check_sound(connection, path.stat().st_size, what)
+
+
+@contextmanager
+def reading(
+    path: Path, what: str, longest: int = _LONGEST_VALUE, limit: float = _READ_LIMIT
+) -> Iterator[sqlite3.Connection]:
+    """A connection to a file from outside, for at most `limit` seconds; its values have a bounded length.
+
+    What is wrong with the content is `Rejected`, for it will be the same the next time. What keeps this
+    machine from reading it is a `ReadError`: the disk, the memory, a time that passed without work.
+    """
+    worked = time.thread_time()
     try:
-        with closing(open_immutable(path, _LARGEST_BLOB)) as connection:
-            limit_time(connection)
-            check_sound(connection, path.stat().st_size, what)
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise unreadable(error, what) from error
+        _check_header(path, what)
+        with closing(open_immutable(path, longest)) as connection:
+            limit_time(connection, limit)
+            yield connection
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where a message quotes a damaged name
+        if _interrupted(error):
+            raise _slow(what, limit, time.thread_time() - worked) from error
+        if not _is_content(error):
+            raise _unread(what, error) from error
+        raise Rejected(
+            f"{what} cannot be read: {error}",
+            "check the database with `pragma integrity_check` where it is made",
+            code="unsound",
+        ) from error
+    except (OSError, MemoryError) as error:
+        raise _unread(what, error) from error
 
 
-def check_header(path: Path, what: str) -> None:
-    """Whether a file begins as a database does; `Rejected` when not."""
+def _check_header(path: Path, what: str) -> None:
     with path.open("rb") as stream:
         if stream.read(len(HEADER)) != HEADER:
             raise Rejected(
@@ -90,13 +121,35 @@ def _has_side_files(path: Path) -> bool:
     return any(path.with_name(path.name + end).exists() for end in SIDE_FILES)
 
 
-def unreadable(error: Exception, what: str) -> Rejected:
-    """The refusal of a database that SQLite cannot read, or not in time."""
-    slow = "interrupted" in str(error)
+def _interrupted(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
+
+
+def _is_content(error: Exception) -> bool:
+    """Whether the same bytes would fail in the same way on any machine."""
+    code = getattr(error, "sqlite_errorcode", None)
+    # Without a code it is Python that could not make anything of a value.
+    return code is None or code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in _OF_CONTENT
+
+
+def _slow(what: str, limit: float, worked: float) -> SidecarError:
+    if worked < limit / 2:
+        return ReadError(
+            f"{what} could not be read within {limit:g} s, most of which this machine spent waiting",
+            "see what keeps its disk or its processors busy",
+            code="read_timeout",
+        )
     return Rejected(
-        f"{what} cannot be read: {'it takes too long' if slow else error}",
+        f"{what} cannot be read: it takes too long",
         "check the database with `pragma integrity_check` where it is made",
         code="unsound",
+    )
+
+
+def _unread(what: str, error: Exception) -> ReadError:
+    return ReadError(
+        f"{what} could not be read on this machine: {str(error) or 'there is not enough memory'}",
+        "check the disk, the memory, and the limit of open files; it is tried again with the next update",
     )
 
 
@@ -119,8 +172,12 @@ def check_sound(connection: sqlite3.Connection, size: int, what: str) -> None:
     """Check every page of an open database of `size` bytes."""
     # SQLite itself takes what is missing of the last page for zeros.
     (pages,) = connection.execute("pragma page_count").fetchone()
-    if size < pages * page_size(connection):
+    length = page_size(connection)
+    if size < pages * length:
         raise Rejected(f"{what} is cut off", "upload it again", code="unsound")
+    if behind := size % length:
+        # No database ends like this: something on the way has left its own there.
+        raise Rejected(f"{what} has {behind} bytes behind its last page", "upload it again", code="unsound")
     problems = [str(row[0]) for row in connection.execute("pragma quick_check(3)")]
     if problems != ["ok"]:
         raise Rejected(

@@ -10,7 +10,7 @@ events, and comes to the same end. `reconciler` observes the facts and carries t
 |         |                                               | when nothing starts with it within the limit   |
 | booting | it lives, has touched no marker of ours, and  | while its hook waits: none; else look: a       |
 |         | was started on the maintenance file           | request to its CGI, repeated with backoff. A   |
-|         |                                               | look without effect within the limit: go back  |
+|         |                                               | look without effect within 10 s: go back       |
 | foreign | it lives, has touched no marker of ours, and  | signal, repeated with backoff; never back      |
 |         | was started on another file                   |                                                |
 | loading | it serves an older set of ours                | while a hook or CGI of its own is answered:    |
@@ -38,6 +38,9 @@ from sidecar.model.navigator import Process
 HOOK_TIME = 2.0
 # From the end of a hook or CGI to the marker of the reload that it brings; a reload takes some 20 ms.
 RELOAD_TIME = 2.0
+# The same for a Navigator on its maintenance file, on the slowest machine: no tenant runs yet that its reload
+# would wait for.
+BOOT_LOAD_TIME = 10.0
 # While a load of ours is this fresh, a file published now could be older than the time of that load.
 HOLD_TIME = 2.0
 # Pauses between signals or looks that have no effect, in seconds: doubling from the first to the last.
@@ -192,7 +195,7 @@ def _booting(state: State, facts: Facts, published: Published, now: float, limit
         state = replace(state, looked=let_go)
     if facts.asking:
         return state, None
-    overdue = state.looked is not None and now - state.looked >= limit
+    overdue = state.looked is not None and now - state.looked >= min(limit, BOOT_LOAD_TIME)
     if overdue and facts.fallback is not None and not published.proven:
         return _back(state, facts, now, "Navigator looked at it and did not load it")
     rested = max(state.since if not state.acts else state.acted, let_go or 0.0)
@@ -279,5 +282,5 @@ def deadline(state: State, now: float, limit: float) -> float:
         return float("inf")
     rested = state.acted if state.acts else state.since
     passed = max(0.0, now - rested)
-    waits = [one - passed for one in (PROBE_PAUSE, FIRST_PAUSE, limit) if one > passed]
+    waits = [one - passed for one in (PROBE_PAUSE, FIRST_PAUSE, BOOT_LOAD_TIME, limit) if one > passed]
     return min(waits, default=FIRST_PAUSE)

@@ -17,16 +17,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import msgspec
 
 from sidecar.config.settings import Settings
-from sidecar.errors import NotFound, PreconditionFailed, Rejected, SidecarError, StoreError
+from sidecar.errors import NotFound, PreconditionFailed, ReadError, Rejected, SidecarError, StoreError
 from sidecar.generate import HTPASSWD, TENANTS, Generated, generate
 from sidecar.generate.cache import Memo
 from sidecar.generate.check import Counts, Limits, check, counts, counts_in_place
@@ -39,29 +38,17 @@ from sidecar.model.artifacts import Artifact
 from sidecar.model.changes import changes, unified
 from sidecar.model.index import Index
 from sidecar.model.navigator import Process
-from sidecar.model.objects import Fetched
 from sidecar.model.runs import Outcome, Request
+from sidecar.system.background import in_thread
 from sidecar.update.check_command import CheckCommand
+from sidecar.update.fetch import FetchStage, IndexStore
 from sidecar.update.rejections import Rejections
 from sidecar.update.run import Run
+from sidecar.update.sent import SentIndexes
 
 logger = logging.getLogger(__name__)
 
-# How long a store may go on serving the index that one sent with a poke has replaced.
-_OUTDATED_FOR = 600.0
-_OUTDATED_MOST = 20
-_POLL_PAUSE = 0.25
 _INDEX = INDEX.removesuffix(".sqlite3")
-
-Result = TypeVar("Result")
-
-
-class IndexStore(Protocol):
-    """What the update needs of an object store."""
-
-    async def fetch(self, key: str, target: Path, etag: str | None) -> Fetched | None:
-        """Write the object to `target`, or give None when its ETag still is `etag`."""
-
 
 PrepareDatabases = Callable[[Sequence[str]], Awaitable[tuple[str, ...]]]
 """Sees that the databases of new tenants exist; sentences about those that do not. It never fails."""
@@ -100,7 +87,6 @@ class Updater:
     ) -> None:
         """`navigator` gives the living web server's process: what it did not load is refused for it alone."""
         self._settings = settings
-        self._store = store
         self._generations = generations
         self._rejections = rejections
         self._inputs = inputs
@@ -108,6 +94,8 @@ class Updater:
         self._prepare_databases = prepare_databases
         self._navigator = navigator
         self._published = published
+        sent = SentIndexes(Path(settings.paths.state) / "sent.json")
+        self.fetch = FetchStage(settings.index_key, store, generations, rejections, inputs, sent, navigator)
         self._memo = Memo()
         self._known: tuple[str, Deployed, Index] | None = None
         self.tenants = 0
@@ -142,8 +130,7 @@ class Updater:
             )
             return "unchanged"
         incoming = await self._in_thread(self._generations.open_incoming)
-        version = await self._fetch(request, run, incoming / INDEX)
-        candidate = await self._in_thread(self._prepare, run, incoming / INDEX, version)
+        candidate = await self._newest(request, run, incoming)
         run.note(tag=candidate.tag)
         if request.if_match is not None and request.if_match != candidate.tag:
             raise PreconditionFailed(
@@ -164,21 +151,26 @@ class Updater:
         await self._commit(request, self._publish, run, candidate)
         return "published"
 
-    async def _fetch(self, request: Request, run: Run, target: Path) -> IndexVersion:
-        """The index to work with: the store's, else the one in place where that gives another set today."""
+    async def _newest(self, request: Request, run: Run, incoming: Path) -> Candidate:
+        """The set made of the store's index, else of the one in place where that gives another set today."""
         try:
             with run.stage("fetch"):
-                version = await self._obtain(request, run, target)
-        except StoreError as error:
+                version = await self.fetch.obtain(run, incoming / INDEX)
+            return await self._in_thread(self._prepare, run, incoming / INDEX, version)
+        except (StoreError, ReadError, Rejected) as error:
             kept = None if request.preview or request.expect else await self._in_thread(self._kept_version)
             if kept is None:
                 raise
             # Another region, a changed profile: what lies there is not this machine's.
+            (incoming / INDEX).unlink(missing_ok=True)
+            try:
+                candidate = await self._in_thread(self._prepare, run, incoming / INDEX, kept)
+            except SidecarError as second:
+                run.warn(f"the index in place does not do either: {second.message}")
+                raise error from None
             run.problem = error
             run.say(f"{error.message}; the set is made anew of the index in place")
-            return kept
-        run.note(etag=version.etag, sha256=version.sha256)
-        return version
+            return candidate
 
     def _kept_version(self) -> IndexVersion | None:
         """The index in place, when the set in place was made of other inputs than today's."""
@@ -216,75 +208,7 @@ class Updater:
             await asyncio.wait({task})
             return task.result()
 
-    async def _in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Run what blocks in a thread. A thread cannot be stopped, so a cancelled run still waits for it."""
-        future = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait({future})
-            raise
-
-    # fetch
-
-    async def _obtain(self, request: Request, run: Run, target: Path) -> IndexVersion:
-        """The index to work with: at `target`, or the one in place when that is still the newest."""
-        current = self._generations.current
-        if request.received is not None:
-            return await self._in_thread(self._take_received, request, run, target)
-        deadline = time.monotonic() + self._settings.fetch.expect_timeout
-        while True:
-            target.unlink(missing_ok=True)
-            # Without the index of the generation in place, the store's answer that it is the same is no use.
-            known = current if current and self._generations.archive.index(current.number).exists() else None
-            fetched = await self._store.fetch(
-                self._settings.index_key, target, known.index.etag if known else None
-            )
-            version = self._version(fetched, known)
-            if request.expect is None or version.sha256 == request.expect:
-                break
-            if time.monotonic() > deadline:
-                raise StoreError(
-                    f"the store still serves another index than the one expected ({request.expect[:12]}…)",
-                    "upload it, or wait until the store serves it in this region, and poke again",
-                    code="store_stale",
-                )
-            await asyncio.sleep(_POLL_PAUSE)
-        if fetched is None:
-            run.say(f"the index in the store is the one in place ({version.sha256[:12]})")
-        elif current is not None and version is current.index:
-            target.unlink(missing_ok=True)
-            run.say("the store still serves the index before the one that was sent; kept the latter")
-        else:
-            run.say(f"fetched the index: {fetched.size} bytes, SHA-256 {fetched.sha256[:12]}")
-        return version
-
-    def _version(self, fetched: Fetched | None, current: Manifest | None) -> IndexVersion:
-        if fetched is None:
-            if current is None:
-                raise StoreError("the store answers that nothing changed, but there is nothing here yet")
-            return current.index
-        if current is not None:
-            known = current.index
-            if fetched.etag in known.outdated and time.time() < known.outdated_until:
-                return known
-        return IndexVersion(fetched.etag, fetched.sha256, fetched.modified, fetched.size)
-
-    def _take_received(self, request: Request, run: Run, target: Path) -> IndexVersion:
-        received = request.received
-        assert received is not None  # noqa: S101 - the caller looked
-        received.path.rename(target)
-        run.say(f"received the index: {received.size} bytes, SHA-256 {received.sha256[:12]}")
-        current = self._generations.current
-        # A store names a plainly uploaded object by its MD5: so the next fetch knows the same content again.
-        if current is not None and current.index.etag != received.md5:
-            known = current.index
-            # The store may be behind by more than one index, when several were sent in a row.
-            older = known.outdated if time.time() < known.outdated_until else ()
-            outdated = (*older, known.etag)[-_OUTDATED_MOST:]
-            until = time.time() + _OUTDATED_FOR
-            return IndexVersion(received.md5, received.sha256, None, received.size, outdated, until)
-        return IndexVersion(received.md5, received.sha256, None, received.size)
+    _in_thread = staticmethod(in_thread)
 
     # read, generate, check
 

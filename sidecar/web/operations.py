@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -25,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 _WAITS = ("published", "loaded", "ready")
 _LONGEST_WORK = 3600.0
+BOOT_PATIENCE = 2.0
+"""Seconds that a machine that boots shows its maintenance page for the newest, with a whole set in place."""
+
+Result = TypeVar("Result")
 
 
 class _Rollback(Record, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +67,7 @@ class Operations:
         self._webhook_token = webhook_token
         # Up to the signal, from there to the rollback, and time for the probes.
         self._longest_load = 3 * reload_timeout + 10
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
 
     async def update(self, request: web.Request) -> web.StreamResponse:
         """Run an update; the answer comes when it is published, or loaded where that is waited for."""
@@ -100,9 +106,7 @@ class Operations:
         """A notification that the store has something new: always a poke, whatever the body says."""
         self._check_token(request)
         # The sender waits for some seconds only and sends again what was not answered.
-        task = asyncio.create_task(self._poke(request.remote or "unknown"))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._keep(self._poke(request.remote or "unknown"))
         return json_answer({"accepted": True}, 202)
 
     async def _poke(self, address: str) -> None:
@@ -152,14 +156,39 @@ class Operations:
     async def _run_for_hook(self, wanted: Request) -> Outcome:
         """The update for a hook of Navigator's own, which looks at its configuration when this ends well.
 
-        A machine that boots gets what is in place, if that is whole, whatever has failed.
+        A machine that boots gets what is in place, if that is whole, whatever has failed or takes long.
         """
         with self._reconciler.navigator_asks() as asking:
-            outcome = await self._worker.submit(wanted)
-            if outcome.error is not None and wanted.trigger == "boot":
-                outcome = msgspec.structs.replace(outcome, stands=await self._stands())
+            outcome = await (self._boot(wanted) if wanted.trigger == "boot" else self._worker.submit(wanted))
             asking.looks = outcome.error is None or outcome.stands
             return outcome
+
+    async def _boot(self, wanted: Request) -> Outcome:
+        """The outcome of the update, or that it goes on while what is in place is served."""
+        started = time.time()
+        update = self._keep(self._worker.submit(wanted))
+        await asyncio.wait({update}, timeout=BOOT_PATIENCE)
+        if not update.done() and await self._stands():
+            error = Problem(
+                "update_pending",
+                f"the update has not ended within {BOOT_PATIENCE:g} s, and goes on",
+                "look at /status; Navigator is made to load what comes",
+                504,
+            )
+            update.add_done_callback(_say_if_not_run)
+            seconds, current = time.time() - started, self._reconciler.pending or self._reconciler.served
+            return Outcome("pending", "boot", wanted.who, started, seconds, current, error=error, stands=True)
+        outcome = await update
+        if outcome.error is None:
+            return outcome
+        return msgspec.structs.replace(outcome, stands=await self._stands())
+
+    def _keep(self, coroutine: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """A task that goes on, whether anybody waits for it or not."""
+        task = asyncio.ensure_future(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     async def _until_ready(self, outcome: Outcome, generation: int) -> Outcome:
         work = await self._ready_work.wait_for(generation, _LONGEST_WORK)
@@ -172,6 +201,11 @@ class Operations:
             code, message, status = "ready_failed", f"its ready work failed, {next(errors, work.state)}", 500
         sentence = f"generation {generation} is loaded, but {message}"
         return msgspec.structs.replace(outcome, error=Problem(code, sentence, "look at /status", status))
+
+
+def _say_if_not_run(update: asyncio.Future[Outcome]) -> None:
+    if not update.cancelled() and (error := update.exception()) is not None:
+        logger.warning("the update for the boot was not run: %s", error)
 
 
 _VERDICTS = {

@@ -7,6 +7,7 @@ the digest of the one that is expected. `<root>/update_status` tells anyone this
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import re
@@ -23,7 +24,7 @@ from sidecar.errors import BadRequest, NotFound, SidecarError, TooLarge, Unautho
 from sidecar.inputs.store.transfer import CHUNK
 from sidecar.model import signing
 from sidecar.model.machine_report import Served
-from sidecar.model.runs import Received, Request
+from sidecar.model.runs import Outcome, Received, Request
 from sidecar.update.lifecycle import Phase
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
@@ -39,6 +40,8 @@ LOOK = "Sidecar-Look"
 """The header by which a failed answer makes Navigator look all the same."""
 _DEPRECATED = "index_update"
 _STATUS = "update_status"
+# Between two looks of a poke that waits for the store: from the first to the longest, doubling.
+_PAUSE, _LONGEST_PAUSE = 0.25, 1.0
 
 
 class PublicTrigger:
@@ -54,8 +57,10 @@ class PublicTrigger:
         used: UsedSignatures,
         folder: Path,
         served: Callable[[], Served],
+        patience: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`patience` is for how many seconds a poke waits for the store to serve what it expects."""
         self._settings = settings
         self._machine = machine
         self._worker = worker
@@ -64,6 +69,7 @@ class PublicTrigger:
         self._used = used
         self._folder = folder
         self._served = served
+        self._patience = patience
         self._clock = clock
         self._secrets = [secret for secret in (settings.secret, settings.previous_secret) if secret]
         self._received = 0
@@ -101,7 +107,7 @@ class PublicTrigger:
 
     async def _answer(self, request: web.Request, wanted: Request, headers: dict[str, str]) -> web.Response:
         try:
-            outcome = await self._worker.submit(wanted)
+            outcome = await self._submit(wanted)
         except SidecarError as error:
             return error_answer(request, error, headers)
         finally:
@@ -112,6 +118,20 @@ class PublicTrigger:
     async def _brings_up(self) -> bool:
         """Whether Navigator is on its maintenance page, and a set that it can serve is in place."""
         return self._reconciler.state.phase is Phase.BOOTING and await self._stands()
+
+    async def _submit(self, wanted: Request) -> Outcome:
+        """The outcome; where the store does not serve what is expected yet, that of a later run.
+
+        It waits here and not in a run, which would keep everybody else waiting.
+        """
+        deadline, pause = time.monotonic() + self._patience, _PAUSE
+        while True:
+            outcome = await self._worker.submit(wanted)
+            left = deadline - time.monotonic()
+            if not outcome.stale or left <= 0:
+                return outcome
+            await asyncio.sleep(min(pause, left))
+            pause = min(_LONGEST_PAUSE, pause * 2)
 
     async def _decode(self, request: web.Request, path: str) -> Request:
         address = request.headers.get("Sidecar-Remote", "").rpartition(":")[0].strip("[]") or "unknown"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,10 +20,10 @@ from typing import Any
 import pytest
 
 from sidecar.demo.sample import Size, write_index
-from sidecar.errors import PublishError, Rejected
+from sidecar.errors import PublishError, ReadError, Rejected
 from sidecar.inputs.index import Deployed, read_deployed, read_index
 from sidecar.model.index import Event, Index, Region, Studio, User
-from sidecar.system.sqlite import install_database
+from sidecar.system.sqlite import install_database, open_immutable, reading
 
 SIZE = Size(events=12, studios=8, users=8)
 ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n)"
@@ -149,6 +152,15 @@ def test_truncated(sample: Path, index: Path) -> None:
             read_index(index)
 
 
+def test_something_behind_the_last_page(sample: Path) -> None:
+    """A checksum that some transfer has left behind the content is no part of a database."""
+    with sample.open("ab") as stream:
+        stream.write(b"\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n")
+    with pytest.raises(Rejected, match="38 bytes behind its last page") as caught:
+        read_index(sample)
+    assert caught.value.code == "unsound"
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_flipped_bytes(sample: Path, index: Path, seed: int) -> None:
     """With any bytes changed the index is read or rejected: nothing else escapes."""
@@ -268,6 +280,83 @@ def test_computed_values_are_bounded(sample: Path, size: int) -> None:
     )
     with pytest.raises(Rejected, match="too big"):
         read_index(sample)
+
+
+# Machines that cannot read it
+
+
+def test_a_disk_that_fails_says_nothing_about_the_content(tmp_path: Path) -> None:
+    """What the kernel cannot read is no refusal, wherever it fails: else it would not be tried again."""
+    broken = Path("/proc/self/mem")  # opens, and gives an input/output error at its beginning
+    for path, words in [(broken, "Input/output error"), (tmp_path / "gone", "No such file")]:
+        with pytest.raises(ReadError, match=words) as caught:
+            read_index(path)
+        assert (caught.value.code, caught.value.status) == ("read_failed", 503)
+        assert caught.value.hint
+
+
+def test_a_disk_that_fails_under_sqlite_says_nothing_about_the_content(sample: Path) -> None:
+    """Nor is it one when the file begins well and SQLite meets the error."""
+    descriptor = os.open("/proc/self/mem", os.O_RDONLY)
+    try:
+        with (
+            pytest.raises(ReadError, match="disk I/O error"),
+            reading(sample, "the index"),
+            closing(open_immutable(Path(f"/proc/self/fd/{descriptor}"))) as failing,
+        ):
+            failing.execute("select * from sqlite_schema")
+    finally:
+        os.close(descriptor)
+
+
+def test_a_lack_of_memory_says_nothing_about_the_content(sample: Path) -> None:
+    """An allocation that fails is this machine's matter."""
+    script = (
+        "import sqlite3, sys, pathlib\n"
+        "from sidecar.errors import ReadError\n"
+        "from sidecar.inputs.index import read_index\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "read_index(path)\n"
+        "sqlite3.connect(':memory:').execute('pragma hard_heap_limit = 60000')\n"
+        "try:\n"
+        "    read_index(path)\n"
+        "except ReadError as error:\n"
+        "    print(error.code, error.message)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(sample)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.startswith("read_failed the index could not be read on this machine: ")
+    assert "memory" in done.stdout
+
+
+def read_for_ever(sample: Path, before: Callable[[], None]) -> None:
+    """Do something, and then ask what has no end."""
+    with reading(sample, "the index", limit=0.05) as connection:
+        before()
+        connection.execute(f"{ENDLESS} select count(*) from n")
+
+
+def wait() -> None:
+    """What a machine does that is out of memory, or whose disk is busy."""
+    time.sleep(0.06)
+
+
+def work() -> None:
+    """As long as the limit, however busy the machine is with other things."""
+    until = time.thread_time() + 0.05
+    while time.thread_time() < until:
+        pass
+
+
+def test_a_machine_that_waits_says_nothing_about_the_content(sample: Path) -> None:
+    """A time limit that passes without work is this machine's; one that passes with work, the content's."""
+    with pytest.raises(ReadError, match="spent waiting") as waited:
+        read_for_ever(sample, wait)
+    assert waited.value.code == "read_timeout"
+    with pytest.raises(Rejected, match="takes too long") as worked:
+        read_for_ever(sample, work)
+    assert worked.value.code == "unsound"
 
 
 def test_many_matches_are_not_multiplied(index: Path) -> None:

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sidecar.model.objects import Fetched
 from tests.conftest import Bucket, free_port
 from tests.support import proxy as faults
 from tests.support.machine import until
+from tests.support.origin import origin
 from tests.support.proxy import Fault, Proxy
 
 KEY = "db/index.sqlite3"
@@ -298,6 +299,60 @@ async def test_a_transfer_has_a_limit_as_a_whole(
     assert error.code == "store_timeout"
     assert "0.4 s" in error.message
     assert "fetch.timeout" in error.hint
+
+
+def _with_trailer(answer: faults.Answer) -> faults.Answer:
+    body = answer.body + b"\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n"
+    return replace(answer, body=body, length=len(body))
+
+
+async def test_what_the_protocol_left_in_the_body_is_noticed(
+    bucket: Bucket, proxy: Proxy, tmp_path: Path
+) -> None:
+    """A body of the announced length that carries a checksum behind the content is damaged, and not taken."""
+    bucket.put(KEY, BODY)
+    proxy.always(faults.altered(_with_trailer))
+    async with opened(tmp_path, through(bucket, proxy)) as shop:
+        error = await shop.refused()
+    assert error.code == "store_torn"
+
+
+async def test_the_length_vouches_where_the_etag_does_not(
+    bucket: Bucket, proxy: Proxy, tmp_path: Path
+) -> None:
+    """An object stored in parts has no ETag to compare with: what comes must be as long as was announced."""
+
+    def in_parts(answer: faults.Answer) -> faults.Answer:
+        return answer.header("ETag", f'"{MD5}-2"')
+
+    async def cut(answer: faults.Answer, writer: asyncio.StreamWriter) -> None:
+        await faults.cut(in_parts(answer), writer)
+
+    bucket.put(KEY, BODY)
+    async with opened(tmp_path, through(bucket, proxy)) as shop:
+        proxy.always(faults.altered(in_parts))
+        assert await shop.fetch() is not None
+        proxy.always(cut)
+        error = await shop.refused()
+    assert error.code == "store_torn"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(bucket: Bucket, proxy: Proxy, tmp_path: Path, status: int) -> None:
+    """What another address serves is not the object: nobody asks there, and the error says what it was."""
+    bucket.put(KEY, BODY)
+    async with origin() as elsewhere, opened(tmp_path, through(bucket, proxy)) as shop:
+        headers = (("Location", f"{elsewhere.url}/{KEY}"),)
+        proxy.always(faults.altered(lambda _: faults.Answer(status, headers, b"", 0)))
+        error = await shop.refused()
+        with pytest.raises(StoreError):
+            await shop.store.objects("")
+        with pytest.raises(StoreError):
+            await shop.store.put(KEY, Path(__file__), 0.0, None)
+    assert elsewhere.asked == []
+    assert error.code == "store_failed"
+    assert str(status) in error.message
+    assert "s3.endpoint" in error.hint
 
 
 async def test_refused_connections_are_unreachable(bucket: Bucket, proxy: Proxy, tmp_path: Path) -> None:
@@ -657,6 +712,15 @@ async def test_a_file_that_is_written_to_is_read_again(tmp_path: Path, times: in
     finally:
         disturber.end()
     assert source.stat().st_size == (1 << 20) + 4 * times
+
+
+async def test_a_short_read_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    """A file of which another number of bytes comes than its size is not taken: not all file systems tell."""
+    settings = {"store": "file:///proc"}  # whose files have a content, and no size
+    async with opened(tmp_path, settings) as shop:
+        error = await shop.refused(key="version")
+    assert error.code == "store_torn"
+    assert "of 0 bytes" in error.message
 
 
 async def test_a_full_disk_is_not_blamed_on_the_folder(tmp_path: Path) -> None:

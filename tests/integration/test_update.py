@@ -20,6 +20,7 @@ import yaml
 from sidecar.demo.sample import Size, add_event, add_user, remove_user, rename_studio, set_password
 from sidecar.generate import NAMES
 from sidecar.generations import LastLoaded
+from sidecar.model.objects import StoreLook
 from sidecar.model.runs import Request
 from tests.conftest import Bucket
 from tests.support import proxy as faults
@@ -565,6 +566,122 @@ async def test_a_preview_that_is_out_of_date_is_not_applied(site: Site) -> None:
         assert (await client.poke(**{"If-Match": etag}))[0] == 200
 
 
+# What need not be transferred
+
+
+def watched(site: Site) -> list[int]:
+    """The statuses with which the store answers from now on: 200 with a body, 304 without."""
+    statuses: list[int] = []
+
+    def watch(answer: faults.Answer) -> faults.Answer:
+        statuses.append(answer.status)
+        return answer
+
+    site.proxy.always(faults.altered(watch))
+    return statuses
+
+
+async def test_refused_content_is_transferred_once(site: Site) -> None:
+    """While the store holds what was refused, a poke costs an answer without a body; force reads it anew."""
+    async with site.running() as client:
+        await client.poke()
+        site.bucket.put(KEY, b"no database")
+        statuses = watched(site)
+        for expected in ([200], [200, 304], [200, 304, 304]):
+            status, outcome = await client.poke()
+            assert (status, outcome["state"], outcome["error"]["code"]) == (422, "rejected", "not_sqlite")
+            assert outcome["sha256"] == hashlib.sha256(b"no database").hexdigest()
+            assert statuses == expected
+        assert "refused before" in outcome["error"]["message"]
+        assert (await client.poke("?force=1"))[0] == 422
+        assert statuses[3:] == [200]
+        sha256 = site.change()
+        status, outcome = await client.poke()
+        assert (outcome["state"], outcome["sha256"]) == ("published", sha256)
+
+
+async def test_refused_content_is_read_anew_under_other_inputs(site: Site) -> None:
+    """A refusal counts for the machine's files too: when they change, the same object is tried again."""
+    site.bucket.put(KEY, b"no database")
+    statuses = watched(site)
+    async with site.running() as client:
+        assert [(await client.poke())[0] for _ in range(2)] == [422, 422]
+        assert statuses[0] == 200
+        assert set(statuses[1:]) == {304}
+        regions = '{"ProcessGroupRegions": [{"Name": "app", "Regions": ["iad"]}]}'
+        Path(site.machine.settings().paths.deployed).write_text(regions)
+        assert (await client.poke())[0] == 422
+        assert statuses[-1] == 200
+
+
+async def test_the_same_content_under_another_etag_is_transferred_once(site: Site) -> None:
+    """An object stored again in parts has another ETag: the store is asked by that one from then on."""
+    async with site.running() as client:
+        await client.poke()
+        where: Any = {"Bucket": site.bucket.name, "Key": KEY}
+        upload = site.bucket.client.create_multipart_upload(**where)["UploadId"]
+        part = site.bucket.client.upload_part(
+            **where, UploadId=upload, PartNumber=1, Body=site.index.read_bytes()
+        )
+        parts: Any = {"Parts": [{"ETag": part["ETag"], "PartNumber": 1}]}
+        site.bucket.client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload=parts)
+        statuses = watched(site)
+        for expected in ([200], [200, 304], [200, 304, 304]):
+            status, outcome = await client.poke()
+            assert (status, outcome["state"]) == (200, "unchanged")
+            assert outcome["etag"].endswith("-1")
+            assert statuses == expected
+
+
+async def test_what_a_sent_index_has_replaced_is_transferred_once(site: Site) -> None:
+    """While the store is behind, a poke costs an answer without a body, and so does waiting for a digest."""
+    async with site.running() as client:
+        await client.poke()
+        add_user(site.index, "ahead", f"ahead:{HASH}")
+        await client.public(site.index.read_bytes())
+        statuses = watched(site)
+        for _ in range(2):
+            assert (await client.poke())[1]["state"] == "unchanged"
+        assert statuses == [304, 304]
+        site.change()
+        poke = asyncio.create_task(client.public(path=expecting("0" * 64)))
+        await until(lambda: len(statuses) >= 4)
+        poke.cancel()
+        assert statuses[2:4] == [200, 304]
+
+
+async def test_what_the_store_held_last_is_known(site: Site) -> None:
+    """Each answer of the store counts as a look at it, whatever the run makes of it; a failure leaves it."""
+    site.set("fetch", expect_timeout="0s")
+    first = site.upload()
+    async with site.machine.daemon() as daemon, site.machine.client() as session:
+        client = Client(session)
+        assert daemon.updater.fetch.seen is None
+
+        def seen() -> StoreLook:
+            look = daemon.updater.fetch.seen
+            assert look is not None
+            return look
+
+        await client.preview()
+        assert seen().sha256 == first
+        await client.poke()
+        before = seen()
+        await client.poke()
+        assert (seen().sha256, seen().etag) == (first, before.etag)
+        assert seen().at > before.at
+        second = site.change()
+        assert (await client.public(path=expecting("0" * 64)))[0] == 502
+        assert seen().sha256 == second
+        before = seen()
+        site.proxy.then(faults.internal_error)
+        assert (await client.poke())[0] == 502
+        assert seen() == before
+        add_user(site.index, "sent", f"sent:{HASH}")
+        await client.public(site.index.read_bytes())
+        assert seen() == before
+
+
 # An index that the store does not serve yet
 
 
@@ -587,6 +704,40 @@ async def test_an_expected_index_is_waited_for(site: Site) -> None:
         status, outcome = await poke
     assert (status, outcome["state"], outcome["sha256"]) == (200, "published", sha256)
     assert b"late:" in site.machine.targets()["htpasswd"]
+
+
+async def test_waiting_for_an_index_keeps_nobody_else_waiting(site: Site) -> None:
+    """Pokes that wait for the store to serve a digest leave the others their turn, and find it in the end."""
+    site.set("fetch", expect_timeout="60s")
+    async with site.running() as client:
+        await client.poke()
+        add_user(site.index, "late", f"late:{HASH}")
+        late = site.index.read_bytes()
+        sha256 = hashlib.sha256(late).hexdigest()
+        asked = len(site.proxy.requests)
+        pokes = [asyncio.create_task(client.public(path=expecting(sha256))) for _ in range(3)]
+        await until(lambda: len(site.proxy.requests) > asked)
+        status, outcome = await client.poke()
+        assert (status, outcome["state"]) == (200, "unchanged")
+        assert not any(poke.done() for poke in pokes)
+        site.bucket.put(KEY, late)
+        answers = await asyncio.gather(*pokes)
+    assert {(status, outcome["sha256"]) for status, outcome in answers} == {(200, sha256)}
+
+
+async def test_a_poke_that_waits_is_told_of_once(site: Site) -> None:
+    """However often it looks at the store, the history has one entry for what it found there."""
+    async with site.running() as client:
+        await client.poke()
+        async with client.session.get("/generations") as answer:
+            before = await answer.json()
+        asked = len(site.proxy.requests)
+        poke = asyncio.create_task(client.public(path=expecting("0" * 64)))
+        await until(lambda: len(site.proxy.requests) >= asked + 4)
+        poke.cancel()
+        async with client.session.get("/generations") as answer:
+            entries = await answer.json()
+    assert len(entries) == len(before) + 1
 
 
 async def test_an_expected_index_that_never_comes_is_given_up(site: Site) -> None:
@@ -671,6 +822,72 @@ async def test_two_sent_indexes_are_not_undone_by_a_stale_store(site: Site) -> N
         status, outcome = await client.poke()
         assert (status, outcome["state"]) == (200, "unchanged")
     assert b"second:" in site.machine.targets()["htpasswd"]
+
+
+async def sent_ahead(site: Site, client: Client) -> tuple[str, bytes]:
+    """An index published from the store, and another that was sent since; the first's SHA-256, the second."""
+    stored = site.upload()
+    await client.poke()
+    add_user(site.index, "ahead", f"ahead:{HASH}")
+    body = site.index.read_bytes()
+    status, outcome = await client.public(body)
+    assert (status, outcome["state"]) == (200, "published")
+    return stored, body
+
+
+async def test_an_index_that_is_expected_counts_though_a_newer_one_was_sent(site: Site) -> None:
+    """Whoever names the digest means it: an index that the sent one has replaced is published again."""
+    async with site.running() as client:
+        stored, _ = await sent_ahead(site, client)
+        status, outcome = await client.public(path=expecting(stored))
+    assert (status, outcome["state"], outcome["sha256"]) == (200, "published", stored)
+    assert b"ahead:" not in site.machine.targets()["htpasswd"]
+
+
+async def test_a_sent_index_that_is_expected_is_in_place_already(site: Site) -> None:
+    """A poke that names the sent index is content with it, though the store is still behind."""
+    async with site.running() as client:
+        _, body = await sent_ahead(site, client)
+        sha256 = hashlib.sha256(body).hexdigest()
+        status, outcome = await client.public(path=expecting(sha256))
+    assert (status, outcome["state"], outcome["sha256"]) == (200, "unchanged", sha256)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["same daemon", "new daemon"])
+async def test_a_revert_counts_once_the_store_has_caught_up(site: Site, again: bool) -> None:
+    """After the store has served the sent index once, an older one in it was stored on purpose."""
+    before = site.index.read_bytes()
+    async with site.running() as client:
+        stored, body = await sent_ahead(site, client)
+        assert (await client.poke())[1]["state"] == "unchanged"
+        site.bucket.put(KEY, body)
+        assert (await client.poke())[1]["state"] == "unchanged"
+        if not again:
+            site.bucket.put(KEY, before)
+            await client.poke()
+    if again:
+        site.bucket.put(KEY, before)
+        async with site.running() as client:
+            await client.poke()
+    assert b"ahead:" not in site.machine.targets()["htpasswd"]
+    assert hashlib.sha256(before).hexdigest() == stored
+
+
+async def test_force_takes_what_the_store_serves(site: Site) -> None:
+    """An update by force believes the store, though an index was sent ahead of it."""
+    async with site.running() as client:
+        stored, _ = await sent_ahead(site, client)
+        status, outcome = await client.poke("?force=1")
+    assert (status, outcome["state"], outcome["sha256"]) == (200, "published", stored)
+
+
+async def test_a_newer_index_than_the_sent_one_is_taken(site: Site) -> None:
+    """A store that has never served the sent index is not held to it: what is new is published."""
+    async with site.running() as client:
+        await sent_ahead(site, client)
+        newer = site.change()
+        status, outcome = await client.poke()
+    assert (status, outcome["state"], outcome["sha256"]) == (200, "published", newer)
 
 
 async def test_an_index_sent_to_a_fresh_machine_is_published(site: Site) -> None:

@@ -91,9 +91,14 @@ CASES: list[tuple[str, State, Facts, float, Phase, Action | None]] = [
         *(state(Phase.BOOTING, AT_BOOT), booting(answers=False), 120, Phase.BOOTING, None),
     ),
     (
-        "a look had no effect within the limit",
-        *(state(Phase.BOOTING, AT_BOOT, looked=100.0, acts=4, acted=130.0), booting(), 135),
+        "a look had no effect within ten seconds",
+        *(state(Phase.BOOTING, AT_BOOT, looked=100.0, acts=4, acted=109.0), booting(), 110),
         *(Phase.BOOTING, Action.ROLL_BACK),
+    ),
+    (
+        "a look may still have its effect",
+        *(state(Phase.BOOTING, AT_BOOT, looked=100.0, acts=4, acted=109.0), booting(), 109.9),
+        *(Phase.BOOTING, None),
     ),
     (
         "without a look nothing is known of the set",

@@ -121,7 +121,8 @@ class FolderStore:
             return _etag(target.stat())
 
     def _copy(self, key: str, target: Path, etag: str | None, transfer: Transfer) -> Fetched | None:
-        source = self._folder / key
+        source, torn = self._folder / key, ""
+        # Somebody may write to the file while it is read: then it is read again.
         for _ in range(self._limits.attempts):
             try:
                 with source.open("rb") as stream:
@@ -132,8 +133,11 @@ class FolderStore:
                         while chunk := stream.read(CHUNK):
                             transfer.check()
                             incoming.write(chunk)
-                    # Somebody may write to the file while it is read: then it is read again.
-                    if _etag(os.fstat(stream.fileno())) == _etag(before):
+                    if _etag(os.fstat(stream.fileno())) != _etag(before):
+                        torn = f"{source} kept changing while it was read"
+                    elif incoming.size != before.st_size:
+                        torn = f"{incoming.size} of {before.st_size} bytes of {source} came"
+                    else:
                         return Fetched(_etag(before), before.st_mtime, incoming.sha256, incoming.size)
             except FileNotFoundError:
                 raise StoreError(
@@ -141,11 +145,8 @@ class FolderStore:
                 ) from None
             except OSError as error:
                 raise StoreError(f"{source} cannot be read: {error.strerror}", code="store_failed") from error
-        raise StoreError(
-            f"{source} kept changing while it was read",
-            "write it to another name and rename it",
-            code="store_torn",
-        )
+        hint = "write it to another name and rename it; is the file system sound?"
+        raise StoreError(torn, hint, code="store_torn")
 
 
 def _etag(stat: os.stat_result) -> str:

@@ -53,7 +53,10 @@ class S3Store:
         from aiobotocore.config import AioConfig
         from botocore.exceptions import BotoCoreError
 
+        from sidecar.inputs.store.session import StraightSession
+
         config = AioConfig(
+            http_session_cls=StraightSession,
             # Tigris refuses the library's default of chunked uploads with trailing checksums.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -304,6 +307,11 @@ def _explain(where: str, response: Any) -> StoreError:
             f"{where}: the store refuses access ({code})",
             "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy",
             code="store_denied",
+        )
+    if 300 <= status < 400 and status != 304:
+        return StoreError(
+            f"{where}: the store answers {status} ({code}): it is to be asked at another address",
+            "no redirect is followed: set s3.endpoint and s3.region to where the bucket lies",
         )
     return StoreError(
         f"{where}: the store answers {status} ({code})",
