@@ -141,8 +141,8 @@ class Outcome(Record, frozen=True, omit_defaults=True):
     not kept waiting for the end. `generation` is the one in place now. `etag` and `sha256` are those of the
     index that came or that the store holds, `tag` names the very set that would be or was published. `stages`
     are seconds. `diffs` are what the run writes, `drift` what somebody else had changed before. `warnings`
-    may name users. `stands` when it failed, or takes long, but the generation in place is whole, file by file.
-    `public` when nobody asked for it but strangers.
+    may name users. `stands` when it failed, or takes long, but the generation in place is whole, file by
+    file. `public` when nobody asked for it but strangers.
     """
 
     state: str

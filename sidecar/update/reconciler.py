@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sidecar.errors import NotFound, PublishError, SidecarError
+from sidecar.errors import PublishError, SidecarError
 from sidecar.generations import Generations, LastLoaded, Manifest
 from sidecar.model.events import LifecycleEvent, Loaded, NavigatorSeen, NotLoaded, Reloaded
 from sidecar.model.navigator import Process
@@ -26,6 +25,7 @@ from sidecar.navigator.server import Navigator
 from sidecar.system.tasks import end, happens
 from sidecar.update import lifecycle
 from sidecar.update.lifecycle import Action, Facts, Phase, Published, State
+from sidecar.update.observer import Observer
 from sidecar.update.rejections import Rejections
 
 logger = logging.getLogger(__name__)
@@ -37,9 +37,6 @@ _WATCH_BEGINS = 0.25
 _UNTIL_THEN = 0.01
 # A Navigator that is being restarted comes back within this; after it, it is said to be down.
 _DOWN_AFTER = 2.0
-# The generation to go back to is looked for when a load has not come at once.
-_FALLBACK_AFTER = 0.5
-_TICKS = os.sysconf("SC_CLK_TCK")
 _REMEMBERED = 50
 
 
@@ -47,19 +44,6 @@ class Asking:
     """A hook or CGI of Navigator that is being answered; `looks` when its end makes Navigator look."""
 
     looks = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Sight:
-    """A marker as it was first seen.
-
-    `owner` is the process that surely touched it, `touched` when, in seconds since boot: a clock that is set
-    later does not move that.
-    """
-
-    marker: Marker
-    owner: Process | None
-    touched: float
 
 
 @dataclass(slots=True)
@@ -90,25 +74,14 @@ class Reconciler:
         self._generations = generations
         self._navigator = navigator
         self._rejections = rejections
-        self._region = region
+        self._observer = Observer(generations, navigator, region)
         self._limit = limit
         self._ask = ask
         self._subscribers: list[Callable[[LifecycleEvent], None]] = []
         self.state = State(since=time.monotonic())
         self.facts = Facts()
         self._wall = time.time()
-        self._maintenance = generations.maintenance_name
-        # What was seen of the outside so far
-        self._sights: dict[str, _Sight] = {}
-        self._serves: tuple[Process, str, float] | None = None
-        self._answers: Process | None = None
-        self._published: tuple[int, float, Process | None] | None = None
-        self._stamp: object = None
-        self._starts = 0
-        self._fallback: tuple[int, int | None, int | None] | None = None
-        self._numbers: dict[str, int] = {}
         self._probing: _Probing | None = None
-        self._marker: Marker | None = None
         # Hooks and CGIs of Navigator
         self._asking = 0
         self._let_go: float | None = None
@@ -134,7 +107,7 @@ class Reconciler:
     @property
     def served(self) -> int | None:
         """The number of the generation that the living Navigator serves; None when it is none of ours."""
-        return self._number(self.facts.served)
+        return self._observer.number(self.facts.served)
 
     @property
     def pending(self) -> int | None:
@@ -170,7 +143,7 @@ class Reconciler:
 
     def published(self, number: int) -> None:
         """A generation was put in place just now."""
-        self._note_publication(number, self._navigator.process.find())
+        self._observer.note_publication(number, self._navigator.process.find())
         self.wake()
 
     def wake(self) -> None:
@@ -283,171 +256,32 @@ class Reconciler:
     # Facts
 
     async def _observe(self) -> Facts:
-        process = self._navigator.process.find()
-        if process != self.facts.process:
-            self._notice(process)
+        marker = self._observer.marker
+        seen = await self._observer.observe(self.state.since)
+        if seen.process != self.facts.process:
+            self._notice(seen.process)
+        self._notice_reload(marker, self._observer.marker)
         current = self._generations.current
-        if current is not None and (self._published is None or self._published[0] != current.number):
-            self._note_publication(current.number, None)
-        record = self._generations.load_record()
-        last = self._manifest(record.generation) if record else None
-        published = self._describe(current, last)
-        served, is_shown = self._served(process, published, record, last)
-        if published is not None and served == published.fingerprint and is_shown:
-            self._starts = 0
-        else:
-            self._count_starts(process)
-        fallback = None
-        if published is not None and time.monotonic() - self.state.since > _FALLBACK_AFTER:
-            fallback = await self._find_fallback(published, last)
-        return Facts(
-            process=process,
-            on_maintenance=process is not None and self._is_maintenance(process),
-            answers=await self._does_answer(process),
-            published=published,
-            served=served,
-            is_shown=is_shown,
+        return replace(
+            seen,
             asking=self._asking,
             let_go=self._let_go,
-            starts=self._starts,
-            fallback=fallback,
-            retry=bool(current and current.taken_back) and self._rejections.retry_due(process),
-            **self._probe_facts(process, published),
-        )
-
-    def _describe(self, current: Manifest | None, last: Manifest | None) -> Published | None:
-        if current is None or self._published is None:
-            return None
-        return Published(
-            current.number,
-            current.fingerprint,
-            self._published[1],
-            proven=last is not None and last.fingerprint == current.fingerprint,
-            restored=bool(current.taken_back),
+            retry=bool(current and current.taken_back) and self._rejections.retry_due(seen.process),
+            **self._probe_facts(seen.process, seen.published),
         )
 
     def _notice(self, process: Process | None) -> None:
-        before = self.facts.process
-        if process is not None and before is not None:
+        if process is not None and self.facts.process is not None:
             logger.info("Navigator was restarted: %s", process)
         self._tell(NavigatorSeen(process))
 
-    def _note_publication(self, number: int, process: Process | None) -> None:
-        if self._published is None or self._published[0] != number:
-            self._published = (number, time.monotonic(), process)
-            self._starts, self._stamp = 0, self._navigator.process.stamp()
-
-    def _count_starts(self, process: Process | None) -> None:
-        """A start of Navigator writes its process id anew, unless it cannot parse its file."""
-        stamp = self._navigator.process.stamp()
-        if stamp != self._stamp:
-            self._stamp = stamp
-            if stamp is not None and not (process is not None and self._is_maintenance(process)):
-                self._starts += 1
-
-    def _is_maintenance(self, process: Process) -> bool:
-        return process.configuration.rpartition("/")[2] == self._maintenance
-
-    async def _does_answer(self, process: Process | None) -> bool:
-        if process is not None and process != self._answers and await self._navigator.gate.answers():
-            self._answers = process
-        return process is not None and process == self._answers
-
-    def _served(
-        self,
-        process: Process | None,
-        published: Published | None,
-        record: LastLoaded | None,
-        last: Manifest | None,
-    ) -> tuple[str | None, bool]:
-        """The set whose marker this process touched last, and whether that was after the publication."""
-        if process is None:
-            return None, True
-        if record is not None and last is not None and record.process is not None:
-            marker = Marker(last.fingerprint, record.touched, record.inode)
-            self._sights.setdefault(last.fingerprint, _Sight(marker, record.process, 0.0))
-            if record.process == process and self._serves is None:
-                self._serves = process, last.fingerprint, 0.0
-        ours = [one for one in self._navigator.markers.all() if self._is_of(one, process, published)]
-        # It was removed at the publication: that it is there says more than any clock.
-        newest = next((one for one in ours if published and one.fingerprint == published.fingerprint), None)
-        if newest is not None:
-            self._notice_reload(newest)
-        else:
-            newest = ours[0] if ours else None
-        known = self._serves if self._serves is not None and self._serves[0] == process else None
-        there = newest is not None and self._sights[newest.fingerprint].touched
-        shown = newest is not None and published is not None and newest.fingerprint == published.fingerprint
-        if newest is not None and (shown or known is None or there > known[2]):
-            known = self._serves = process, newest.fingerprint, there
-        if known is None:
-            return None, True
-        # Its marker may be gone, because the same set was published anew: it goes on serving that.
-        return known[1], shown or published is None or known[1] != published.fingerprint
-
-    def _is_of(self, marker: Marker, process: Process, published: Published | None) -> bool:
-        """Whether this process touched the marker."""
-        sight = self._sights.get(marker.fingerprint)
-        if sight is None or sight.marker != marker:
-            here = (
-                published is not None
-                and marker.fingerprint == published.fingerprint
-                and self._published is not None
-                and self._published[2] == process
-            )
-            since_boot = time.clock_gettime(time.CLOCK_BOOTTIME) - (time.time() - marker.touched / 1e9)
-            known_owner = sight is not None and sight.owner == process == self.facts.process
-            sight = _Sight(marker, process if here or known_owner else None, since_boot)
-            self._sights[marker.fingerprint] = sight
-        return sight.owner == process or sight.touched >= process.started / _TICKS
-
-    def _notice_reload(self, marker: Marker) -> None:
+    def _notice_reload(self, before: Marker | None, now: Marker | None) -> None:
         """A marker that moves though nothing was published tells of a reload that somebody else asked for."""
-        before, self._marker = self._marker, marker
-        is_same_set = before is not None and before.fingerprint == marker.fingerprint
-        if is_same_set and before != marker and self.state.phase is Phase.LOADED and self.pending is None:
+        if before is None or now is None or before == now or before.fingerprint != now.fingerprint:
+            return
+        if self.state.phase is Phase.LOADED and self.pending is None:
             logger.info("Navigator has loaded its configuration again, though nothing was published")
             self._tell(Reloaded())
-
-    async def _find_fallback(self, published: Published, last: Manifest | None) -> int | None:
-        """The generation to go back to: the last one loaded, whole, another set, and of this region."""
-        key = (published.generation, last.number if last else None)
-        if self._fallback is None or self._fallback[:2] != key:
-            found = None
-            if last is not None and last.fingerprint != published.fingerprint and self._fits(last):
-                try:
-                    await asyncio.to_thread(self._generations.archive.artifacts, last.number)
-                    found = last.number
-                except NotFound as error:
-                    logger.error("cannot go back to generation %d: %s", last.number, error)  # noqa: TRY400
-            self._fallback = (*key, found)
-        return self._fallback[2]
-
-    def _fits(self, manifest: Manifest) -> bool:
-        return manifest.region is None or manifest.region == self._region
-
-    def _manifest(self, number: int) -> Manifest | None:
-        current = self._generations.current
-        if current is not None and current.number == number:
-            return current
-        try:
-            return self._generations.archive.manifest(number)
-        except (NotFound, OSError):
-            return None
-
-    def _number(self, fingerprint: str | None) -> int | None:
-        """The newest generation with this set."""
-        if fingerprint is None:
-            return None
-        current = self._generations.current
-        if current is not None and current.fingerprint == fingerprint:
-            return current.number
-        if fingerprint not in self._numbers:
-            with suppress(OSError):
-                for number in self._generations.archive.numbers():
-                    if (found := self._manifest(number)) is not None:
-                        self._numbers[found.fingerprint] = number
-        return self._numbers.get(fingerprint)
 
     def _probe_facts(self, process: Process | None, published: Published | None) -> dict[str, Any]:
         if not self._navigator.probes:
@@ -520,7 +354,7 @@ class Reconciler:
         current = self._generations.current
         if current is None or current.number != number:
             return
-        marker = self._marker
+        marker = self._observer.marker
         touched, inode = (marker.touched, marker.inode) if marker is not None else (0, 0)
         before = self._generations.load_record()
         record = LastLoaded(number, time.time(), facts.process, touched, inode)
@@ -533,7 +367,7 @@ class Reconciler:
         if before is not None and (before.generation, before.process) == (number, facts.process):
             return
         # Of a load by a Navigator that came up later nothing can be said.
-        seen = self._published is not None and self._published[2] == facts.process
+        seen = self._observer.published_under(facts.process)
         seconds = max(0.0, touched / 1e9 - self._generations.published) if seen and touched else None
         after = "" if seconds is None else f" {seconds * 1000:.0f} ms after its publication"
         logger.info("Navigator has loaded generation %d%s", number, after, extra={"generation": number})

@@ -216,6 +216,24 @@ async def test_a_clock_that_steps_takes_no_load_away(tmp_path: Path, age: float)
         await one.phase_is(Phase.LOADED, 2)
 
 
+async def test_a_set_that_comes_again_at_once_is_loaded_again(tmp_path: Path) -> None:
+    """Another set took its place for a moment: that Navigator served it before says nothing of now."""
+    async with stage(tmp_path) as one:
+        first = await load_first(one)
+        one.navigator.loads = None
+        await one.publish()
+        await one.phase_is(Phase.LOADING, 2)
+        one.seed = 0  # the first set once more
+        assert await one.publish() == first
+        await one.phase_is(Phase.LOADING, 3)
+        assert one.reconciler.pending == 3
+        one.navigator.loads = first
+        one.navigator.touch(first)
+        await one.phase_is(Phase.LOADED, 3)
+        one.navigator.loads = await one.publish()
+        await one.phase_is(Phase.LOADED, 4)
+
+
 async def test_another_daemon_knows_the_load_again(tmp_path: Path) -> None:
     """The recorded process and marker are proof after a restart, though the clock stepped since."""
     async with stage(tmp_path) as one:
@@ -298,7 +316,7 @@ async def test_another_regions_set_is_not_gone_back_to(tmp_path: Path) -> None:
     """Without a set of its own region it stays, and says that it is degraded."""
     async with stage(tmp_path, limit=0.5) as one:
         await load_first(one)
-        one.reconciler._region = "syd"
+        one.reconciler._observer._region = "syd"
         one.navigator.loads = None
         await one.publish()
         await until(lambda: one.reconciler.state.given_up, 15)

@@ -117,6 +117,10 @@ CASES: list[tuple[str, State, Facts, float, Phase, Action | None]] = [
         *(Phase.FOREIGN, Action.SIGNAL),
     ),
     # loading
+    (
+        "the set it serves was published anew, after another one",
+        *(state(Phase.LOADING), facts(served="new", is_shown=False), 101, Phase.LOADING, Action.SIGNAL),
+    ),
     ("nobody else makes it look", State(), facts(), 100, Phase.LOADING, Action.SIGNAL),
     ("a CGI is being answered", State(), facts(asking=1), 100, Phase.LOADING, None),
     ("a CGI was just answered", State(), facts(let_go=100.1), 101, Phase.LOADING, None),
