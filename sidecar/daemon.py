@@ -208,7 +208,7 @@ class Daemon:
             settings.listen,
         )
 
-        self.status.problems.append(lambda: self.server.problem)
+        self.status.problems += (lambda: self.server.problem, self._databases_problem)
 
     # Life
 
@@ -388,7 +388,24 @@ class Daemon:
                 logger.warning("%s", error)
             self.metrics.set_generation("ready", work.generation)
         self._history_writer.add_ready(work)
+        self._soon(self._serve_the_waiting())
         self.broker.emit("ready", {"generation": work.generation, "state": work.state, "steps": work.steps})
+
+    async def _serve_the_waiting(self) -> None:
+        """A tenant whose database has come is served from now on."""
+        current = self.generations.current
+        withheld = current.withheld if current is not None else ()
+        try:
+            resolved = await asyncio.to_thread(self.ready.databases.resolves, withheld)
+        except OSError as error:
+            logger.warning("the folder of the databases cannot be looked at: %s", error)
+            return
+        if resolved:
+            await self._ask(Request(trigger="databases", who="the ready work"))
+
+    def _databases_problem(self) -> str | None:
+        current = self.generations.current
+        return self.ready.databases.problem(current.withheld if current is not None else ())
 
     def _served(self) -> Served:
         """What everyone may know of this machine."""

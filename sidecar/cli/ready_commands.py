@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -76,6 +77,7 @@ def add(commands: Any, add_parser: AddParser, alone: Callable[[Settings], Alone]
     upload.add_argument(
         "--overwrite", action="store_true", help="replace what the store holds of them, whatever it is"
     )
+    upload.add_argument("--yes", action="store_true", help="do not ask first")
 
 
 def _ready(options: argparse.Namespace, client: Client, alone: Alone) -> int:
@@ -99,10 +101,37 @@ def _status(options: argparse.Namespace, client: Client, alone: Alone) -> int:
 def _push(options: argparse.Namespace, client: Client, alone: Alone) -> int:
     if options.overwrite and not options.names:
         raise SidecarError("--overwrite needs names", "name the databases whose objects are to be replaced")
-    pushed = push(client, alone, options.names, overwrite=options.overwrite)
     nothing = "Nothing has changed here since it was stored."
+    names = options.names
+    if not options.yes:
+        names = _chosen(databases(client, alone), names)
+        if not names:
+            _print(Pushed((), ()) if options.json else nothing)
+            return 0
+        _confirm(names)
+    pushed = push(client, alone, names, overwrite=options.overwrite)
     _print(pushed if options.json else "\n".join(pushed.said) or nothing)
     return 1 if pushed.failed else 0
+
+
+def _chosen(rows: Sequence[Line], names: Sequence[str]) -> list[str]:
+    """Show on standard error what a push would do, and give the names of the databases."""
+    from sidecar.ready.plan import SUFFIX
+    from sidecar.ready.table import table
+
+    wanted = {name.removesuffix(SUFFIX) for name in names}
+    chosen = [row for row in rows if (row.name in wanted if names else row.action == "push")]
+    if chosen:
+        print(table(chosen), file=sys.stderr)
+    # What this machine does not know is for the daemon to refuse.
+    return [row.name for row in chosen] if not names else list(names)
+
+
+def _confirm(names: Sequence[str]) -> None:
+    print(f"Push {len(names)} to the store? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        print(file=sys.stderr)
+        raise SidecarError("nothing was pushed: nobody said yes", "--yes pushes without asking")
 
 
 def _print(data: Any) -> None:

@@ -87,17 +87,25 @@ class _Site:
     pages: tuple[Page, ...]
 
 
-def generate(index: Index, deployment: Deployment, memo: Memo, previous_htpasswd: bytes = b"") -> Generated:
+def generate(
+    index: Index,
+    deployment: Deployment,
+    memo: Memo,
+    previous_htpasswd: bytes = b"",
+    withheld: frozenset[str] = frozenset(),
+) -> Generated:
     """All artifacts of one machine, from the index and the machine's own settings.
 
-    `previous_htpasswd` keeps the lines of unchanged plain-text passwords. Raises `Rejected` for an
+    `previous_htpasswd` keeps the lines of unchanged plain-text passwords. `withheld` are tenants that are not
+    to be served, by the stems of their databases. Raises `Rejected` for an
     index that cannot be represented and `SettingsError` for an unusable profile.
     """
     users, skipped = htpasswd(index.users, deployment.key, previous_htpasswd)
     machine = repr((deployment.profile, deployment.values, deployment.region, deployment.databases))
     # Most changes concern users only, and then all of this is as it was.
     site = memo.get(
-        (_site, machine, index.regions, index.studios, index.events), lambda: _site(index, deployment, memo)
+        (_site, machine, withheld, index.regions, index.studios, index.events),
+        lambda: _site(index, deployment, memo, withheld),
     )
     contents = {HTPASSWD: users, **site.contents}
     fingerprint = _fingerprint(contents)
@@ -116,7 +124,7 @@ def generate(index: Index, deployment: Deployment, memo: Memo, previous_htpasswd
     )
 
 
-def _site(index: Index, deployment: Deployment, memo: Memo) -> _Site:
+def _site(index: Index, deployment: Deployment, memo: Memo, withheld: frozenset[str]) -> _Site:
     owned = owners(index, memo)
     everywhere = programmes(index, owned, memo)
     here = deployment.region
@@ -125,6 +133,7 @@ def _site(index: Index, deployment: Deployment, memo: Memo) -> _Site:
         tenant
         for one in local
         for tenant in memo.get((tenants, one), lambda one=one: tenants(one))  # type: ignore[misc]
+        if tenant.database not in withheld
     )
     pages = documents.prerender_pages(index, everywhere)
 
@@ -134,7 +143,7 @@ def _site(index: Index, deployment: Deployment, memo: Memo) -> _Site:
     values |= {
         "page_proxy": page_proxy,
         "page_redirect": page_redirect,
-        "tenants": [navigator_yml.tenant_entries(local, root)],
+        "tenants": [navigator_yml.tenant_entries(local, root, withheld)],
         "auth_patterns": navigator_yml.auth_patterns(everywhere, root, regional=here is not None),
         "replay": navigator_yml.replay_routes(everywhere, root, here) if here else [],
         "fingerprint": _UNKNOWN,

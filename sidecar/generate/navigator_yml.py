@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -12,20 +12,26 @@ from sidecar.generate.yaml_writer import Entries
 from sidecar.model.index import Programme, Tenant
 
 REPLAY_STATUS = 307
+_NONE: frozenset[str] = frozenset()
 
 # The application's own generator escapes a dash in expressions, and leaves it as it is in routes.
 _ESCAPE = str.maketrans({character: f"\\{character}" for character in "[]{}()|-*.\\?+^$# "})
 _ESCAPE_ROUTE = {number: text for number, text in _ESCAPE.items() if number != ord("-")}
 
 
-def tenant_entries(programmes: Sequence[Programme], root: str) -> Entries:
-    """The tenants of events, as they stand in `applications.tenants`."""
-    return Entries(_tenants, [(root, programme) for programme in programmes], mapping=False)
+def tenant_entries(programmes: Sequence[Programme], root: str, withheld: Set[str]) -> Entries:
+    """The tenants of events, but for those withheld, as they stand in `applications.tenants`."""
+    items = []
+    for programme in programmes:
+        names = frozenset(one.database for one in tenants(programme)) if withheld else _NONE
+        if not names or names - withheld:
+            items.append((root, programme, names & withheld))
+    return Entries(_tenants, items, mapping=False)
 
 
-def _tenants(item: tuple[str, Programme]) -> list[dict[str, Any]]:
-    root, programme = item
-    return [_tenant(root, tenant) for tenant in tenants(programme)]
+def _tenants(item: tuple[str, Programme, frozenset[str]]) -> list[dict[str, Any]]:
+    root, programme, without = item
+    return [_tenant(root, tenant) for tenant in tenants(programme) if tenant.database not in without]
 
 
 def _tenant(root: str, tenant: Tenant) -> dict[str, Any]:

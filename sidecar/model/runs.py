@@ -52,6 +52,7 @@ TRIGGERS: dict[str, Trigger] = {
     "boot": Trigger("the machine's boot", automatic=True, navigator_looks=True),
     "cgi": Trigger("a poke from {who}", person=True, navigator_looks=True),
     "command": Trigger("asked for by {who}", person=True),
+    "databases": Trigger("databases that arrived", automatic=True),
     "http": Trigger("asked for by {who}", person=True),
     "local": Trigger("a change of the local index", automatic=True),
     "once": Trigger("asked for by {who}", person=True),

@@ -56,6 +56,25 @@ class Pushed(Record, frozen=True):
     failed: tuple[str, ...]
 
 
+class Asked(Record, frozen=True):
+    """Tenants that a publication adds, by the stems of their databases.
+
+    `withheld` wait for their databases already. `first`: nothing of ours was here before, so that the files
+    that lie there are in use.
+    """
+
+    names: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
+    first: bool = False
+
+
+class Prepared(Record, frozen=True):
+    """Sentences about what could not be done, and the tenants that must not be served yet."""
+
+    warnings: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
+
+
 def work_text(work: Work) -> str:
     """How the work ended, for people."""
     rows = []

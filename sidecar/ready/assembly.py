@@ -78,7 +78,9 @@ def assemble(
         return await databases.migrate(facts, report)
 
     async def orphans(facts: Facts, report: Report, *, everything: bool) -> str | None:
-        return await databases.orphans(facts, report) if settings.databases.fetch else None
+        if not settings.databases.fetch:
+            return None
+        return await databases.orphans(facts, report, loaded=generations.last_loaded() == facts.generation)
 
     steps: dict[str, Do] = {
         "databases": fetch,

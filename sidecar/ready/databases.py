@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from sidecar.config.settings import Settings
 from sidecar.errors import CommandError, SidecarError, StoreError
 from sidecar.inputs.store import Store
 from sidecar.model.objects import Stored
+from sidecar.model.work import Asked, Prepared
 from sidecar.ready.facts import Facts
 from sidecar.ready.folder import DatabaseFolder
 from sidecar.ready.memory import Memory
@@ -21,6 +25,7 @@ from sidecar.ready.plan import (
     Known,
     Verdict,
     Wanted,
+    came_through,
     decide,
     keeps,
     key,
@@ -34,6 +39,8 @@ from sidecar.system.commands import run_command
 from sidecar.system.sqlite import check_database
 
 _NAMED = 5
+# The ETag of an object that was plainly uploaded.
+_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,34 +73,93 @@ class Databases:
         self._folder = folder
         self._memory = memory
         self._background = background
+        # As the last survey found it: what the store surely has not, and what only a person can settle.
+        self._absent: frozenset[str] = frozenset()
+        self._conflicts: tuple[str, ...] = ()
+        # The tenants of the generation that was prepared last: nothing of theirs is removed.
+        self._coming: frozenset[str] = frozenset()
+        self._removing = asyncio.Lock()
 
     # What is, and what is to be done
 
     async def survey(self, facts: Facts) -> list[Row]:
         """Every database that belongs here, and what is to become of it. Costs one listing."""
-        listing = {
-            one.key.removeprefix(PREFIX).removesuffix(SUFFIX): one
-            for one in await self._store.objects(PREFIX)
-            if one.key.endswith(SUFFIX)
-        }
+        listing = await self._list(PREFIX)
         here = await self._background.run(self._folder.look)
+        belonging = self._belonging(facts)
         rows: dict[str, Row] = {}
 
         async def judge(one: Wanted) -> None:
-            found, stored, known = here.get(one.name), listing.get(one.name), self._known(one.name)
-            age = known.modified if known and stored and known.etag == stored.etag else None
-            verdict = decide(one, found, stored, known)
-            if verdict.action == "ask" and stored is not None:
-                age = await self._age(stored)
-                verdict = decide(one, found, stored, known, age)
-                if verdict.action == "keep":
-                    # Seen and not taken: so that it need not be asked for again.
-                    self._memory.entries[one.name] = Known(stored.etag, age, "")
-            rows[one.name] = Row(one, found, stored, known, age, verdict)
+            rows[one.name] = await self._judge(one, here.get(one.name), listing.get(one.name))
 
-        belonging = self._belonging(facts)
         await each(belonging.values(), self._settings.parallel, judge)
+        self._absent = frozenset(name for name in belonging if name not in listing)
+        self._conflicts = tuple(name for name in sorted(rows) if rows[name].verdict.action == "conflict")
         return [rows[name] for name in sorted(belonging)]
+
+    async def _list(self, prefix: str) -> dict[str, Stored]:
+        return {
+            one.key.removeprefix(PREFIX).removesuffix(SUFFIX): one
+            for one in await self._store.objects(prefix)
+            if one.key.endswith(SUFFIX)
+        }
+
+    async def _judge(self, one: Wanted, here: Here | None, stored: Stored | None) -> Row:
+        """What is to become of a database; what was learned on the way is remembered."""
+        before = self._known(one.name)
+        known = await self._recall(before or Known(), stored)
+        age = known.modified if stored is not None and known.etag == stored.etag else None
+        same: bool | None = None
+        verdict = decide(one, here, stored, known)
+        if verdict.action == "ask" and stored is not None:
+            age = await self._age(stored)
+            verdict = decide(one, here, stored, known, age)
+            if verdict.action == "keep":
+                # Seen and not taken: so that it need not be asked for again.
+                known = replace(known, etag=stored.etag, modified=age, signature="")
+        elif verdict.action == "compare" and stored is not None:
+            same = await self._is_same(one.name, stored)
+            verdict = decide(one, here, stored, known, same=same)
+            if same and here is not None:
+                known = replace(known, etag=stored.etag, modified=here.modified, signature=here.signature)
+        if one.ours or verdict.action != "conflict":
+            known = replace(known, ours=one.ours)
+        if self._known(one.name) is before and known != (before or Known()):
+            self._memory.entries[one.name] = known
+        return Row(one, here, stored, known, age, verdict)
+
+    async def _recall(self, known: Known, stored: Stored | None) -> Known:
+        """The same, once it is clear how the last upload ended."""
+        sent = known.sent
+        if sent is None or stored is None or stored.etag == known.etag:
+            return known
+        age = await self._age(stored) if stored.size == sent.size and stored.etag != sent.md5 else None
+        if not came_through(sent, stored, age):
+            return known
+        return Known(stored.etag, sent.modified, sent.signature, ours=True)
+
+    async def _is_same(self, name: str, stored: Stored) -> bool:
+        """Whether a file has the very bytes of an object, by the ETag of one that was plainly uploaded."""
+        if not _MD5.fullmatch(stored.etag):
+            return False
+        try:
+            return await self._background.run(self._folder.has_md5, name, stored.etag)
+        except FileNotFoundError:
+            return False
+
+    def problem(self, withheld: Sequence[str]) -> str | None:
+        """What only a person can settle, or what is still on its way, in a sentence; None for nothing."""
+        sentences = []
+        if self._conflicts:
+            sentences.append(
+                f"{_some(self._conflicts)}: this file and the store's object have both changed, or were never"
+                " the same; see `sidecar databases status`, then push with --overwrite, or remove the file"
+            )
+        if withheld:
+            sentences.append(
+                f"{_some(withheld)}: not served yet, because the database is in the store and not here"
+            )
+        return ". ".join(sentences) or None
 
     def _belonging(self, facts: Facts) -> dict[str, Wanted]:
         return wanted(
@@ -118,15 +184,19 @@ class Databases:
         await self._background.run(self._folder.clean)
         rows = await self.survey(facts)
         todo = [row for row in rows if row.verdict.action == "fetch"]
+        await self._put_right([row.wanted.name for row in rows if row.here and row.wanted.served], report)
         absent = [row.wanted.name for row in rows if row.verdict.action == "create" and row.wanted.served]
         creating = absent if self._settings.create_command else []
         report.expect(len(todo) + len(creating))
+        failed = 0
 
         async def fetch(row: Row) -> None:
+            nonlocal failed
             report.begin(row.wanted.name)
             try:
-                await self._fetch(row.wanted.name, row.here)
+                await self._fetch(row.wanted.name, row.here, ours=row.wanted.ours)
             except SidecarError as error:
+                failed += 1
                 report.fail(f"{row.wanted.name}: {error}")
             report.advance()
 
@@ -138,13 +208,31 @@ class Databases:
                 report.advance()
         finally:
             await self._background.run(self._memory.save)
-        fetched = len(todo) - len(report.failures)
-        said = f"{fetched} fetched, {len(rows) - len(todo) - len(absent)} as they should be"
+        fetched = len(todo) - failed
+        whole = len(rows) - len(todo) - len(absent) - len(self._conflicts)
+        said = f"{fetched} fetched, {whole} as they should be"
+        if self._conflicts:
+            said += f", {len(self._conflicts)} in conflict with the store ({_some(self._conflicts)})"
         if absent and not creating:
             said += f", {len(absent)} neither here nor in the store"
         return said
 
-    async def _fetch(self, name: str, seen: Here | None) -> None:
+    async def _put_right(self, names: Sequence[str], report: Report) -> None:
+        """See that the application may write to what is served."""
+
+        def put_right() -> list[str]:
+            failures = []
+            for name in names:
+                try:
+                    self._folder.put_right(name)
+                except SidecarError as error:
+                    failures.append(f"{name}: {error}")
+            return failures
+
+        for failure in await self._background.run(put_right):
+            report.fail(failure)
+
+    async def _fetch(self, name: str, seen: Here | None, *, ours: bool) -> None:
         """Stage, check and install one database."""
         staged = self._folder.staging(name)
         try:
@@ -157,7 +245,7 @@ class Databases:
         finally:
             staged.unlink(missing_ok=True)
         if here is not None:
-            self._memory.entries[name] = Known(fetched.etag, modified, here.signature)
+            self._memory.entries[name] = Known(fetched.etag, modified, here.signature, ours)
 
     async def _create(self, name: str, report: Report) -> None:
         command = [*self._settings.create_command, str(self._folder.path(name))]
@@ -177,48 +265,72 @@ class Databases:
 
     # Before publishing
 
-    async def prepare(self, names: Sequence[str]) -> tuple[str, ...]:
-        """See that the databases of new tenants exist; sentences about those that do not.
+    async def prepare(self, asked: Asked) -> Prepared:
+        """See that the databases of new tenants are here, and the newest; those that are not must wait.
 
-        Bounded in time, and it never fails: what is not done is left to the ready work.
+        Bounded in time, and it never fails: what is not done is left to the ready work, which looks after
+        what waits already.
         """
         try:
-            missing = await asyncio.to_thread(self._folder.missing, list(names))
-            return await self._prepare(missing) if missing else ()
+            async with self._removing:
+                self._coming = frozenset(asked.names)
+                here = await asyncio.to_thread(self._folder.look) if asked.names else {}
         except OSError as error:
-            return (f"the databases of new tenants were not looked at: {error}",)
+            return Prepared((f"the databases of new tenants were not looked at: {error}",))
+        waiting = [name for name in asked.withheld if self._waits(name, here)]
+        missing = [name for name in asked.names if _is_empty(here.get(name)) and name not in waiting]
+        stale = [] if asked.first else [name for name in asked.names if name not in asked.withheld]
+        todo = list(dict.fromkeys((*missing, *stale)))
+        return await self._prepare(todo, here, waiting) if todo else Prepared((), tuple(waiting))
 
-    async def _prepare(self, missing: Sequence[str]) -> tuple[str, ...]:
+    def _waits(self, name: str, here: Mapping[str, Here]) -> bool:
+        """Whether a tenant that waits for its database must go on waiting."""
+        return _is_empty(here.get(name)) and name not in self._absent
+
+    def resolves(self, withheld: Sequence[str]) -> bool:
+        """Whether one of the tenants that wait for their databases need not wait any more. Blocks."""
+        here = self._folder.look() if withheld else {}
+        return any(not self._waits(name, here) for name in withheld)
+
+    async def _prepare(
+        self, todo: Sequence[str], here: Mapping[str, Here], waiting: Sequence[str]
+    ) -> Prepared:
         failures: dict[str, str] = {}
-        undone = set(missing)
-        stored: set[str] = set()
+        undone, unserved = set(todo), {name for name in todo if _is_empty(here.get(name))}
 
         async def prepare(name: str) -> None:
             report = Report(_nothing, _ignore, _never)
+            # Nobody has written it here yet, whoever may from now on.
+            row = await self._judge(Wanted(name, None, False, False), here.get(name), listing.get(name))
+            action = row.verdict.action
             try:
-                if key(name) in stored:
-                    await self._fetch(name, await asyncio.to_thread(self._folder.look_at, name))
-                elif self._settings.create_command:
+                if action == "fetch":
+                    unserved.add(name)
+                    await self._fetch(name, row.here, ours=True)
+                    unserved.discard(name)
+                elif action == "create" and self._settings.create_command:
                     await self._create_anew(name, report)
-                else:
+                elif action == "create":
                     report.fail("it is neither here nor in the store, and no databases.create_command is set")
             except SidecarError as error:
                 report.fail(error.message)
             failures.update((name, sentence) for sentence in report.failures)
             undone.discard(name)
+            if name not in unserved:
+                self._memory.entries[name] = replace(self._known(name) or Known(), ours=True)
 
         try:
             async with asyncio.timeout(self._settings.prepare_timeout):
                 # Only where the store surely has none a new one may be made.
-                prefix = key(missing[0]) if len(missing) == 1 else PREFIX
-                stored.update(one.key for one in await self._store.objects(prefix))
-                await each(missing, self._settings.parallel, prepare)
+                listing = await self._list(key(todo[0]) if len(todo) == 1 else PREFIX)
+                unserved &= listing.keys()
+                await each(todo, self._settings.parallel, prepare)
         except TimeoutError:
             failures.update(dict.fromkeys(undone, "there was no time for it"))
         except StoreError as error:
             failures.update(dict.fromkeys(undone, error.message))
         await asyncio.to_thread(self._memory.save)
-        return _summed_up(failures)
+        return Prepared(_summed_up(failures), (*waiting, *sorted(unserved)))
 
     async def _create_anew(self, name: str, report: Report) -> None:
         """Let the command make a database that nobody uses yet: half of one must not stay."""
@@ -280,8 +392,11 @@ class Databases:
 
     # Step: orphans
 
-    async def orphans(self, facts: Facts, report: Report) -> str | None:
-        """Tell of databases whose events left; remove those that the store surely has, where configured."""
+    async def orphans(self, facts: Facts, report: Report, *, loaded: bool) -> str | None:
+        """Tell of databases whose events left; remove those that the store surely has, where configured.
+
+        Only for a generation that is `loaded`: before, the tenants of the one before are still served.
+        """
         here = await self._background.run(self._folder.look)
         names = orphans(here, self._belonging(facts))
         if not names:
@@ -290,12 +405,8 @@ class Databases:
         removed = 0
         for name in names:
             report.begin(name)
-            reason: str | None = "databases.remove_orphans is off"
-            if self._settings.remove_orphans:
-                # What the store holds now: a listing may be older than the object's removal.
-                stored = await self._store.head(key(name))
-                reason = keeps(here[name], stored, self._known(name))
-            if reason is None and await self._background.run(self._folder.remove, name, here[name]):
+            reason = await self._why_kept(name, here[name], loaded=loaded)
+            if reason is None and await self._remove(name, here[name]):
                 removed += 1
                 self._memory.entries.pop(name, None)
                 report.say(f"{name} was removed")
@@ -306,12 +417,38 @@ class Databases:
             await self._background.run(self._memory.save)
         return f"{removed} removed, {len(names) - removed} kept that no tenant here uses"
 
+    async def _why_kept(self, name: str, here: Here, *, loaded: bool) -> str | None:
+        if not self._settings.remove_orphans:
+            return "databases.remove_orphans is off"
+        if not loaded:
+            return "Navigator has not loaded the generation that leaves it out"
+        # What the store holds now: a listing may be older than the object's removal.
+        stored = await self._store.head(key(name))
+        reason = keeps(here, stored, self._known(name))
+        if reason is not None and stored is not None and stored.size == here.size:
+            return keeps(here, stored, None, same=await self._is_same(name, stored))
+        return reason
+
+    async def _remove(self, name: str, here: Here) -> bool:
+        """Remove it, unless it has changed, or a generation that has it again is about to be published."""
+        async with self._removing:
+            return name not in self._coming and await self._background.run(self._folder.remove, name, here)
+
 
 def _migrations_in(folder: Path) -> frozenset[str]:
     try:
         return migrations(path.name for path in folder.iterdir())
     except OSError:
         return frozenset()
+
+
+def _is_empty(here: Here | None) -> bool:
+    return here is None or here.size == 0
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def _summed_up(failures: Mapping[str, str]) -> tuple[str, ...]:
@@ -321,8 +458,7 @@ def _summed_up(failures: Mapping[str, str]) -> tuple[str, ...]:
         reasons.setdefault(reason.replace(name, "…"), []).append(name)
     sentences = []
     for reason, names in reasons.items():
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        sentences.append(f"no database yet for {', '.join(names[:_NAMED])}{more}: {reason}")
+        sentences.append(f"no database yet for {_some(names)}: {reason}")
     return tuple(sentences)
 
 

@@ -17,7 +17,10 @@ from sidecar.ready.pages import parse_list
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A generation: `served` are the stems of its tenants' databases, `pages` those worth prerendering."""
+    """A generation: `served` are the stems of its tenants' databases, of those, too, that wait for theirs.
+
+    `pages` are those worth prerendering.
+    """
 
     generation: int
     fingerprint: str
@@ -44,6 +47,9 @@ def read_facts(generations: Generations, deployed: Callable[[], Deployed]) -> Fa
         index=index,
         owned=owned,
         programmes=tuple(programmes(index, owned, memo)),
-        served=tuple(PurePosixPath(line).stem for line in texts[TENANTS].decode().splitlines()),
+        served=(
+            *(PurePosixPath(line).stem for line in texts[TENANTS].decode().splitlines()),
+            *current.withheld,
+        ),
         pages=parse_list(texts[PRERENDER]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import sqlite3
@@ -18,6 +19,7 @@ from sidecar.system.sqlite import SIDE_FILES, Locked, copy_database, install_dat
 # What is staged is in place within seconds: what is older was left behind by a crash.
 _ABANDONED = 3600.0
 _LOCK_TIMEOUT_SECONDS = 5.0
+_CHUNK = 1 << 20
 
 
 class DatabaseFolder:
@@ -102,6 +104,8 @@ class DatabaseFolder:
                 return self.look_at(name)
             self._finish(staged, modified)
             if present is None:
+                # A log whose database is gone would be replayed over the new one.
+                self._remove_side_files(target)
                 try:
                     os.link(staged, target)  # never over what has come meanwhile
                 except FileExistsError:
@@ -126,6 +130,29 @@ class DatabaseFolder:
             os.fchmod(stream.fileno(), self._mode)
             os.utime(stream.fileno(), (modified, modified))
             os.fsync(stream.fileno())
+
+    def put_right(self, name: str) -> None:
+        """Give a database the right owner, if it has another; `PublishError` when that is not allowed."""
+        path = self.path(name)
+        try:
+            there = path.lstat()
+            if self._owner not in (-1, there.st_uid) or self._group not in (-1, there.st_gid):
+                self.adopt(name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise PublishError(
+                f"{path} belongs to another user, and cannot be given to the application's: {error.strerror}",
+                "chown it; databases.owner and databases.group say to whom",
+            ) from error
+
+    def has_md5(self, name: str, md5: str) -> bool:
+        """Whether a database's file, without what lies beside it, has this digest."""
+        digest = hashlib.md5(usedforsecurity=False)
+        with self.path(name).open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest() == md5
 
     def adopt(self, name: str) -> None:
         """Give a database that a command made, and what lies beside it, the right owner and mode."""

@@ -1,9 +1,19 @@
 """Decides what becomes of each event database: pure, from what is here, in the store, and remembered.
 
-The rules that keep data safe: the region that owns an event writes its database, and a machine never
-overwrites an existing, non-empty database that its own region owns. Elsewhere a newer object replaces the
-file. A missing or empty file is always fetched. Ages are compared in whole seconds, as the application's
-own tools do.
+The region that owns an event writes its database; elsewhere it is a copy. Three versions are compared: the
+file, the object, and the one that both once were (`Known`). Either side may have moved on since:
+
+| file \\ object | none         | as it was      | another, or never seen                             |
+| -------------- | ------------ | -------------- | -------------------------------------------------- |
+| none, or empty | create       | fetch          | fetch                                              |
+| as it was      | ours: push   | keep           | ours: conflict; a copy: fetch                      |
+| changed, or    | ours: push   | ours: push     | ours: keep if they prove to be equal, else         |
+| unknown        | a copy: keep | a copy: by age | conflict; a copy: by age                           |
+
+By age means: the newer one counts, in whole seconds, as the application's own tools have it. That is for
+copies alone, which nobody writes. What this machine wrote and has not stored is never replaced, also when its
+event has moved to another region since: then *push* becomes a conflict, because the new owner works on
+without it. A conflict is told of, and settled by a person.
 """
 
 from __future__ import annotations
@@ -21,9 +31,11 @@ SUFFIX = ".sqlite3"
 PREFIX = "db/"
 INDEX = "index"
 
+# Ages are kept with so many seconds of precision in an object's metadata.
+_PRECISION = 1e-3
 _EVENT = re.compile(r"[0-9]{4}-.+\Z")
 
-Action = Literal["fetch", "keep", "ask", "create"]
+Action = Literal["fetch", "keep", "create", "push", "conflict", "ask", "compare"]
 
 
 class Here(Record, frozen=True):
@@ -34,15 +46,27 @@ class Here(Record, frozen=True):
     signature: str
 
 
-class Known(Record, frozen=True):
-    """What is remembered of a database: the object it came from or went to.
+class Sent(Record, frozen=True):
+    """An upload whose end is not known: MD5 and size of what was sent, and the file it was copied from."""
 
-    `modified` is that object's true age, `signature` the file's at that time.
-    """
-
-    etag: str
+    md5: str
+    size: int
     modified: float
     signature: str
+
+
+class Known(Record, frozen=True, omit_defaults=True):
+    """What is remembered of a database: the object it came from or went to.
+
+    `modified` is that object's true age in seconds since 1970, `signature` the file's at that time; without a
+    signature the object was only looked at. `ours`: this machine has written it since.
+    """
+
+    etag: str = ""
+    modified: float = 0.0
+    signature: str = ""
+    ours: bool = False
+    sent: Sent | None = None
 
 
 class Wanted(Record, frozen=True):
@@ -55,7 +79,11 @@ class Wanted(Record, frozen=True):
 
 
 class Verdict(Record, frozen=True):
-    """What to do with a database, and why; `ask` means that its object's true age must be asked for."""
+    """What to do with a database, and why.
+
+    `push` only happens when somebody asks for it, `conflict` is told of. To `ask` means for the object's true
+    age, to `compare` that file and object must be looked at byte by byte; then it is decided again.
+    """
 
     action: Action
     reason: str
@@ -92,29 +120,63 @@ def wanted(
 
 
 def decide(
-    one: Wanted, here: Here | None, stored: Stored | None, known: Known | None, age: float | None = None
+    one: Wanted,
+    here: Here | None,
+    stored: Stored | None,
+    known: Known | None,
+    age: float | None = None,
+    same: bool | None = None,
 ) -> Verdict:
-    """What becomes of a database; `age` is its object's true one, where that was asked for."""
-    empty = here is None or here.size == 0
-    if stored is None:
-        if empty:
-            return Verdict("create", "neither here nor in the store")
-        return Verdict("keep", "not in the store")
+    """What becomes of a database; `age` is its object's true one, `same` whether both have the same bytes."""
+    known = known or Known()
     if here is None or here.size == 0:
+        if stored is None:
+            return Verdict("create", "neither here nor in the store")
         return Verdict("fetch", "missing here" if here is None else "empty here")
-    if one.ours:
-        return Verdict("keep", "written here")
-    untouched = known is not None and known.signature == here.signature
-    if known is not None and known.etag == stored.etag:
-        if untouched:
+    if stored is None:
+        return _only_here(one, known, "not in the store")
+    clean = known.signature == here.signature
+    if known.signature and known.etag == stored.etag:
+        if clean:
             return Verdict("keep", "the same as in the store")
+        if one.ours or known.ours:
+            return _only_here(one, known, "changed here since it was stored")
+    elif one.ours or (known.ours and not clean):
+        return _both_moved(stored, here, same, clean=clean)
+    elif clean:
+        return Verdict("fetch", "changed in the store")
+    if known.etag == stored.etag:
         age = known.modified
     if age is None:
         return Verdict("ask", "another object than the one last seen")
-    mine = known.modified if known is not None and untouched else here.modified
-    if int(age) > int(mine):
+    if int(age) > int(here.modified):
         return Verdict("fetch", "older here than in the store")
     return Verdict("keep", "not older here than in the store")
+
+
+def _only_here(one: Wanted, known: Known, what: str) -> Verdict:
+    """The file holds what the object does not, and nobody has changed that since."""
+    if one.ours:
+        return Verdict("push", what)
+    if known.ours:
+        return Verdict("conflict", f"{what}; its event has moved to another region")
+    return Verdict("keep", what)
+
+
+def _both_moved(stored: Stored, here: Here, same: bool | None, *, clean: bool) -> Verdict:
+    """The object is another than the one that this file, which is written here, came from or went to."""
+    if same is None and stored.size == here.size and not clean:
+        return Verdict("compare", "another object than the one last seen")
+    if same:
+        return Verdict("keep", "the same as in the store")
+    return Verdict("conflict", f"the store holds another copy{'' if clean else ', and this one has changed'}")
+
+
+def came_through(sent: Sent, stored: Stored, age: float | None) -> bool:
+    """Whether an object is what an upload without an answer has left; `age` is its true one, where known."""
+    if stored.etag == sent.md5:
+        return True
+    return stored.size == sent.size and age is not None and abs(age - sent.modified) < _PRECISION
 
 
 def orphans(here: Mapping[str, Here], belonging: Mapping[str, Wanted]) -> list[str]:
@@ -122,24 +184,13 @@ def orphans(here: Mapping[str, Here], belonging: Mapping[str, Wanted]) -> list[s
     return sorted(name for name in here if _EVENT.match(name) and name not in belonging)
 
 
-def keeps(here: Here, stored: Stored | None, known: Known | None) -> str | None:
-    """Why an orphan must be kept; None when the store surely has all of it, by the object's own true age."""
+def keeps(here: Here, stored: Stored | None, known: Known | None, *, same: bool = False) -> str | None:
+    """Why an orphan must be kept; None when the store surely has all of it, byte by byte."""
     if stored is None:
         return "it is not in the store"
-    if known is not None and known.etag == stored.etag and known.signature == here.signature:
+    if same or (known is not None and known.etag == stored.etag and known.signature == here.signature):
         return None
-    return "it is newer here than in the store" if int(here.modified) > int(stored.modified) else None
-
-
-def pushes(here: Here | None, stored: Stored | None, known: Known | None, age: float | None) -> bool:
-    """Whether a database that is written here has something that the store has not."""
-    if here is None or here.size == 0:
-        return False
-    if stored is None:
-        return True
-    if known is not None and known.etag == stored.etag and known.signature == here.signature:
-        return False
-    return age is None or int(here.modified) > int(age)
+    return "the store holds another copy"
 
 
 def migrations(names: Iterable[str]) -> frozenset[str]:

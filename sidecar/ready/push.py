@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from sidecar.errors import NotFound, SidecarError, StoreError
 from sidecar.inputs.store import Store
@@ -17,7 +19,7 @@ from sidecar.ready.databases import Databases, Row
 from sidecar.ready.facts import Facts
 from sidecar.ready.folder import DatabaseFolder, first_date
 from sidecar.ready.memory import Memory
-from sidecar.ready.plan import SUFFIX, Known, key, pushes
+from sidecar.ready.plan import SUFFIX, Here, Known, Sent, came_through, key
 from sidecar.system.sqlite import check_database
 
 _TRIES = 5
@@ -67,8 +69,8 @@ class Push:
         With `overwrite` what lies in the store is replaced whatever it is.
         """
         rows = {row.wanted.name: row for row in await self._databases.survey(facts)}
-        chosen = [self._choose(rows, name) for name in names] or [
-            row for row in rows.values() if row.wanted.ours and await self._is_new(row)
+        chosen = [self._choose(rows, name, overwrite=overwrite) for name in names] or [
+            row for row in rows.values() if row.verdict.action == "push"
         ]
         items: dict[str, Item] = {}
         said, failed = [], []
@@ -86,67 +88,69 @@ class Push:
             said.append(f"{self._inventory}: {len(items)} renewed")
         return Pushed(tuple(said), tuple(failed))
 
-    def _choose(self, rows: dict[str, Row], name: str) -> Row:
+    def _choose(self, rows: dict[str, Row], name: str, *, overwrite: bool) -> Row:
         row = rows.get(name.removesuffix(SUFFIX))
         if row is None:
             raise NotFound(
                 f"no event of this machine has a database {name!r}", "see `sidecar databases status`"
             )
-        if not row.wanted.ours:
+        # What was written here before its event moved may be stored by whoever insists.
+        if not row.wanted.ours and not (overwrite and row.verdict.action == "conflict"):
             where = f"in the region {row.wanted.owner}" if row.wanted.owner else "in no region"
             raise NotOurs(
-                f"{name} is written {where}, not here",
+                f"{row.wanted.name} is written {where}, not here",
                 "push it from there; databases.owns says what is written here",
             )
         if row.here is None or row.here.size == 0:
-            raise NotFound(f"{name} is not here, or empty", "there is nothing to push")
+            raise NotFound(f"{row.wanted.name} is not here, or empty", "there is nothing to push")
         return row
 
-    async def _is_new(self, row: Row) -> bool:
-        age = row.age
-        if row.here is None or row.stored is None or not pushes(row.here, row.stored, row.known, None):
-            return pushes(row.here, row.stored, row.known, None)
-        if age is None and (head := await self._store.head(row.stored.key)) is not None:
-            age = head.modified
-        return pushes(row.here, row.stored, row.known, age)
-
     async def _push(self, row: Row, *, overwrite: bool) -> Item:
-        name, here = row.wanted.name, self._folder.look_at(row.wanted.name)
-        if here is None:
-            raise NotFound(f"{name} has just been removed")
-        replaces = None if row.stored is None else row.stored.etag
-        if not overwrite:
-            await self._refuse_newer(row, here.modified)
-        copy = await asyncio.to_thread(self._folder.copy, name)
-        try:
-            await asyncio.to_thread(check_database, copy, f"the database {name}")
-            etag = await self._store.put(key(name), copy, here.modified, replaces)
-            date = await asyncio.to_thread(first_date, copy)
-        finally:
-            copy.unlink(missing_ok=True)
-        # Reading it may have moved its signature, an append meanwhile certainly has: then it is new again.
-        now = self._folder.look_at(name)
-        signature = (
-            now.signature if now is not None and int(now.modified) == int(here.modified) else here.signature
-        )
-        self._memory.entries[name] = Known(etag, here.modified, signature)
-        return Item(f'"{etag}"', date, format_age(here.modified))
-
-    async def _refuse_newer(self, row: Row, modified: float) -> None:
-        """What this machine has not seen is not replaced, unless it surely is older."""
-        stored, known = row.stored, row.known
-        if stored is None or (known is not None and known.signature and known.etag == stored.etag):
-            return
-        head = await self._store.head(stored.key)
-        if head is None:
-            return
-        if (known is not None and known.signature) or int(head.modified) > int(modified):
+        name, stored = row.wanted.name, row.stored
+        if row.verdict.action == "conflict" and not overwrite:
+            age = "" if row.age is None else f", of {format_age(row.age)}"
             raise StoreError(
-                f"the store holds another copy of {row.wanted.name} than the one last seen here,"
-                f" of {format_age(head.modified)}",
+                f"the store holds another copy of {name} than the one last seen here{age}",
                 "look at both; `--overwrite` with its name replaces the one in the store",
                 code="store_changed",
             )
+        copy, here = await self._copy(name)
+        try:
+            await asyncio.to_thread(check_database, copy, f"the database {name}")
+            etag = await self._store_copy(name, copy, here, None if stored is None else stored.etag)
+            date = await asyncio.to_thread(first_date, copy)
+        finally:
+            copy.unlink(missing_ok=True)
+        self._memory.entries[name] = Known(etag, here.modified, here.signature, ours=True)
+        return Item(f'"{etag}"', date, format_age(here.modified))
+
+    async def _copy(self, name: str) -> tuple[Path, Here]:
+        """A copy, and the file as it was before: what is written to it meanwhile makes it new again."""
+        for attempt in range(_TRIES):
+            here = self._folder.look_at(name)
+            if here is None:
+                break
+            copy = await asyncio.to_thread(self._folder.copy, name)
+            # Reading alone may have moved a log into the database: then once more.
+            if self._folder.look_at(name) == here or attempt == _TRIES - 1:
+                return copy, here
+            copy.unlink(missing_ok=True)
+        raise NotFound(f"{name} has just been removed")
+
+    async def _store_copy(self, name: str, copy: Path, here: Here, replaces: str | None) -> str:
+        """Store it, and give its ETag; an upload whose answer was lost is known again by its content."""
+        content = await asyncio.to_thread(copy.read_bytes)
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        sent = Sent(md5, len(content), here.modified, here.signature)
+        self._memory.entries[name] = replace(self._memory.entries.get(name) or Known(), ours=True, sent=sent)
+        await asyncio.to_thread(self._memory.save)
+        try:
+            return await self._store.put(key(name), copy, here.modified, replaces)
+        except StoreError:
+            found = await self._store.head(key(name))
+            if found is None or found.etag == replaces or not came_through(sent, found, found.modified):
+                raise
+            return found.etag
 
     async def _update_inventory(self, items: dict[str, Item]) -> None:
         """Change the entries in the inventory, which others may be changing too."""

@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 
 from sidecar.model.record import Record
 from sidecar.ready.databases import Row
-from sidecar.ready.plan import pushes
 
 
 class Line(Record, frozen=True):
     """A database in figures and words: times in seconds since 1970, sizes in bytes, None where it is not.
 
     `stored` is the object's true age where that is known, else the time of its upload. `action` is fetch,
-    push (by command only), create or keep.
+    create, keep, push (by command only) or conflict (a person must settle it).
     """
 
     name: str
@@ -37,9 +36,6 @@ def lines(rows: Iterable[Row]) -> list[Line]:
 def _line(row: Row) -> Line:
     here, stored = row.here, row.stored
     age = row.age if row.age is not None else stored.modified if stored else None
-    action, reason = str(row.verdict.action), row.verdict.reason
-    if row.wanted.ours and pushes(here, stored, row.known, age):
-        action, reason = "push", "newer here than in the store"
     return Line(
         name=row.wanted.name,
         owner=row.wanted.owner,
@@ -49,8 +45,8 @@ def _line(row: Row) -> Line:
         local_size=here.size if here else None,
         stored=age,
         stored_size=stored.size if stored else None,
-        action=action,
-        reason=reason,
+        action=row.verdict.action,
+        reason=row.verdict.reason,
     )
 
 

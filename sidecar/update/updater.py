@@ -17,15 +17,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from sidecar.config.settings import Settings
-from sidecar.errors import NotFound, PreconditionFailed, ReadError, Rejected, SidecarError, StoreError
+from sidecar.errors import Busy, NotFound, PreconditionFailed, ReadError, Rejected, SidecarError, StoreError
 from sidecar.generate import HTPASSWD, TENANTS, Generated, generate
 from sidecar.generate.cache import Memo
 from sidecar.generate.check import Counts, Limits, check, counts, counts_in_place
@@ -39,6 +39,7 @@ from sidecar.model.changes import changes, unified
 from sidecar.model.index import Index
 from sidecar.model.navigator import Process
 from sidecar.model.runs import Outcome, Request
+from sidecar.model.work import Asked, Prepared
 from sidecar.system.background import in_thread
 from sidecar.update.check_command import CheckCommand
 from sidecar.update.fetch import FetchStage, IndexStore
@@ -50,8 +51,8 @@ logger = logging.getLogger(__name__)
 
 _INDEX = INDEX.removesuffix(".sqlite3")
 
-PrepareDatabases = Callable[[Sequence[str]], Awaitable[tuple[str, ...]]]
-"""Sees that the databases of new tenants exist; sentences about those that do not. It never fails."""
+PrepareDatabases = Callable[[Asked], Awaitable[Prepared]]
+"""Sees that the databases of new tenants are here. It never fails: those that are not are left out."""
 
 Published = Callable[[Manifest, Request], None]
 """Told of each publication: what, and for whom."""
@@ -68,6 +69,7 @@ class Candidate:
     present: Mapping[str, bytes | None]
     todo: Plan
     tag: str
+    withheld: tuple[str, ...] = ()
 
 
 class Updater:
@@ -147,7 +149,12 @@ class Updater:
         if not candidate.todo:
             run.say("nothing changed; no file was touched")
             return "unchanged"
-        await self._prepare_tenants(run, candidate.present[TENANTS], candidate.generated[TENANTS])
+        withheld = await self._prepare_tenants(run, candidate.present[TENANTS], candidate.generated[TENANTS])
+        if withheld:
+            candidate = await self._in_thread(self._withhold, candidate, withheld)
+            if not candidate.todo:
+                run.say("nothing else changed; no file was touched")
+                return "unchanged"
         await self._commit(request, self._publish, run, candidate)
         return "published"
 
@@ -183,14 +190,33 @@ class Updater:
         """Whether a person restored what is in place; another region's set no pin can keep."""
         return current.pinned and current.region in (None, self._settings.machine.region)
 
-    async def _prepare_tenants(self, run: Run, before: bytes | None, after: bytes) -> None:
-        """Before Navigator routes to a tenant, its database must be there: fetch what is missing."""
-        new = _new_databases(before, after)
-        if self._prepare_databases is None or not new:
-            return
+    async def _prepare_tenants(self, run: Run, before: bytes | None, after: bytes) -> tuple[str, ...]:
+        """See that the databases are there before Navigator routes to them; which tenants must wait."""
+        if self._prepare_databases is None:
+            return ()
+        current, new = self._generations.current, _new_databases(before, after)
+        if not new:
+            await self._prepare_databases(Asked())
+            return ()
+        waiting = current.withheld if current is not None else ()
         with run.stage("databases"):
-            for sentence in await self._prepare_databases(new):
-                run.warn(sentence)
+            withheld = tuple(name for name in waiting if name in new)
+            prepared = await self._prepare_databases(Asked(tuple(new), withheld, first=before is None))
+        for sentence in prepared.warnings:
+            run.warn(sentence)
+        if prepared.withheld:
+            run.say(f"{len(prepared.withheld)} tenants are not served before their databases are here")
+        return prepared.withheld
+
+    def _withhold(self, candidate: Candidate, withheld: tuple[str, ...]) -> Candidate:
+        """The same without some tenants: the application would make them empty databases."""
+        current, users = self._generations.current, candidate.present[HTPASSWD] or b""
+        index, deployment = candidate.index, candidate.inputs.deployment
+        generated = generate(index, deployment, self._memo, users, frozenset(withheld))
+        present = self._generations.site.present()
+        new_index = current is None or current.index.sha256 != candidate.version.sha256
+        todo = plan(generated.artifacts, present, index=new_index)
+        return replace(candidate, generated=generated, todo=todo, withheld=withheld)
 
     async def _commit(self, request: Request, publish: Callable[..., Manifest], *arguments: Any) -> Manifest:
         """Publish and tell of it: one step that a cancelled run ends first, and then counts as done."""
@@ -330,6 +356,7 @@ class Updater:
                 inputs=candidate.inputs.digest,
                 region=candidate.inputs.deployment.region or "",
                 regions=candidate.index.regions,
+                withheld=candidate.withheld,
             )
 
         self._describe(run, candidate, False)
@@ -351,7 +378,13 @@ class Updater:
             run.say(f"generation {number} is what is in place; no file was touched")
             return "unchanged"
         listed = next((one.content for one in artifacts if one.name == TENANTS), b"")
-        await self._prepare_tenants(run, present.contents[TENANTS], listed)
+        missing = await self._prepare_tenants(run, present.contents[TENANTS], listed)
+        if missing and not run.request.takes_back:
+            raise Busy(
+                f"generation {number} serves {len(missing)} tenants whose databases are not here yet",
+                "fetch them with `sidecar ready`, and roll back again",
+                code="databases_missing",
+            )
         await self._commit(run.request, self._restore, run, older, artifacts, todo)
         return "published"
 

@@ -17,6 +17,7 @@ import pytest
 from sidecar.daemon import Daemon
 from sidecar.demo.sample import Size, add_event
 from sidecar.errors import SidecarError
+from sidecar.generations import LastLoaded
 from sidecar.model.runs import Request
 from sidecar.model.work import Step, Work
 from sidecar.ready.folder import DatabaseFolder
@@ -24,8 +25,8 @@ from sidecar.ready.report import Report
 from tests.conftest import Bucket
 from tests.support import proxy as faults
 from tests.support.events import change_event, read_event, write_event
-from tests.support.machine import SMALL, Machine
-from tests.support.proxy import Proxy
+from tests.support.machine import SMALL, Machine, until
+from tests.support.proxy import Fault, Proxy
 
 OLD, NEW = "2026-01-01 00:00:00 UTC", "2026-06-01 12:30:00.5 UTC"
 NEW_SECONDS = 1780317000.5
@@ -373,15 +374,17 @@ async def test_a_hung_command_ends_with_its_children(tmp_path: Path, bucket: Buc
 
 @pytest.mark.parametrize("remove", [False, True])
 async def test_orphans(tmp_path: Path, bucket: Bucket, remove: bool) -> None:
-    """Databases of events that left are reported; removed only when set, never when newer than stored."""
+    """Databases of events that left are reported; removed only when set, and when the store has the same."""
     machine = machine_on(tmp_path, bucket, databases={"remove_orphans": remove})
     async with published(machine, bucket) as daemon:
+        daemon.generations.mark_loaded(LastLoaded(1, 0.0))
         same, newer, unstored = (f"2019-{name}" for name in ("same", "newer", "unstored"))
         for name in (same, newer, unstored):
             write_event(database(machine, name), name)
             os.utime(database(machine, name), (1_700_000_000, 1_700_000_000))
         bucket.put(f"db/{same}.sqlite3", database(machine, same).read_bytes(), OLD)
-        bucket.put(f"db/{newer}.sqlite3", database(machine, newer).read_bytes(), "2020-01-01 00:00:00 UTC")
+        # Of a later date, and yet without what was written here.
+        bucket.put(f"db/{newer}.sqlite3", write_event(tmp_path / "event", "older"), NEW)
         write_event(database(machine, "demo"), "not an event")
         done = await work(daemon)
         said = step(done, "orphans")
@@ -491,10 +494,206 @@ async def test_an_orphan_stays_when_its_object_has_gone(tmp_path: Path, bucket: 
         bucket.client.delete_object(Bucket=bucket.name, Key="db/2019-last.sqlite3")
         report = Report(lambda: None, lambda line: None, lambda: False)
         assert (
-            await daemon.ready.databases.orphans(found, report)
+            await daemon.ready.databases.orphans(found, report, loaded=True)
             == "0 removed, 1 kept that no tenant here uses"
         )
         assert orphan.exists()
+
+
+async def test_an_orphan_stays_until_its_generation_is_loaded(tmp_path: Path, bucket: Bucket) -> None:
+    """Before, Navigator still serves it, and the generation may be taken back."""
+    machine = machine_on(tmp_path, bucket, databases={"remove_orphans": True})
+    async with published(machine, bucket) as daemon:
+        orphan = database(machine, "2019-gone")
+        bucket.put("db/2019-gone.sqlite3", write_event(orphan, "gone"), OLD)
+        assert "not loaded" in step(await work(daemon), "orphans").output
+        assert orphan.exists()
+        daemon.generations.mark_loaded(LastLoaded(1, 0.0))
+        await work(daemon)
+        assert not orphan.exists()
+
+
+# What is written here, and what is in the store
+
+
+async def test_a_lost_disk_loses_nothing(tmp_path: Path, bucket: Bucket) -> None:
+    """Tenants whose databases are in the store and not here yet are not served before these have come.
+
+    The application would make empty ones, and a push store those over the full ones.
+    """
+    names, machine = [], machine_on(tmp_path, bucket, databases={"owns": "all", "prepare_timeout": 1})
+    async with published(machine, bucket) as daemon:
+        names = tenants(machine)
+    events = {
+        f'"{bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", name), OLD)}"' for name in names
+    }
+    fresh = machine_on(tmp_path / "fresh", bucket, databases={"owns": "all", "prepare_timeout": 1})
+    async with Proxy(bucket.endpoint) as proxy:
+        fresh.extra["s3"] = {**bucket.settings["s3"], "endpoint": proxy.url}  # type: ignore[dict-item]
+        answers = asyncio.Event()
+
+        async def slow_events(answer: faults.Answer, writer: asyncio.StreamWriter) -> None:
+            if any(value in events for _, value in answer.headers):
+                await answers.wait()
+            await faults.well(answer, writer)
+
+        proxy.always(slow_events)
+        async with published(fresh, bucket) as daemon:
+            current = daemon.generations.current
+            assert current is not None
+            assert set(current.withheld) == set(names)
+            assert tenants(fresh) == []
+            text = fresh.target("navigator.yml").read_text()
+            assert not any(name in text for name in names)
+            (problem,) = daemon.status.data()["problems"]
+            assert "not served yet" in problem
+            answers.set()
+            await work(daemon)
+            await until(lambda: tenants(fresh) == names)
+            assert [read_event(database(fresh, name)) for name in names] == names
+            assert daemon.status.data()["problems"] == []
+            pushed = await daemon.ready.push.push(await facts(daemon), [], overwrite=False)
+            assert pushed.said == ()
+
+
+async def test_an_object_that_was_never_seen_is_not_pushed_over(tmp_path: Path, bucket: Bucket) -> None:
+    """However new the file that lies here, an empty one, say: it is a conflict, told of, for a person."""
+    machine = machine_on(tmp_path, bucket, databases={"owns": "all"})
+    async with published(machine, bucket) as daemon:
+        name = tenants(machine)[0]
+        full = bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", "full"), OLD)
+        write_event(database(machine, name), "made by a visit")
+        for names in ([], [name]):
+            pushed = await daemon.ready.push.push(await facts(daemon), names, overwrite=False)
+            assert not any("stored" in said for said in pushed.said)
+            head = bucket.client.head_object(Bucket=bucket.name, Key=f"db/{name}.sqlite3")
+            assert head["ETag"].strip('"') == full
+        (problem,) = daemon.status.data()["problems"]
+        assert name in problem
+        assert "conflict" in step(await work(daemon), "databases").said
+
+
+async def test_a_file_that_has_the_very_bytes_is_known_again(tmp_path: Path, bucket: Bucket) -> None:
+    """What the application's own tools have brought here or stored is no conflict; then a change is new."""
+    machine = machine_on(tmp_path, bucket, databases={"owns": "all"})
+    async with published(machine, bucket) as daemon:
+        name = tenants(machine)[0]
+        bucket.put(f"db/{name}.sqlite3", write_event(database(machine, name), "same"), OLD)
+        await work(daemon)
+        assert daemon.status.data()["problems"] == []
+        change_event(database(machine, name), "diff")
+        pushed = await daemon.ready.push.push(await facts(daemon), [], overwrite=False)
+        assert pushed.said[0] == f"{name}: stored"
+
+
+async def test_a_write_in_the_second_of_the_upload_is_new(tmp_path: Path, bucket: Bucket) -> None:
+    """Neither age nor size tell whether there is something new: the same ones do not hide it."""
+    machine = machine_on(tmp_path, bucket, databases={"owns": "all"})
+    async with published(machine, bucket) as daemon:
+        name = tenants(machine)[0]
+        write_event(database(machine, name), "one")
+        os.utime(database(machine, name), (1_770_000_000.1, 1_770_000_000.1))
+        await daemon.ready.push.push(await facts(daemon), [], overwrite=False)
+        change_event(database(machine, name), "two")
+        os.utime(database(machine, name), (1_770_000_000.2, 1_770_000_000.2))
+        pushed = await daemon.ready.push.push(await facts(daemon), [], overwrite=False)
+        assert pushed.said[0] == f"{name}: stored"
+
+
+@pytest.mark.parametrize("fault", [faults.reset, faults.hang])
+async def test_a_lost_answer_to_an_upload(tmp_path: Path, bucket: Bucket, fault: Fault) -> None:
+    """What the store has taken counts as stored, and the next change is pushed."""
+    machine = machine_on(tmp_path, bucket, databases={"owns": "all"}, fetch={"timeout": 2})
+    async with Proxy(bucket.endpoint) as proxy:
+        machine.extra["s3"] = {**bucket.settings["s3"], "endpoint": proxy.url}  # type: ignore[dict-item]
+        async with published(machine, bucket) as daemon:
+            name = tenants(machine)[0]
+            write_event(database(machine, name), "one")
+            asked = await facts(daemon)
+
+            async def lose(answer: faults.Answer, writer: asyncio.StreamWriter) -> None:
+                proxy.always(faults.well)
+                await fault(answer, writer)
+
+            async def once_put(answer: faults.Answer, writer: asyncio.StreamWriter) -> None:
+                put = proxy.requests[-1].startswith(f"PUT /{bucket.name}/db/")
+                await (lose if put else faults.well)(answer, writer)
+
+            proxy.always(once_put)
+            pushed = await daemon.ready.push.push(asked, [], overwrite=False)
+            assert pushed.failed == (), pushed.said
+            change_event(database(machine, name), "two")
+            assert (await daemon.ready.push.push(asked, [], overwrite=False)).said[0] == f"{name}: stored"
+
+
+async def test_a_log_without_its_database_is_not_replayed(tmp_path: Path, bucket: Bucket) -> None:
+    """Whoever removes a database to have it fetched anew gets the store's, not a mixture."""
+    machine = machine_on(tmp_path, bucket)
+    async with published(machine, bucket) as daemon:
+        name = tenants(machine)[0]
+        path = database(machine, name)
+        write_event(path, "old", wal=True)
+        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+            writer.execute("update events set name = 'old, from the log'")
+            log = path.with_name(f"{path.name}-wal").read_bytes()
+        path.unlink()
+        path.with_name(f"{path.name}-wal").write_bytes(log)
+        bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", "new", wal=True), NEW)
+        await work(daemon)
+        assert read_event(path) == "new"
+
+
+async def test_a_rollback_brings_the_databases_first(tmp_path: Path, bucket: Bucket) -> None:
+    """An older set's tenants are served again only with their databases; else the rollback is refused."""
+    machine = machine_on(tmp_path, bucket, databases={"owns": "all", "remove_orphans": True})
+    async with published(machine, bucket) as daemon:
+        index, before = machine.store_index, machine.store_index.read_bytes()
+        studio = first_studio(index)
+        add_event(index, studio, 2031, "ball", "Ball")
+        bucket.put("db/index.sqlite3", index.read_bytes())
+        name = f"2031-{studio}-ball"
+        bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", "full"), OLD)
+        await daemon.worker.submit(Request(trigger="socket"))
+        assert read_event(database(machine, name)) == "full"
+        bucket.put("db/index.sqlite3", before)
+        await daemon.worker.submit(Request(trigger="socket"))
+        daemon.generations.mark_loaded(LastLoaded(3, 0.0))
+        await work(daemon)
+        assert not database(machine, name).exists()
+        back = Request(trigger="rollback", rollback=2)
+        outcome = await daemon.worker.submit(back)
+        assert outcome.state == "published"
+        assert read_event(database(machine, name)) == "full"
+        database(machine, name).unlink()
+        await daemon.worker.submit(Request(trigger="rollback", rollback=3))
+        bucket.put(f"db/{name}.sqlite3", b"no database")
+        refused = await daemon.worker.submit(back)
+        assert refused.error is not None
+        assert refused.error.code == "databases_missing"
+        assert name not in machine.target("tenants.list").read_text()
+
+
+async def test_a_studio_that_moves_here_brings_its_newest_database(tmp_path: Path, bucket: Bucket) -> None:
+    """The copy from before, however old, is replaced before this machine writes to it."""
+    machine = machine_on(tmp_path, bucket, databases={"owns": "all"})
+    async with published(machine, bucket) as daemon:
+        index = machine.store_index
+        studio = first_studio(index)
+        add_event(index, studio, 2031, "ball", "Ball")
+        bucket.put("db/index.sqlite3", index.read_bytes())
+        name = f"2031-{studio}-ball"
+        write_event(database(machine, name), "left here long ago")
+        os.utime(database(machine, name), (1_700_000_000, 1_700_000_000))
+        bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", "newest"), NEW)
+        await daemon.worker.submit(Request(trigger="socket"))
+        assert name in machine.target("tenants.list").read_text()
+        assert read_event(database(machine, name)) == "newest"
+
+
+def first_studio(index: Path) -> str:
+    with closing(sqlite3.connect(index)) as connection:
+        (key,) = connection.execute("select key from locations order by key").fetchone()
+    return str(key)
 
 
 def test_a_locked_database_is_not_waited_for_for_ever(tmp_path: Path) -> None:

@@ -362,12 +362,17 @@ async def test_the_commands_work_with_and_without_a_daemon(tmp_path: Path, bucke
     async with serving(machine):
         rows = (await sidecar(machine, "databases", "status", "--json")).json
         assert next(row for row in rows if row["name"] == names[0])["action"] == "push"
-        pushed = await sidecar(machine, "databases", "push", names[0])
+        unsaid = await sidecar(machine, "databases", "push", names[0])
+        assert unsaid.code == 1
+        assert names[0] in unsaid.err
+        assert "--yes" in unsaid.err
+        pushed = await sidecar(machine, "databases", "push", stdin=b"y\n")
         assert pushed.code == 0, pushed.err
         assert f"{names[0]}: stored" in pushed.out
+        assert "Nothing has changed" in (await sidecar(machine, "databases", "push", "--yes")).out
         live = await sidecar(machine, "ready")
         assert live.code == 0, live.err
-    refused = await sidecar(machine, "databases", "push", "1999-nowhere")
+    refused = await sidecar(machine, "databases", "push", "1999-nowhere", "--yes")
     assert refused.code == 1
     assert "1999-nowhere" in refused.err
     assert (await sidecar(machine, "databases", "push", "--overwrite")).code == 1

@@ -20,7 +20,9 @@ from typing import Self
 
 import aiohttp
 
-_PER_CONNECTION = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "host"})
+_PER_CONNECTION = frozenset(
+    {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "expect"}
+)
 _NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 # Between two bytes that trickle: the whole body would take minutes.
 _DRIP = 0.02
@@ -250,6 +252,8 @@ class Proxy:
         method, path, _ = head[0].split(" ")
         headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in head[1:-2])]
         length = next((int(value) for name, value in headers if name.lower() == "content-length"), 0)
+        if any(name.lower() == "expect" for name, _ in headers):
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await reader.readexactly(length)
         self._number += 1
         # The library asks by HEAD where a bucket lies; that is answered truthfully.

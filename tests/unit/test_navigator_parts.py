@@ -232,7 +232,9 @@ def test_only_index_and_public_pages_are_exempt(many: list[Programme]) -> None:
 def test_tenant_entries() -> None:
     """Path, database and environment of each event; a locale with an underscore, and only where given."""
     several = programme(2026, "linz", "iad", "ball", "gala", locale="de_AT", logo="linz.png")
-    found = plain({"tenants": tenant_entries([several, programme(2026, "york", None, locale="en-US")], ROOT)})
+    found = plain(
+        {"tenants": tenant_entries([several, programme(2026, "york", None, locale="en-US")], ROOT, set())}
+    )
     assert found["tenants"] == [
         {
             "path": "/showcase/2026/linz/ball/",
@@ -266,7 +268,14 @@ def test_tenant_entries() -> None:
     ]
 
 
+def test_tenants_that_wait_for_their_databases_are_left_out() -> None:
+    """One event of a studio is withheld, the other one stays; of another studio nothing is left."""
+    both = [programme(2026, "linz", "iad", "ball", "gala"), programme(2026, "york", None)]
+    found = plain([tenant_entries(both, ROOT, {"2026-linz-ball", "2026-york"})])
+    assert [one["path"] for one in found] == ["/showcase/2026/linz/gala/"]
+
+
 def test_tenants_of_an_application_at_the_root() -> None:
     """An empty root leaves a clean path."""
-    (found,) = plain([tenant_entries([programme(2026, "york", None)], "")])
+    (found,) = plain([tenant_entries([programme(2026, "york", None)], "", set())])
     assert found["path"] == "/2026/york/"

@@ -2,76 +2,163 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sidecar.generate.cache import Memo
 from sidecar.generate.ownership import owners, programmes
 from sidecar.model.index import Event, Index, Region, Studio
 from sidecar.model.objects import Stored
-from sidecar.ready.plan import Here, Known, Wanted, decide, keeps, migrations, orphans, pushes, wanted
+from sidecar.ready.plan import (
+    Here,
+    Known,
+    Sent,
+    Wanted,
+    came_through,
+    decide,
+    keeps,
+    migrations,
+    orphans,
+    wanted,
+)
 
 IAD = Region("iad", "Ashburn", 38.9, -77.4)
 SYD = Region("syd", "Sydney", -33.9, 151.2)
 
+COPY, OURS = (Wanted("2026-x", "iad", ours, True) for ours in (False, True))
+FILE, EMPTY = Here(4096, 2000.0, "file"), Here(0, 2000.0, "empty")
+OBJECT = Stored("db/2026-x.sqlite3", "object", 9e9, 4096)
+# The object that file and store once both were, written here or elsewhere; "file" is how it lies here now.
+CLEAN, CHANGED = Known("object", 2000.0, "file"), Known("object", 2000.0, "before")
+CLEAN_OTHER, CHANGED_OTHER = Known("before", 1000.0, "file"), Known("before", 1000.0, "before")
+LOOKED_AT = Known("object", 2000.0)
+
+
+def left(known: Known | None) -> Known:
+    """The same, for an event that was written here when it was looked at last."""
+    return replace(known or Known(), ours=True)
+
+
+# What | wanted, here, stored, known | age, same | action
+ROWS: list[tuple[str, Wanted, Here | None, Stored | None, Known | None, float | None, bool | None, str]] = [
+    ("nowhere", OURS, None, None, None, None, None, "create"),
+    ("empty, and not stored", COPY, EMPTY, None, None, None, None, "create"),
+    ("missing", OURS, None, OBJECT, None, None, None, "fetch"),
+    ("missing, and remembered", OURS, None, OBJECT, CLEAN, None, None, "fetch"),
+    ("empty", OURS, EMPTY, OBJECT, left(CLEAN), None, None, "fetch"),
+    ("only here", OURS, FILE, None, None, None, None, "push"),
+    ("a copy of nothing", COPY, FILE, None, CLEAN, None, None, "keep"),
+    ("only here, and moved", COPY, FILE, None, left(None), None, None, "conflict"),
+    ("the same", OURS, FILE, OBJECT, left(CLEAN), None, None, "keep"),
+    ("the same copy", COPY, FILE, OBJECT, CLEAN, None, None, "keep"),
+    ("the same, and moved", COPY, FILE, OBJECT, left(CLEAN), None, None, "keep"),
+    ("changed here", OURS, FILE, OBJECT, left(CHANGED), None, None, "push"),
+    ("changed here, and came", OURS, FILE, OBJECT, CHANGED, None, None, "push"),
+    ("changed here, and moved", COPY, FILE, OBJECT, left(CHANGED), None, None, "conflict"),
+    ("a copy that changed", COPY, FILE, OBJECT, CHANGED, None, None, "keep"),
+    ("a copy that was put back", COPY, replace(FILE, modified=1999.0), OBJECT, CHANGED, None, None, "fetch"),
+    ("changed in the store", COPY, FILE, OBJECT, CLEAN_OTHER, None, None, "fetch"),
+    ("changed in the store, and moved", COPY, FILE, OBJECT, left(CLEAN_OTHER), None, None, "fetch"),
+    ("changed in the store, ours", OURS, FILE, OBJECT, left(CLEAN_OTHER), None, None, "conflict"),
+    ("both changed", OURS, FILE, OBJECT, left(CHANGED_OTHER), None, None, "compare"),
+    ("both changed, to the same", OURS, FILE, OBJECT, left(CHANGED_OTHER), None, True, "keep"),
+    ("both changed, not to the same", OURS, FILE, OBJECT, left(CHANGED_OTHER), None, False, "conflict"),
+    ("both changed, and moved", COPY, FILE, OBJECT, left(CHANGED_OTHER), None, False, "conflict"),
+    ("both changed, of other sizes", OURS, replace(FILE, size=8192), OBJECT, None, None, None, "conflict"),
+    ("never seen", OURS, FILE, OBJECT, None, None, None, "compare"),
+    ("never seen, and another", OURS, FILE, OBJECT, None, 9e9, False, "conflict"),
+    ("only looked at", OURS, FILE, OBJECT, LOOKED_AT, None, None, "compare"),
+    ("a copy that nobody knows", COPY, FILE, OBJECT, None, None, None, "ask"),
+    ("a copy that is older", COPY, FILE, OBJECT, None, 2001.0, None, "fetch"),
+    ("a copy of the same second", COPY, FILE, OBJECT, None, 2000.9, None, "keep"),
+    ("a changed copy that is older", COPY, FILE, OBJECT, CHANGED_OTHER, 2001.0, None, "fetch"),
+    ("a copy that was only looked at", COPY, FILE, OBJECT, LOOKED_AT, None, None, "keep"),
+]
+
+
+@pytest.mark.parametrize(
+    ("one", "here", "stored", "known", "age", "same", "action"),
+    [row[1:] for row in ROWS],
+    ids=[row[0] for row in ROWS],
+)
+def test_each_row_of_the_table(
+    one: Wanted,
+    here: Here | None,
+    stored: Stored | None,
+    known: Known | None,
+    age: float | None,
+    same: bool | None,
+    action: str,
+) -> None:
+    """Each combination of file, object and memory has one verdict, and a reason."""
+    verdict = decide(one, here, stored, known, age, same)
+    assert verdict.action == action
+    assert verdict.reason
+
+
 ages = st.floats(min_value=0, max_value=4_000_000_000)
-wants = st.builds(Wanted, st.just("2026-x"), st.sampled_from([None, "iad"]), st.booleans(), st.booleans())
+wants = st.sampled_from([COPY, OURS])
 heres = st.none() | st.builds(Here, st.sampled_from([0, 4096]), ages, st.sampled_from(["a", "b"]))
 objects = st.none() | st.builds(Stored, st.just("db/x"), st.sampled_from(["e", "f"]), ages, st.just(4096))
-knowns = st.none() | st.builds(Known, st.sampled_from(["e", "f"]), ages, st.sampled_from(["a", "b", ""]))
+knowns = st.none() | st.builds(
+    Known, st.sampled_from(["e", "f"]), ages, st.sampled_from(["a", "b", ""]), st.booleans()
+)
 
 
-@given(wants, heres, objects, knowns, st.none() | ages)
+@given(wants, heres, objects, knowns, st.none() | ages, st.none() | st.booleans())
 def test_the_rules_hold_without_exception(
-    one: Wanted, here: Here | None, stored: Stored | None, known: Known | None, age: float | None
+    one: Wanted,
+    here: Here | None,
+    stored: Stored | None,
+    known: Known | None,
+    age: float | None,
+    same: bool | None,
 ) -> None:
-    """An owner's file is never overwritten, a missing one always fetched, an older object never taken."""
-    verdict = decide(one, here, stored, known, age)
-    empty = here is None or here.size == 0
-    if stored is None:
-        assert verdict.action == ("create" if empty else "keep")
-    elif empty:
-        assert verdict.action == "fetch"
-    elif one.ours:
-        assert verdict.action == "keep"
-    elif verdict.action == "fetch":
-        newest = age if known is None or known.etag != stored.etag else known.modified
-        untouched = known is not None and here is not None and known.signature == here.signature
-        assert newest is not None
-        assert here is not None
-        mine = known.modified if untouched and known else here.modified
-        assert int(newest) > int(mine)
-
-
-@given(wants, heres, objects, knowns, ages)
-def test_an_age_settles_it(
-    one: Wanted, here: Here | None, stored: Stored | None, known: Known | None, age: float
-) -> None:
-    """With the object's true age nothing is left to ask for."""
-    assert decide(one, here, stored, known, age).action != "ask"
-
-
-@given(heres, objects, knowns, st.none() | ages)
-def test_what_was_pushed_or_fetched_is_not_pushed_again(
-    here: Here | None, stored: Stored | None, known: Known | None, age: float | None
-) -> None:
-    """Only a file that differs from the object it came from, or that is not stored, has something new."""
-    new = pushes(here, stored, known, age)
+    """What was written here is only replaced where the store had it; no object is that was never seen."""
+    verdict = decide(one, here, stored, known, age, same)
+    known = known or Known()
     if here is None or here.size == 0:
-        assert not new
-    elif stored is not None and known is not None and known.etag == stored.etag:
-        assert not (new and known.signature == here.signature)
-    elif stored is None:
-        assert new
+        assert verdict.action == ("create" if stored is None else "fetch")
+        return
+    clean = bool(known.signature) and known.signature == here.signature
+    if verdict.action == "fetch":
+        assert stored is not None
+        assert not one.ours
+        assert clean or not known.ours
+    if verdict.action == "push":
+        assert one.ours
+        assert stored is None or (known.etag == stored.etag and known.signature)
+    if verdict.action == "conflict":
+        assert one.ours or known.ours
+
+
+@given(wants, heres, objects, knowns, ages, st.booleans())
+def test_with_all_that_can_be_asked_it_is_settled(
+    one: Wanted, here: Here | None, stored: Stored | None, known: Known | None, age: float, same: bool
+) -> None:
+    """With the object's true age, and both compared, nothing is left to ask for."""
+    assert decide(one, here, stored, known, age, same).action not in ("ask", "compare")
 
 
 @given(st.builds(Here, st.just(1), ages, st.sampled_from(["a", "b"])), objects, knowns)
 def test_an_orphan_with_something_new_is_kept(here: Here, stored: Stored | None, known: Known | None) -> None:
-    """What the store does not surely have is not removed."""
+    """What the store does not surely have is not removed, whatever the ages."""
     if keeps(here, stored, known) is None:
         assert stored is not None
-        same = known is not None and known.etag == stored.etag and known.signature == here.signature
-        assert same or int(here.modified) <= int(stored.modified)
+        assert known is not None
+        assert (known.etag, known.signature) == (stored.etag, here.signature)
+
+
+def test_an_upload_without_an_answer_is_known_again() -> None:
+    """By its MD5, or where the store names contents in another way by size and true age."""
+    sent = Sent("0" * 32, 4096, 2000.25, "file")
+    assert came_through(sent, replace(OBJECT, etag="0" * 32), None)
+    assert came_through(sent, OBJECT, 2000.25)
+    assert not came_through(sent, OBJECT, 2000.0)
+    assert not came_through(sent, replace(OBJECT, size=1), 2000.25)
+    assert not came_through(sent, OBJECT, None)
 
 
 def index() -> Index:

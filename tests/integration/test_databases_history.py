@@ -1,0 +1,283 @@
+"""No history of two machines and a store loses what an event's owner wrote: real files, a folder as store."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import sqlite3
+import tempfile
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from sidecar.config.settings import Fetch, Settings
+from sidecar.errors import StoreError
+from sidecar.inputs.store.folder import FolderStore
+from sidecar.model.index import Event, Index, Programme, Studio
+from sidecar.model.work import Asked
+from sidecar.ready.databases import Databases
+from sidecar.ready.facts import Facts
+from sidecar.ready.folder import DatabaseFolder
+from sidecar.ready.memory import Memory
+from sidecar.ready.plan import Known
+from sidecar.ready.push import Push
+from sidecar.ready.report import Report
+from sidecar.system.background import Background
+
+NAME = "2026-boston"
+STUDIO = Studio("boston", "Boston", None, None, None, None, None)
+EVENT = Event(2026, "showcase", "Showcase", "boston", None)
+REGIONS = ("iad", "syd")
+_numbers = itertools.count(1)
+
+
+class Killed(BaseException):
+    """The end of a process, in the middle of what it does."""
+
+
+class Bus(FolderStore):
+    """The store, whose answer to an upload can be lost on the way, to a process that lives on or does not."""
+
+    loses: type[BaseException] | None = None
+
+    async def put(self, key: str, source: Path, modified: float, replaces: str | None) -> str:
+        """Store it; then the answer may be lost."""
+        etag = await super().put(key, source, modified, replaces)
+        if self.loses is not None and key.endswith(".sqlite3"):
+            raise self.loses("no answer")
+        return etag
+
+
+class Forgetful(Memory[Known]):
+    """A memory that can be killed before it has written down what happened."""
+
+    killed = False
+
+    def save(self) -> None:
+        """Write it down, or die."""
+        if self.killed:
+            raise Killed
+        super().save()
+
+
+@dataclass
+class Place:
+    """A machine: its folder, what it remembers, how wrong its clock is, and whether it serves the event."""
+
+    folder: Path
+    region: str
+    store: Bus
+    background: Background
+    offset: float = 0.0
+    serves: bool = False
+    parts: tuple[Databases, Push, Forgetful] = field(init=False)
+
+    def __post_init__(self) -> None:
+        (self.folder / "state").mkdir(parents=True)
+        self.start()
+
+    @property
+    def path(self) -> Path:
+        """The event's database."""
+        return self.folder / f"{NAME}.sqlite3"
+
+    def start(self) -> None:
+        """A new process, which knows what was written down."""
+        files = DatabaseFolder(self.folder, 0o644, -1, -1)
+        memory = Forgetful(self.folder / "state" / "databases.json", Known)
+        databases = Databases(_settings(self.region), self.store, files, memory, self.background)
+        push = Push(databases, self.store, files, memory, self.region, self.folder / "state")
+        self.parts = databases, push, memory
+
+    def write(self) -> None:
+        """The application adds a row, at the time of this machine's clock."""
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("create table if not exists rows (id integer primary key)")
+            connection.execute("insert into rows values (?)", (next(_numbers),))
+        self.touch()
+
+    def touch(self) -> None:
+        """The file's time is that of this machine's clock; it goes on by ten seconds each time."""
+        now = 1_770_000_000 + 10 * next(_numbers) + self.offset
+        os.utime(self.path, (now, now))
+
+
+def _settings(region: str) -> Settings:
+    """A machine of a region that keeps copies of the others' databases."""
+    shipped: Settings = Settings()
+    return replace(
+        shipped,
+        machine=replace(shipped.machine, region=region),
+        databases=replace(shipped.databases, copies=True),
+    )
+
+
+def rows_in(path: Path) -> frozenset[int]:
+    """What a database holds."""
+    if not path.exists() or not path.stat().st_size:
+        return frozenset()
+    with closing(sqlite3.connect(path)) as connection:
+        return frozenset(row[0] for row in connection.execute("select id from rows"))
+
+
+class World:
+    """Two machines and the store they share; one region owns the event."""
+
+    def __init__(self, folder: Path, background: Background) -> None:
+        self.object = folder / "store" / "db" / f"{NAME}.sqlite3"
+        store = Bus(folder / "store", Fetch(), lambda *_: None)
+        self.store = store
+        (folder / "store").mkdir()
+        self.places = [Place(folder / region, region, store, background) for region in REGIONS]
+        self.owner = 0
+
+    async def begin(self) -> None:
+        """The first publication of the first owner, which has no database of the event yet."""
+        await self.places[0].parts[0].prepare(Asked((NAME,), first=True))
+        self.places[0].serves = True
+
+    def facts(self, place: Place) -> Facts:
+        """The generation that says who owns the event."""
+        region = REGIONS[self.owner]
+        programme = Programme(2026, STUDIO, region, (EVENT,), single=True)
+        served = (NAME,) if place.region == region else ()
+        index = Index((), (STUDIO,), (EVENT,), ())
+        return Facts(1, "", index, {"boston": region}, (programme,), served, ())
+
+    def everything(self) -> frozenset[int]:
+        """All rows that exist somewhere."""
+        return rows_in(self.object).union(*(rows_in(place.path) for place in self.places))
+
+    # What people and the application do
+
+    def write(self) -> None:
+        """The application writes where the event is served; it makes a database where there is none."""
+        if self.places[self.owner].serves:
+            self.places[self.owner].write()
+
+    def touch(self, number: int) -> None:
+        """A tool reads a copy, say, and moves its time."""
+        if self.places[number].path.exists():
+            self.places[number].touch()
+
+    def set_clock(self, number: int, offset: float) -> None:
+        """The clock of a machine is wrong from now on."""
+        self.places[number].offset = offset
+
+    # What the machines do
+
+    async def work(self, number: int, *, killed: bool) -> None:
+        """The ready work, which a kill can end before it has written down what it did."""
+        place = self.places[number]
+        databases, _, memory = place.parts
+        memory.killed = killed
+        try:
+            await databases.fetch(self.facts(place), Report(lambda: None, lambda _: None, lambda: False))
+        except Killed:
+            place.start()
+        if self.owner == number and databases.resolves((NAME,)):
+            place.serves = True  # what waited for its database is published
+
+    async def push(self, lost: type[BaseException] | None) -> None:
+        """An upload that somebody asked for, without insisting."""
+        place = self.places[self.owner]
+        self.store.loses = lost
+        try:
+            await place.parts[1].push(self.facts(place), [], overwrite=False)
+        except Killed:
+            place.start()
+        finally:
+            self.store.loses = None
+
+    async def move(self, *, killed: bool) -> None:
+        """The event's region becomes the other one; its machine serves it once its database is here."""
+        self.places[self.owner].serves = False
+        self.owner = 1 - self.owner
+        place = self.places[self.owner]
+        databases, _, memory = place.parts
+        memory.killed = killed
+        try:
+            prepared = await databases.prepare(Asked((NAME,)))
+            place.serves = NAME not in prepared.withheld
+        except Killed:
+            place.start()
+
+
+PLACES = st.integers(0, 1)
+WRITE: tuple[Any, ...] = ("write",)
+STORE: tuple[Any, ...] = ("push", None)
+MOVE: tuple[Any, ...] = ("move", False)
+STEPS = st.one_of(
+    st.just(WRITE),
+    st.tuples(st.just("push"), st.sampled_from([None, None, StoreError, Killed])),
+    st.tuples(st.just("move"), st.booleans()),
+    st.tuples(st.just("work"), PLACES, st.booleans()),
+    st.tuples(st.just("touch"), PLACES),
+    st.tuples(st.just("set_clock"), PLACES, st.sampled_from([-86_400.0, -0.5, 0.0, 3600.0])),
+)
+
+
+def work(number: int) -> tuple[Any, ...]:
+    return ("work", number, False)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(STEPS, min_size=6, max_size=20))
+@example([WRITE, STORE, WRITE, MOVE, WRITE, STORE, work(0)])  # an unstored write, and a newer object
+@example([WRITE, STORE, work(0), WRITE, MOVE, work(0), WRITE, STORE, work(0)])  # the same, looked at twice
+@example([WRITE, MOVE, WRITE, STORE, work(0)])  # a first write that was never stored
+@example([WRITE, STORE, MOVE, WRITE, MOVE, WRITE, STORE, MOVE, STORE, work(0)])  # there and back again
+@example([WRITE, ("push", Killed), WRITE, STORE, WRITE, MOVE, WRITE, STORE, work(0)])
+@example([WRITE, STORE, MOVE, ("set_clock", 0, 3600.0), ("touch", 0), WRITE, STORE, MOVE, WRITE, STORE])
+@example([WRITE, STORE, ("set_clock", 1, -86_400.0), MOVE, WRITE, STORE, MOVE, WRITE, STORE, work(1)])
+def test_no_history_loses_a_write(steps: list[Any]) -> None:
+    """Whatever happens in whatever order, what an owner wrote stays somewhere, until a person decides."""
+    asyncio.run(play(steps))
+
+
+async def play(steps: list[Any]) -> None:
+    """One history; after each step of a machine every row is still somewhere."""
+    background = Background(2, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder), background)
+        try:
+            await world.begin()
+            for name, *arguments in steps:
+                before = world.everything()
+                if name == "write":
+                    world.write()
+                    continue
+                if name in ("touch", "set_clock"):
+                    getattr(world, name)(*arguments)
+                elif name == "push":
+                    await world.push(*arguments)
+                elif name == "work":
+                    await world.work(arguments[0], killed=arguments[1])
+                else:
+                    await world.move(killed=arguments[0])
+                assert world.everything() == before, (name, arguments)
+        finally:
+            background.shutdown()
+
+
+@pytest.mark.parametrize("lost", [StoreError, Killed])
+async def test_an_upload_whose_end_nobody_saw(tmp_path: Path, lost: type[BaseException]) -> None:
+    """The next look knows it again: no conflict, and the next change is stored."""
+    background = Background(2, 0)
+    world = World(tmp_path, background)
+    try:
+        await world.begin()
+        world.write()
+        await world.push(lost)
+        world.write()
+        await world.push(None)
+        assert rows_in(world.object) == rows_in(world.places[0].path)
+    finally:
+        background.shutdown()
