@@ -202,6 +202,7 @@ class Daemon:
                     self._pending_regions,
                     self.fleet.known,
                     lambda who: self.fleet.update(Wanted(), who),
+                    self.fleet.changes,
                 ),
                 FleetViews(self.fleet, self.broker, administrators),
             ),

@@ -157,7 +157,7 @@ def _generation(settings: Settings, path: Path) -> Finding:
         return Finding("generation", False, error.message, error.hint)
     skipped = f", {len(generated.skipped)} rows unfit for htpasswd" if generated.skipped else ""
     return Finding(
-        "generation", True, f"{len(generated.databases)} tenants with profile {settings.profile}{skipped}"
+        "generation", True, f"{len(generated.tenants)} events with profile {settings.profile}{skipped}"
     )
 
 

@@ -172,11 +172,18 @@ def _from_deployment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, the second one before the first: whole settings, never parts of one, be it a mapping."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        both = key in _SECTIONS and isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = {**below, **value} if both and below is not None else value
     return merged
+
+
+_SECTIONS = frozenset(
+    field.name for field in msgspec.structs.fields(Settings) if isinstance(field.default, Section)
+)
 
 
 def _completed(settings: Settings, environ: Mapping[str, str]) -> Settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,9 @@ Fleet = Callable[[], State | None]
 UpdateFleet = Callable[[str], Coroutine[Any, Any, object]]
 """Updates the fleet on behalf of somebody."""
 
+CompareFleet = Callable[[], Awaitable[Changes | None]]
+"""What that would change in the store; None where nothing is uploaded."""
+
 
 def either(shown: Handler, plain: Handler) -> Handler:
     """One address for both: a page for browsers, `plain` for everyone else."""
@@ -78,8 +81,10 @@ class Pages:
         pending_regions: Callable[[], list[str]],
         fleet: Fleet = lambda: None,
         update_fleet: UpdateFleet | None = None,
+        compare_fleet: CompareFleet | None = None,
     ) -> None:
         self._update_fleet = update_fleet
+        self._compare_fleet = compare_fleet
         self._settings = settings
         self._worker = worker
         self._status = status
@@ -280,18 +285,41 @@ class Pages:
         """The question before all machines are updated."""
         who = await self._administrators.require(request)
         self._fleets_update()
+        changes, unknown = await self._fleet_changes(who)
         content = change.question(
             "Update the fleet?",
             "Every active machine is poked, and followed until it has loaded the newest index. Where this "
             "machine owns the index, that is uploaded first.",
-            (),
-            None,
+            change.consequences(changes),
+            changes,
+            unknown=unknown,
             action="fleet",
             button="Update the fleet",
             fields=[("token", self._forms.token(who, "fleet"))],
             back="../",
         )
         return self._answer(request, who, "Update the fleet?", content, section="")
+
+    async def _fleet_changes(self, who: str) -> tuple[Changes | None, str | None]:
+        """What the machines would get, or why that is not known.
+
+        An owner's index is compared with the store's, any other machine's with what is in place here.
+        """
+        try:
+            changes = await self._compare_fleet() if self._compare_fleet is not None else None
+        except SidecarError as error:
+            return None, f"The index here and the store's cannot be compared: {error.message}."
+        if changes is not None:
+            return changes, None
+        outcome = await self._previewed(who)
+        if outcome.error is not None:
+            return (
+                None,
+                f"What the store holds cannot be compared with what is here: {outcome.error.message}.",
+            )
+        if outcome.changes is None:
+            return None, "There is nothing in place here to compare with."
+        return outcome.changes, None
 
     async def apply_fleet(self, request: web.Request) -> web.StreamResponse:
         """Begin a fleet update, whose progress the first page shows."""

@@ -104,6 +104,15 @@ def test_every_key_is_optional(document: Any) -> None:
     assert settings.administrators == {}
 
 
+def test_a_variable_replaces_the_whole_setting() -> None:
+    """Who is not among the administrators that a variable names may not sign in, whatever the file says."""
+    document = {"administrators": {"revoked": HASH, "admin": HASH}, "listen": {"port": 1}}
+    environ = {"SIDECAR_ADMINISTRATORS": json.dumps({"admin": HASH}), "SIDECAR_LISTEN_HOST": "::1"}
+    settings = parse(document, environ)
+    assert settings.administrators == {"admin": HASH}
+    assert (settings.listen.host, settings.listen.port) == ("::1", 1)
+
+
 def test_paths_follow_the_application() -> None:
     """Folders that are not named lie in the application's."""
     paths = parse({"paths": {"application": "/app/", "storage": "/data/storage"}}, {}).paths

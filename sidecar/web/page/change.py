@@ -224,18 +224,23 @@ def question(
     fields: Iterable[tuple[str, str]],
     back: str,
     more: Content = None,
+    unknown: Content = None,
 ) -> list[Content]:
-    """The step before something is done: what is destructive by name, and one button."""
+    """The step before something is done: what is destructive by name, and one button.
+
+    `unknown` says why it could not be compared with what is in place.
+    """
+    if unknown is not None:
+        verdict = h.div(h.h2("Not compared"), h.p(unknown), class_="box note")
+    elif destructive:
+        losses = h.ul([h.li(each) for each in destructive])
+        verdict = h.div(h.h2("What this takes away or overwrites"), losses, class_="box note")
+    else:
+        verdict = h.p("Nothing is taken away and nothing moves.", class_="box good")
     return [
         h.h1(title),
         h.p(lead, class_="lead"),
-        h.div(
-            h.h2("What this takes away or overwrites"),
-            h.ul([h.li(each) for each in destructive]),
-            class_="box note",
-        )
-        if destructive
-        else h.p("Nothing is taken away and nothing moves.", class_="box good"),
+        verdict,
         h.form(
             [h.input(type="hidden", name=name, value=value) for name, value in fields],
             h.button(button, type="submit", class_="button"),
