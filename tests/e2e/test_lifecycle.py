@@ -320,10 +320,14 @@ async def test_deployment_with_another_profile_and_no_index(
         if trouble == "down":
             await proxy.refuse()
         async with machine.boot(**variables) as booted:
-            await booted.up()
+            seconds = await booted.up()
             sync = "unknown" if trouble == "down" else "out_of_sync"
-            await proof.ends(booted, "old", sync, "healthy")
+            # Where the store takes its time, it is served a moment after the older set.
+            await booted.status(lambda found: found["generation"]["loaded"] == 2)
+            await booted.visitor.begin()
+            await holds(lambda: booted.visitor.is_done, "a visitor is answered")
             assert "Ballroom" in booted.visitor.realm
+            await proof.ends(booted, "old", sync, "healthy", seconds)
 
 
 # Waking up
