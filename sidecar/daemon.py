@@ -142,8 +142,16 @@ class Daemon:
             lambda: systemd.notify("WATCHDOG=1"),
         )
         self.drift = Drift(self.generations)
+        self._ticker = Ticker(settings.update.poll, self._poll, self._resumed)
         self.status = Status(
-            settings, self._id, self.generations, self.worker, self.reconciler, self.drift, self.ready.work
+            settings,
+            self._id,
+            self.generations,
+            self.worker,
+            self.reconciler,
+            self.drift,
+            self.ready.work,
+            lambda: self._ticker.due,
         )
         self.metrics.follow_navigator(lambda: self.reconciler.process is not None)
         self.metrics.follow_state(self.status.sync, self.status.health)
@@ -243,7 +251,7 @@ class Daemon:
         self._keep_running(stack, self.drift.run())
         self._keep_running(stack, self._relay.run())
         stack.push_async_callback(self.fleet.close)
-        self._keep_running(stack, Ticker(self._settings.update.poll, self._poll, self._resumed).run())
+        self._keep_running(stack, self._ticker.run())
         if self._own_index is not None:
             if self._settings.fleet.follow_local_index:
                 self._followed.changed()  # it may have changed while no daemon ran

@@ -23,6 +23,7 @@ from sidecar import __version__
 from sidecar.cli import fleet_commands as fleet_command
 from sidecar.cli import ready_commands as ready_command
 from sidecar.cli.client import Client
+from sidecar.cli.texts import entry_text, history_text, preview_text, status_text
 from sidecar.config.parse import masked, parse
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
@@ -154,21 +155,9 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
         return _refused(body)
     if options.json:
         _print_json(body)
-    elif options.generation:
-        _print_tree(body)
     else:
-        for entry in body:
-            _print_entry(entry)
+        _print(entry_text(body) if options.generation else history_text(body))
     return 0
-
-
-def _print_entry(entry: dict[str, Any]) -> None:
-    outcome = entry["outcome"]
-    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(outcome["started"]))
-    number = outcome.get("generation", "-") if outcome["state"] == "published" else "-"
-    problem = (outcome.get("error") or {}).get("message") or entry["note"] or ""
-    by = f"{outcome['trigger']} ({outcome['who']})" if outcome["who"] else outcome["trigger"]
-    print(f"{moment} UTC  {number!s:>6}  {entry['state']:11}  {by}{f': {problem}' if problem else ''}")
 
 
 def _once(settings: Settings, request: Request) -> Outcome:
@@ -201,27 +190,8 @@ def _preview(options: argparse.Namespace, settings: Settings) -> int:
         _print_json(outcome)
         return 0 if outcome.good else 1
     if outcome.good:
-        _print_preview(outcome, options.diff)
+        _print(preview_text(outcome, diffs=options.diff))
     return _finish(options, outcome, log=not outcome.good)
-
-
-def _print_preview(outcome: Outcome, diffs: bool) -> None:
-    if not outcome.written and (outcome.changes is None or not outcome.changes.sentences()):
-        print("An update would change nothing.")
-    if outcome.changes is not None:
-        for kind in ("users", "studios", "events", "regions"):
-            delta = getattr(outcome.changes, kind)
-            for what in ("added", "removed", "moved", "changed"):
-                names = getattr(delta, what)
-                if names.count:
-                    more = names.count - len(names.names)
-                    print(f"{kind} {what}: {', '.join(names.names)}{f' and {more} more' if more else ''}")
-    print(f"files to write: {', '.join(outcome.written) or 'none'}")
-    for warning in outcome.warnings:
-        print(f"warning: {warning}")
-    if diffs:
-        for text in outcome.diffs.values():
-            print(text, end="")
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
@@ -232,7 +202,7 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         _print_json(body)
     else:
-        _print_tree(body)
+        _print(status_text(body, time.time()))
     good = (body["sync"]["state"], body["health"]["state"]) == ("synced", "healthy")
     return 0 if good else 1
 
@@ -395,25 +365,12 @@ def _complain(options: argparse.Namespace, error: SidecarError) -> None:
     print(f"sidecar: {error}", file=sys.stderr)
 
 
+def _print(text: str) -> None:
+    print(text)
+
+
 def _print_json(data: Any) -> None:
     print(msgspec.json.format(msgspec.json.encode(data)).decode())
-
-
-def _print_tree(tree: dict[str, Any], indent: str = "") -> None:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            print(f"{indent}{key}:")
-            _print_tree(value, f"{indent}  ")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for entry in value:
-                print(f"{indent}{key}:")
-                _print_tree(entry, f"{indent}  ")
-        elif (isinstance(value, list) and value) or (isinstance(value, str) and "\n" in value):
-            print(f"{indent}{key}:")
-            for line in value.splitlines() if isinstance(value, str) else value:
-                print(f"{indent}  {line}")
-        else:
-            print(f"{indent}{key}: {'-' if value is None else value}")
 
 
 def _add_wait(parser: argparse.ArgumentParser) -> None:

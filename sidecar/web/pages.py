@@ -24,6 +24,7 @@ from sidecar.inputs.index import Deployed, read_index
 from sidecar.model.changes import Changes, changes, unified
 from sidecar.model.index import Index
 from sidecar.model.runs import PREVIEW, Outcome, Request
+from sidecar.model.words import plural
 from sidecar.observe.events import Broker
 from sidecar.observe.history import History
 from sidecar.observe.status import Status
@@ -228,7 +229,7 @@ class Pages:
         first = outcome.changes is None
         content = change.question(
             "Update the configuration?",
-            f"{parts.plural(len(outcome.written), 'file')} will be written and Navigator will load them. "
+            f"{plural(len(outcome.written), 'file')} will be written and Navigator will load them. "
             + (
                 "This is the first generation."
                 if first
@@ -262,7 +263,7 @@ class Pages:
             for what in ("added", "removed", "changed"):
                 names = getattr(regions, what)
                 if names.count:
-                    reasons.append(f"{parts.plural(names.count, 'region')} {what}: {', '.join(names.names)}.")
+                    reasons.append(f"{plural(names.count, 'region')} {what}: {', '.join(names.names)}.")
         settings = self._settings.page
         if settings.deployment_check:
             try:

@@ -12,6 +12,7 @@ from sidecar.model.changes import Changes, Delta, Names
 from sidecar.model.record import Problem
 from sidecar.model.runs import TRIGGERS, Outcome
 from sidecar.model.states import HEALTH, SYNC, Health, Sync
+from sidecar.model.words import ago
 from sidecar.model.work import Step
 from sidecar.web.page import atlas, before, change, now, parts, work
 from sidecar.web.page.layout import POLICY, Frame, page, problem
@@ -52,7 +53,7 @@ def test_durations(seconds: float | None, text: str) -> None:
 )
 def test_ages(seconds: float, text: str) -> None:
     """Ages are rough; a clock that is behind makes no negative ones."""
-    assert parts.ago(seconds) == text
+    assert ago(seconds) == text
 
 
 def test_every_state_has_colour_and_word() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sidecar.model.changes import Changes, Delta, Names
 from sidecar.model.runs import Outcome
+from sidecar.model.words import plural
 from sidecar.web.page import parts
 from sidecar.web.page.markup import MINUS, Content, Markup, h
 
@@ -32,7 +33,7 @@ def consequences(changes: Changes | None, drift: Mapping[str, str] | Sequence[st
     for kind, what, noun, meaning in _DESTRUCTIVE if changes is not None else ():
         names: Names = getattr(getattr(changes, kind), what)
         if names.count:
-            found.append((h.b(parts.plural(names.count, noun)), f" {meaning}: ", _some(names)))
+            found.append((h.b(plural(names.count, noun)), f" {meaning}: ", _some(names)))
     if drift:
         found.append(
             (h.b("Edits made by hand"), " will be overwritten in ", h.code(", ".join(sorted(drift))), ".")
@@ -115,7 +116,7 @@ def _moves(moved: Names) -> Markup | None:
                 h.dd(before, h.span(" → ", aria_hidden="true"), h.span(" to ", class_="unseen"), h.b(after)),
             )
         )
-    count = h.span(h.span(parts.plural(moved.count, "studio"), class_="mod"), class_="counts")
+    count = h.span(h.span(plural(moved.count, "studio"), class_="mod"), class_="counts")
     more = moved.count - len(rows)
     return h.section(
         h.h3("Moved to another region", count),
@@ -128,7 +129,7 @@ def _moves(moved: Names) -> Markup | None:
 def _plain(title: str, noun: str, delta: Delta) -> Markup | None:
     rows = [
         h.div(
-            h.dt(h.span(sign, aria_hidden="true"), f" {parts.plural(names.count, noun)} {what}", class_=kind),
+            h.dt(h.span(sign, aria_hidden="true"), f" {plural(names.count, noun)} {what}", class_=kind),
             h.dd(
                 h.ul([h.li(name) for name in names.names[:_MOST_NAMES]], class_="names"),
                 f"and {more:,} more" if (more := names.count - len(names.names[:_MOST_NAMES])) else None,
