@@ -18,6 +18,7 @@ from sidecar.errors import BadRequest, CommandError, NotFound, SidecarError
 from sidecar.fleet.report import State
 from sidecar.generate import MAP, yaml_writer
 from sidecar.generate.cache import Memo
+from sidecar.generate.check import LOSS
 from sidecar.generate.ownership import owners
 from sidecar.generations import Generations
 from sidecar.inputs.index import Deployed, read_index
@@ -47,6 +48,8 @@ _ENTRIES = 50
 _RECHECK = 1.0
 _GATHER = 0.05
 _SHORTEST_OUTPUT = 2000
+# What has to be typed where an update takes away more than is allowed at once.
+_WORD = "lose"
 
 Fleet = Callable[[], State | None]
 UpdateFleet = Callable[[str], Coroutine[Any, Any, object]]
@@ -210,6 +213,10 @@ class Pages:
         """What an update would change, with the button that applies exactly that."""
         who = await self._administrators.require(request)
         outcome = await self._previewed(who)
+        if outcome.error is not None:
+            forced = await self._previewed(who, force=True) if outcome.error.code == LOSS else None
+            content = change.refused(outcome, forced, base=base_of(request))
+            return self._answer(request, who, "What would change", content, section="preview")
         needed = await self._deployment(outcome)
         current = self._generations.current
         content = change.preview(
@@ -220,8 +227,8 @@ class Pages:
     async def confirm(self, request: web.Request) -> web.StreamResponse:
         """The question before an update."""
         who = await self._administrators.require(request)
-        tag = request.query.get("tag", "")
-        outcome = await self._previewed(who)
+        tag, force = request.query.get("tag", ""), request.query.get("force") == "1"
+        outcome = await self._previewed(who, force=force)
         needed = await self._deployment(outcome)
         if outcome.error is not None or outcome.tag != tag or needed or not outcome.written:
             # Something else than was shown: it has to be shown first.
@@ -239,21 +246,29 @@ class Pages:
             outcome.changes,
             action="update",
             button="Update configuration",
-            fields=[("tag", tag), ("token", self._forms.token(who, f"update {tag}"))],
+            fields=[
+                ("tag", tag),
+                ("force", "1" if force else ""),
+                ("token", self._forms.token(who, f"update {tag}{' by force' if force else ''}")),
+            ],
             back="../preview",
+            word=_WORD if force else "",
         )
         return self._answer(request, who, "Update the configuration?", content, section="preview")
 
     async def apply(self, request: web.Request) -> web.StreamResponse:
         """Apply what was shown, and nothing else."""
         who = await self._administrators.require(request)
-        tag = str((await request.post()).get("tag", ""))
-        await self._forms.require(request, who, f"update {tag}")
-        await self._start(Request(trigger="http", who=who, if_match=tag))
+        form = await request.post()
+        tag, force = str(form.get("tag", "")), form.get("force") == "1"
+        await self._forms.require(request, who, f"update {tag}{' by force' if force else ''}")
+        if force and str(form.get("word", "")).strip().lower() != _WORD:
+            raise BadRequest(f"the word {_WORD!r} was not typed", "go back, and type it if that is meant")
+        await self._start(Request(trigger="http", who=who, if_match=tag, force=force))
         raise web.HTTPSeeOther("../")
 
-    async def _previewed(self, who: str) -> Outcome:
-        return await self._worker.submit(Request(trigger=PREVIEW, who=who, preview=True))
+    async def _previewed(self, who: str, *, force: bool = False) -> Outcome:
+        return await self._worker.submit(Request(trigger=PREVIEW, who=who, preview=True, force=force))
 
     async def _deployment(self, outcome: Outcome) -> list[str]:
         """Why an update would not be enough; empty when it is."""

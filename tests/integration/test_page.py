@@ -338,6 +338,29 @@ async def test_the_question_says_when_nothing_would_change(machine: Machine) -> 
         assert "The files differ" not in text
 
 
+async def test_a_large_loss_can_be_answered_on_the_page(machine: Machine) -> None:
+    """The refusal shows what would go, and is overruled by a second question with a word to type."""
+    async with running(machine) as site:
+        for line in site.machine.target("htpasswd").read_text().splitlines():
+            remove_user(site.machine.store_index, line.partition(":")[0])
+        answer, text = await site.ask("/preview")
+        assert "would drop" in text
+        assert "will no longer be able to sign in" in text
+        (path,) = re.findall(r'href="\./(page/update\?tag=[^"]+force=1)"', text)
+        form = await site.token(f"/{path.replace('&amp;', '&')}")
+        assert form["force"] == "1"
+        before = site.machine.targets()
+        answer, text = await site.ask("/page/update", "POST", data=form)
+        assert answer.status == 400
+        assert "was not typed" in text
+        answer, _ = await site.ask("/page/update", "POST", data=form | {"force": "", "word": "lose"})
+        assert answer.status == 403
+        assert site.machine.targets() == before
+        answer, _ = await site.ask("/page/update", "POST", data=form | {"word": "Lose"})
+        assert answer.status == 303
+        await until(lambda: site.machine.targets() != before)
+
+
 async def test_the_question_names_what_goes(machine: Machine) -> None:
     """Users and events that go are named before the button; what only comes is not destructive."""
     async with running(machine) as site:

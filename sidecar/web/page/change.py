@@ -149,17 +149,35 @@ def _more(delta: Delta) -> Markup | None:
     return h.p(f"and {hidden:,} more, which the differences below show", class_="quiet") if hidden else None
 
 
+def refused(outcome: Outcome, forced: Outcome | None, *, base: str) -> list[Content]:
+    """The page about an update that would be refused; `forced` is what force would make of it, if it may."""
+    found: list[Content] = [
+        h.h1("What would change"),
+        parts.trouble(outcome.error) if outcome.error is not None else None,
+        h.p("An update would be refused; what is in place would stay.", class_="lead"),
+    ]
+    if forced is not None and forced.tag is not None:
+        losses = h.ul([h.li(each) for each in consequences(forced.changes, forced.drift)])
+        found += [
+            h.div(h.h2("What it would take away"), losses, class_="box note"),
+            h.div(
+                h.a(
+                    "Update all the same…",
+                    href=f"{base}page/update?tag={forced.tag}&force=1",
+                    class_="button plain",
+                ),
+                h.p("Only if just that is meant. There is one more question.", class_="quiet"),
+                class_="action",
+            ),
+            h.h2("In short"),
+            summary(forced.changes),
+        ]
+    return [*found, parts.warnings(outcome.warnings), parts.log(outcome.log, folded=True)]
+
+
 def preview(outcome: Outcome, deployment: Sequence[str], *, pinned: bool, base: str) -> list[Content]:
     """The page about an update that was not made."""
     heading = h.h1("What would change")
-    if outcome.error is not None:
-        return [
-            heading,
-            parts.trouble(outcome.error),
-            h.p("An update would be refused; what is in place would stay.", class_="lead"),
-            parts.warnings(outcome.warnings),
-            parts.log(outcome.log, folded=True),
-        ]
     looked = h.p(
         "Index ",
         h.code((outcome.sha256 or "?")[:12]),
@@ -226,10 +244,11 @@ def question(
     back: str,
     more: Content = None,
     unknown: Content = None,
+    word: str = "",
 ) -> list[Content]:
     """The step before something is done: what is destructive by name, and one button.
 
-    `unknown` says why it could not be compared with what is in place.
+    `unknown` says why it could not be compared with what is in place, `word` is what has to be typed.
     """
     if unknown is not None:
         verdict = h.div(h.h2("Not compared"), h.p(unknown), class_="box note")
@@ -244,6 +263,9 @@ def question(
         verdict,
         h.form(
             [h.input(type="hidden", name=name, value=value) for name, value in fields],
+            h.p(h.label(f"Type “{word}” to confirm: ", h.input(name="word", required="", autocomplete="off")))
+            if word
+            else None,
             h.button(button, type="submit", class_="button"),
             h.a("Back", href=back, class_="button plain"),
             method="post",
