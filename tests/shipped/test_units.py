@@ -91,6 +91,11 @@ def test_the_watchdog_waits_longer_than_the_beat(installed: Path) -> None:
     assert 3 * BEAT <= int(service["WatchdogSec"]) <= 12 * BEAT
 
 
+def test_no_number_of_failures_is_too_many(installed: Path) -> None:
+    """However often the service dies it is started again: else the socket would be closed for good, too."""
+    assert unit(installed, "sidecar.service")["Unit"]["StartLimitIntervalSec"] == "0"
+
+
 def test_no_capability_without_the_drop_in(installed: Path) -> None:
     """As Navigator's own user no capability is needed; the drop-in gives the one to signal, and no other."""
     service = unit(installed, "sidecar.service")["Service"]
