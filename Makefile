@@ -5,12 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-# For install-systemd: where the commands are, who Navigator runs as, and what may be written to. A path that is
-# not there does no harm.
+# For install-systemd: where the commands are, the sidecar's user, the group of the tenants' user, and what may be
+# written to. A path that is not there does no harm.
 BINDIR ?= /opt/sidecar/bin
-SERVICE_USER ?= rails
-SERVICE_GROUP ?= $(SERVICE_USER)
-WRITABLE ?= -/rails/config -/rails/db -/rails/tmp -/rails/storage -/rails/public -/data
+SERVICE_USER ?= sidecar
+SERVICE_GROUP ?= rails
+WRITABLE ?= -/rails/config -/rails/db -/rails/log -/rails/tmp -/rails/storage -/rails/public -/data
 UNITDIR ?= /etc/systemd/system
 TMPFILESDIR ?= /etc/tmpfiles.d
 SYSUSERSDIR ?= /etc/sysusers.d
@@ -61,9 +61,11 @@ test-wheel: dist  ## all tests against the built wheel, in an environment of its
 	PYTHONPATH=$$(echo $(CURDIR)/build/wheel/lib/python*/site-packages):$(CURDIR) \
 	  build/wheel/bin/pytest -q -n auto -p no:cacheprovider
 
-install-systemd:  ## install the units; DESTDIR, SERVICE_USER, BINDIR and WRITABLE say where and how
+# The links: /opt/sidecar/bin is on nobody's PATH.
+install-systemd:  ## install the units; DESTDIR, SERVICE_USER, SERVICE_GROUP, BINDIR and WRITABLE say where and how
 	install -d $(DESTDIR)$(UNITDIR)/sidecar.service.d $(DESTDIR)$(TMPFILESDIR) $(DESTDIR)$(SYSUSERSDIR)
-	install -d $(DESTDIR)$(DOCDIR)/systemd
+	install -d $(DESTDIR)$(DOCDIR)/systemd $(DESTDIR)/usr/local/bin
+	test $(BINDIR) = /usr/local/bin || ln -sf $(BINDIR)/sidecar $(BINDIR)/sidecar-cgi $(DESTDIR)/usr/local/bin
 	$(FILL) systemd/sidecar.service > $(DESTDIR)$(UNITDIR)/sidecar.service
 	$(FILL) systemd/sidecar.socket > $(DESTDIR)$(UNITDIR)/sidecar.socket
 	$(FILL) systemd/tmpfiles.conf > $(DESTDIR)$(TMPFILESDIR)/sidecar.conf

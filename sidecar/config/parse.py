@@ -165,6 +165,7 @@ _DEPLOYMENT = {
     "FLY_MACHINE_ID": "machine.id",
     "FLY_APP_NAME": "machine.app",
     "FLY_REGION": "machine.region",
+    "KAMAL_HOST": "machine.id",
     "FLY_API_TOKEN": "fleet.token",
     "RAILS_DB_VOLUME": "paths.databases",
     "RAILS_STORAGE": "paths.storage",
@@ -225,6 +226,11 @@ def _completed(settings: Settings, environ: Mapping[str, str]) -> Settings:
         settings,
         store=store or f"file://{paths.state}/store",
         profile=profile,
+        update=msgspec.structs.replace(
+            settings.update,
+            # Without any store the index that a host under Kamal has can only be its own.
+            own_index=settings.update.own_index or (profile == "kamal" and not store),
+        ),
         ready=msgspec.structs.replace(
             settings.ready, lock=settings.ready.lock or f"{filled['temporary']}/.sidecar-ready.lock"
         ),

@@ -59,7 +59,11 @@ class Machine(Section, frozen=True):
     """Which machine this is."""
 
     id: Annotated[
-        str, _doc("this machine's id, as signed pokes name it; default FLY_MACHINE_ID, else the host's name")
+        str,
+        _doc(
+            "this machine's id, as signed pokes name it; default FLY_MACHINE_ID or KAMAL_HOST, "
+            "else the host's name"
+        ),
     ] = ""
     app: Annotated[str, _doc("the Fly application; default FLY_APP_NAME")] = ""
     region: Annotated[
@@ -181,7 +185,10 @@ class Update(Section, frozen=True):
     )
     own_index: Annotated[
         bool,
-        _doc("this machine owns the index: it is read in its place and watched, never fetched or replaced"),
+        _doc(
+            "this machine owns the index: it is read in its place and watched, never fetched or replaced; "
+            "so under Kamal without any store"
+        ),
     ] = False
     waiting: Annotated[Count, _doc("how many pokes may wait at once")] = 2000
     at_start: Annotated[bool, _doc("fetch and update when the daemon starts")] = True

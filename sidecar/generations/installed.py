@@ -162,6 +162,19 @@ class Site:
             return "another file is in its place"
         return ""
 
+    def unwritable(self) -> str | None:
+        """In a sentence: a folder of the targets that this process may not write to; None for none."""
+        for folder in sorted({self._place(name).parent for name in self.where.files}):
+            there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+            if os.access(there, os.W_OK | os.X_OK):
+                continue
+            if there != folder:
+                return f"there is no folder {folder}, and none can be made: make it, and restart the sidecar"
+            if os.statvfs(folder).f_flag & os.ST_RDONLY:
+                return f"{folder} is read-only for the sidecar: under systemd add it to ReadWritePaths="
+            return f"the sidecar may not write to {folder}: give it to the user that runs the sidecar"
+        return None
+
     # How it gets there
 
     def prepare(self, artifacts: Iterable[Artifact]) -> Iterator[tuple[str, Path]]:
