@@ -18,7 +18,7 @@ DOCDIR := /usr/local/share/doc/sidecar
 FILL := sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@USER@|$(SERVICE_USER)|g' -e 's|@GROUP@|$(SERVICE_GROUP)|g' \
   -e 's|@WRITABLE@|$(WRITABLE)|g'
 
-.PHONY: help demo check lint types test format bench docs dist test-wheel lock clean install-systemd
+.PHONY: help demo check lint types test test-platforms format bench docs dist test-wheel lock clean install-systemd
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -36,7 +36,10 @@ types: $(VENV)/dev  ## mypy, strict
 	$(BIN)/mypy
 
 test: $(VENV)/dev  ## all tests, on every core
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --ignore=tests/platform
+
+test-platforms: $(VENV)/dev  ## boot a host and a Fly machine in a container, where this one can
+	$(BIN)/python -m pytest -q tests/platform
 
 format: $(VENV)/dev  ## put the code into the project's format
 	$(BIN)/ruff check --fix-only --quiet .
@@ -59,7 +62,7 @@ test-wheel: dist  ## all tests against the built wheel, in an environment of its
 	  --requirement requirements-dev.lock
 	build/wheel/bin/python -m pip install --disable-pip-version-check --quiet --no-deps dist/*.whl
 	PYTHONPATH=$$(echo $(CURDIR)/build/wheel/lib/python*/site-packages):$(CURDIR) \
-	  build/wheel/bin/pytest -q -n auto -p no:cacheprovider
+	  build/wheel/bin/pytest -q -n auto -p no:cacheprovider --ignore=tests/platform
 
 # The links: /opt/sidecar/bin is on nobody's PATH.
 install-systemd:  ## install the units; DESTDIR, SERVICE_USER, SERVICE_GROUP, BINDIR and WRITABLE say where and how
