@@ -31,7 +31,7 @@ folders() { # owner, mode, folders: each is made, or given to its owner
 
 # Navigator, which is root, runs what navigator.yml names. So nobody but root and the sidecar may write where that
 # lies, nor where the sidecar remembers what it has published, nor above.
-install -d -o "$root" -m 0755 "$data"
+install -d -o "$root" -g "$(id -gn)" -m 0755 "$data"
 folders "$owner" 0755 config public "$run"
 folders "$owner" 0700 "$data/sidecar"
 # Both the sidecar and the tenants write there: what is new belongs to their group.

@@ -275,7 +275,10 @@ class Databases(Section, frozen=True):
         bool, _doc("whether copies of the databases that other regions serve are kept here")
     ] = False
     mode: Annotated[
-        Mode, _doc("mode of a database that is new here; the application must be able to write to it")
+        Mode,
+        _doc(
+            "mode of a database that is new here, the index too; the application must be able to write to it"
+        ),
     ] = Mode(0o660)
     owner: Annotated[str, _doc("user that shall own it: the application's; default files.owner")] = ""
     group: Annotated[str, _doc("group that shall own it; default files.group")] = ""

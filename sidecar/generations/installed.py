@@ -35,7 +35,7 @@ Checkpoint = Callable[[str], None]
 class Targets:
     """Where the files go, and whom they belong to. `owner` and `group` are -1 for the daemon's own.
 
-    With `own_index` the index in its place is this machine's own.
+    `index_mode` is that of an index that is new. With `own_index` the one in its place is this machine's own.
     """
 
     files: Mapping[str, Path]
@@ -45,6 +45,7 @@ class Targets:
     owner: int
     group: int
     own_index: bool = False
+    index_mode: int = 0o660
 
 
 def targets(settings: Settings) -> Targets:
@@ -68,6 +69,7 @@ def targets(settings: Settings) -> Targets:
         owner=owner,
         group=group,
         own_index=settings.update.own_index,
+        index_mode=settings.databases.mode,
     )
 
 
@@ -223,7 +225,7 @@ class Site:
             if fresh:
                 # One that was there before keeps its owner and mode: the application may write to it.
                 give(target, where.owner, where.group)
-                target.chmod(where.mode)
+                target.chmod(where.index_mode)
             self.installed_index = _stamp(target)
 
     def clean(self, names: Iterable[str] | None = None) -> None:
