@@ -107,7 +107,7 @@ class Paths(Section, frozen=True):
 class Files(Section, frozen=True):
     """Owner and mode of the files that are published."""
 
-    mode: Annotated[Mode, _doc("mode of all but htpasswd")] = Mode(0o644)
+    mode: Annotated[Mode, _doc("mode of all but htpasswd and the index")] = Mode(0o644)
     htpasswd_mode: Annotated[Mode, _doc("mode of htpasswd; Navigator's user must be able to read it")] = Mode(
         0o640
     )

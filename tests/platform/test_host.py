@@ -189,6 +189,16 @@ def test_a_change_is_loaded_by_signal(host: Host) -> None:
     assert host.status()["generation"]["loaded"] > before
 
 
+def test_a_database_comes_under_the_services_walls(host: Host) -> None:
+    """The filter of system calls lets it be fetched and given to the tenants' group."""
+    name = host.run("sh", "-c", "grep -o '20[0-9][0-9]-[a-z-]*' /rails/tmp/tenants.list | head -1").strip()
+    assert name
+    host.run("cp", "/srv/store/db/index.sqlite3", f"/srv/store/db/{name}.sqlite3")
+    host.run("sidecar", "ready")
+    there = host.run("stat", "--format=%U:%G %a", f"/data/db/{name}.sqlite3", "/data/db/index.sqlite3")
+    assert there.splitlines() == ["sidecar:rails 660"] * 2
+
+
 def test_a_poke_starts_a_stopped_service(host: Host) -> None:
     """systemd holds the socket; who may not open it is told so."""
     host.run("systemctl", "stop", "sidecar.service")
