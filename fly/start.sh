@@ -32,6 +32,10 @@ folders() { # owner, mode, folders: each is made, or given to its owner
 # Navigator, which is root, runs what navigator.yml names. So nobody but root and the sidecar may write where that
 # lies, nor where the sidecar remembers what it has published, nor above.
 install -d -o "$root" -g "$(id -gn)" -m 0755 "$data"
+for name in db log sidecar storage; do
+  # It belonged to the tenants once: a link of theirs would give them what it leads to.
+  [ ! -L "$data/$name" ] || rm "$data/$name"
+done
 folders "$owner" 0755 config public "$run"
 folders "$owner" 0700 "$data/sidecar"
 # Both the sidecar and the tenants write there: what is new belongs to their group.

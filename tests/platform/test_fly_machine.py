@@ -51,6 +51,7 @@ chroot . sh -eu /made
 umount src packages
 mkdir -p data/db data/sidecar/generations
 touch data/db/2020-old.sqlite3 data/sidecar/history.db
+ln -s /rails/config data/storage
 chroot . chown -R rails:rails /data
 """
 ENVIRON = {
