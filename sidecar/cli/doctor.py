@@ -35,7 +35,7 @@ class Finding(Record, frozen=True):
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Look at folders, forwarder, commands, store, generation and daemon. Changes nothing."""
+    """Look at folders, forwarder, commands, store, generation and daemon. Makes the salts' key at most."""
     findings = list(_folders(settings))
     findings.append(_forwarder(settings))
     findings += _commands(settings)
