@@ -91,6 +91,7 @@ class Daemon:
         )
         self._history_writer = HistoryWriter(self.history)
         markers = Markers(state / "loaded")
+        process = NavigatorProcess(Path(navigator.pid_file), navigator.process_names)
         self.generations = Generations(
             state,
             targets(settings),
@@ -111,7 +112,7 @@ class Daemon:
         self.reconciler = Reconciler(
             self.generations,
             Navigator(
-                NavigatorProcess(Path(navigator.pid_file), navigator.process_names),
+                process,
                 markers,
                 Gate(navigator.port, self.generations.site.where.files[MAINTENANCE]),
                 Probes(navigator.port, navigator.probes),
@@ -217,7 +218,12 @@ class Daemon:
             settings.listen,
         )
 
-        self.status.problems += (lambda: self.server.problem, self._databases_problem)
+        self.status.problems += [
+            lambda: self.server.problem,
+            self.generations.site.unwritable,
+            process.hidden,
+            self._databases_problem,
+        ]
 
     # Life
 

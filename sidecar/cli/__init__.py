@@ -7,11 +7,13 @@ import asyncio
 import ctypes
 import getpass
 import hashlib
+import logging
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,21 +24,26 @@ import yaml
 from sidecar import __version__
 from sidecar.cli import fleet_commands as fleet_command
 from sidecar.cli import ready_commands as ready_command
-from sidecar.cli.client import Client
+from sidecar.cli.client import Client, NoDaemon
 from sidecar.cli.texts import entry_text, history_text, preview_text, status_text
-from sidecar.config.parse import masked, parse
+from sidecar.config.environment_file import variables
+from sidecar.config.parse import masked, parse, unknown_variables, usable
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.generate import yaml_writer
 from sidecar.model import signing
 from sidecar.model.runs import PREVIEW, Outcome, Request
-from sidecar.observe.logs import set_up
+from sidecar.observe.logs import JOURNAL_ERROR, is_journal, set_up
+from sidecar.system.privileges import become_owner, guard_process
 
 if TYPE_CHECKING:
     from sidecar.ready.assembly import Parts
 
+logger = logging.getLogger(__name__)
+
 _M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1  # malloc.h
 DEFAULT_FILE = "/etc/sidecar/sidecar.yml"
+_ENVIRONMENT = "environment"
 
 Result = TypeVar("Result")
 Command = Callable[[argparse.Namespace, Settings], int]
@@ -46,9 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        settings = load_settings(options.config)
-        command: Command = options.command
-        return command(options, settings)
+        try:
+            settings = load_settings(options.config)
+            command: Command = options.command
+            return command(options, settings)
+        except SidecarError as error:
+            if _goes_on(options, error):
+                return 0
+            raise
     except SettingsError as error:
         _complain(options, error)
         return 2
@@ -61,16 +73,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has had enough of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except PermissionError as error:
+        what = error.filename or "what it needs"
+        _complain(
+            options,
+            SidecarError(
+                f"this user may not use {what}: {error.strerror}",
+                "run the command as root, or as the user that runs the sidecar",
+            ),
+        )
+        return 1
 
 
-def load_settings(file: str | None) -> Settings:
-    """Settings from the file that is named, or the usual one where it exists, and the environment."""
+def load_settings(
+    file: str | None, read: Callable[[Any, Mapping[str, str], str], Settings] = parse
+) -> Settings:
+    """Settings from the file that is named, or the usual one where it exists, and the environment.
+
+    The file `environment` beside it, which systemd gives the service, counts for what the environment does
+    not say, where this user may read it.
+    """
     named = file or os.environ.get("SIDECAR_CONFIG")
     path = Path(named or DEFAULT_FILE)
+    with suppress(OSError):
+        for name, value in variables(path.with_name(_ENVIRONMENT).read_text(errors="replace")).items():
+            os.environ.setdefault(name, value)
     if not named and not path.exists():
-        return parse({}, os.environ)
+        return read({}, os.environ, "")
     try:
-        return parse(yaml_writer.load(path.read_bytes()), os.environ, str(path))
+        return read(yaml_writer.load(path.read_bytes()), os.environ, str(path))
     except OSError as error:
         raise SettingsError(
             f"{path} cannot be read: {error.strerror}", "check --config and SIDECAR_CONFIG"
@@ -83,12 +114,24 @@ def _serve(options: argparse.Namespace, settings: Settings) -> int:
     _spare_memory()
     from sidecar.daemon import Daemon
 
+    become_owner(Path(settings.paths.state))
+    guard_process()
     set_up(settings.logging)
 
     async def serve() -> None:
-        await Daemon(settings).run()
+        daemon = Daemon(settings)
+        for sentence in unknown_variables(os.environ):
+            logger.warning(sentence)
+            daemon.status.problems.append(partial(str, sentence))
+        await daemon.run()
 
-    asyncio.run(serve())
+    try:
+        asyncio.run(serve())
+    except (SidecarError, PermissionError):
+        raise  # a sentence says it all
+    except Exception:
+        logger.critical("the daemon has ended", exc_info=True)
+        return 1
     return 0
 
 
@@ -163,6 +206,7 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
 def _once(settings: Settings, request: Request) -> Outcome:
     from sidecar.daemon import Daemon
 
+    become_owner(Path(settings.paths.state))
     set_up(msgspec.structs.replace(settings.logging, level="error"))
 
     async def once() -> Outcome:
@@ -213,6 +257,7 @@ def _alone(settings: Settings) -> ready_command.Alone:
     def alone(do: Callable[[Parts], Awaitable[Result]]) -> Result:
         from sidecar.daemon import Daemon
 
+        become_owner(Path(settings.paths.state))
         set_up(msgspec.structs.replace(settings.logging, level="error"))
 
         async def work() -> Result:
@@ -228,6 +273,8 @@ def _config(options: argparse.Namespace, settings: Settings) -> int:
     from sidecar.generations import targets
     from sidecar.inputs.machine import maintenance_text, parse_profile, placeholder_values, profile_text
 
+    for sentence in unknown_variables(os.environ):
+        print(f"sidecar: warning: {sentence}", file=sys.stderr)
     targets(settings)
     parse_profile(profile_text(settings.profile), settings.profile)
     if options.check:
@@ -248,6 +295,7 @@ def _config(options: argparse.Namespace, settings: Settings) -> int:
 def _doctor(options: argparse.Namespace, settings: Settings) -> int:
     from sidecar.cli.doctor import examine
 
+    become_owner(Path(settings.paths.state))
     findings = asyncio.run(examine(settings))
     if options.json:
         _print_json(findings)
@@ -359,10 +407,31 @@ def _boots(options: argparse.Namespace, stands: object) -> bool:
     return bool(stands) and getattr(options, "trigger", None) == "boot"
 
 
+def _goes_on(options: argparse.Namespace, error: SidecarError) -> bool:
+    """Whether a machine that boots goes on, though no daemon answers or a variable is unusable."""
+    if getattr(options, "trigger", None) != "boot" or not isinstance(error, NoDaemon | SettingsError):
+        return False
+    from sidecar.cli.boot import put_in_place
+
+    try:
+        number = put_in_place(load_settings(options.config, usable))
+    except SidecarError:
+        return False
+    if number is None:
+        return False
+    print(f"sidecar: {error}", file=sys.stderr)
+    print(
+        f"sidecar: warning: generation {number} from before is in place and whole; "
+        "Navigator can start with it, but nothing new comes until this is put right",
+        file=sys.stderr,
+    )
+    return True
+
+
 def _complain(options: argparse.Namespace, error: SidecarError) -> None:
     if getattr(options, "json", False):
         _print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
-    print(f"sidecar: {error}", file=sys.stderr)
+    print(f"{JOURNAL_ERROR if is_journal(sys.stderr) else ''}sidecar: {error}", file=sys.stderr)
 
 
 def _print(text: str) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError
+from sidecar.system.privileges import become_owner
 
 if TYPE_CHECKING:
     from sidecar.fleet.progress import Live
@@ -89,6 +90,7 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
     from sidecar.fleet.report import lines
     from sidecar.fleet.run import Updates, Wanted
 
+    become_owner(Path(settings.paths.state))
     wanted = Wanted(
         index=_index(options, settings),
         replace=options.replace,
@@ -125,9 +127,15 @@ async def _shown(work: Coroutine[Any, Any, Report], live: Live) -> Report:
 def _index(options: argparse.Namespace, settings: Settings) -> Path | None:
     if options.index:
         path = Path(options.index)
-        if not path.is_file():
-            raise SettingsError(f"--index: there is no {path}", "name the database file")
-        return path.resolve()
+        try:
+            if not path.is_file():
+                raise SettingsError(f"--index: there is no {path}", "name the database file")
+            return path.resolve()
+        except OSError as error:
+            raise SettingsError(
+                f"--index: {path} cannot be read: {error.strerror}",
+                "the user that runs the sidecar has to be able to read it",
+            ) from None
     if settings.update.own_index and not options.no_upload:
         return Path(settings.paths.databases) / "index.sqlite3"
     return None
@@ -138,6 +146,7 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     from sidecar.fleet.report import overview_lines
     from sidecar.fleet.run import Updates
 
+    become_owner(Path(settings.paths.state))
     overview = asyncio.run(Updates(settings).overview(Silence()))
     if options.json:
         _write_json({**msgspec.to_builtins(overview), "good": overview.good})

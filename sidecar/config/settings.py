@@ -59,7 +59,11 @@ class Machine(Section, frozen=True):
     """Which machine this is."""
 
     id: Annotated[
-        str, _doc("this machine's id, as signed pokes name it; default FLY_MACHINE_ID, else the host's name")
+        str,
+        _doc(
+            "this machine's id, as signed pokes name it; default FLY_MACHINE_ID or KAMAL_HOST, "
+            "else the host's name"
+        ),
     ] = ""
     app: Annotated[str, _doc("the Fly application; default FLY_APP_NAME")] = ""
     region: Annotated[
@@ -103,7 +107,7 @@ class Paths(Section, frozen=True):
 class Files(Section, frozen=True):
     """Owner and mode of the files that are published."""
 
-    mode: Annotated[Mode, _doc("mode of all but htpasswd")] = Mode(0o644)
+    mode: Annotated[Mode, _doc("mode of all but htpasswd and the index")] = Mode(0o644)
     htpasswd_mode: Annotated[Mode, _doc("mode of htpasswd; Navigator's user must be able to read it")] = Mode(
         0o640
     )
@@ -181,7 +185,10 @@ class Update(Section, frozen=True):
     )
     own_index: Annotated[
         bool,
-        _doc("this machine owns the index: it is read in its place and watched, never fetched or replaced"),
+        _doc(
+            "this machine owns the index: it is read in its place and watched, never fetched or replaced; "
+            "so under Kamal without any store"
+        ),
     ] = False
     waiting: Annotated[Count, _doc("how many pokes may wait at once")] = 2000
     at_start: Annotated[bool, _doc("fetch and update when the daemon starts")] = True
@@ -268,7 +275,10 @@ class Databases(Section, frozen=True):
         bool, _doc("whether copies of the databases that other regions serve are kept here")
     ] = False
     mode: Annotated[
-        Mode, _doc("mode of a database that is new here; the application must be able to write to it")
+        Mode,
+        _doc(
+            "mode of a database that is new here, the index too; the application must be able to write to it"
+        ),
     ] = Mode(0o660)
     owner: Annotated[str, _doc("user that shall own it: the application's; default files.owner")] = ""
     group: Annotated[str, _doc("group that shall own it; default files.group")] = ""

@@ -127,7 +127,7 @@ async def test_a_wrong_variable_names_itself(machine: Machine) -> None:
     """The environment's part of a wrong configuration is told by the variable's name."""
     finished = check(await sidecar(machine, "config", SIDECAR_LISTEN_PORT="many"), 2)
     assert "SIDECAR_LISTEN_PORT" in finished.err
-    finished = check(await sidecar(machine, "config", SIDECAR_LISTEN_PROT="1"), 2)
+    finished = check(await sidecar(machine, "config", SIDECAR_LISTEN_PROT="1"), 0)
     assert "SIDECAR_LISTEN_PROT" in finished.err
 
 
@@ -510,3 +510,12 @@ async def test_the_demo_reaches_a_first_update(tmp_path: Path) -> None:
 def fetch(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=30) as answer:
         return json.loads(answer.read())
+
+
+async def test_what_nobody_thought_of_is_a_line_too(machine: Machine) -> None:
+    """A start that fails in a way of its own leaves JSON lines, the traceback inside of one."""
+    (machine.state / "salt.key").mkdir(parents=True)
+    finished = await sidecar(machine, "serve")
+    assert finished.code == 1
+    last = [json.loads(line) for line in finished.err.splitlines()][-1]
+    assert (last["level"], "IsADirectoryError" in last["exception"]) == ("critical", True)

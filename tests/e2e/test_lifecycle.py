@@ -134,6 +134,33 @@ def polls(way: Way) -> dict[str, str]:
 # Booting
 
 
+async def test_boot_with_a_mistyped_variable(proof: Proof) -> None:
+    """A variable that names no setting keeps nothing from coming up; status and log name it."""
+    async with proof.machine.boot(SIDECAR_TRIGER_SECRET="mistyped") as booted:
+        await booted.up()
+        status = await proof.ends(booted, "old", "synced", "healthy")
+        assert any("SIDECAR_TRIGER_SECRET" in problem for problem in status["problems"])
+        assert "SIDECAR_TRIGER_SECRET" in proof.machine.log
+        doctor = await booted.command("doctor")
+        assert "SIDECAR_TRIGER_SECRET" in doctor.out
+
+
+async def test_boot_with_an_unusable_variable(proof: Proof) -> None:
+    """No daemon starts, and still the machine serves what was published; the hook says what is wrong."""
+    async with proof.machine.boot(SIDECAR_TRIGGER_SECRET="short") as booted:
+        await booted.up()
+        assert await booted.lets_in("old")
+        assert "trigger.secret: shorter than" in proof.machine.log
+
+
+async def test_first_boot_with_an_unusable_variable(proof: Proof) -> None:
+    """Where nothing was ever published, the boot hook fails, and says what is wrong."""
+    async with proof.empty().boot(SIDECAR_TRIGGER_SECRET="short") as booted:
+        finished = await booted.command("update", "--trigger", "boot")
+        assert finished.code == 2
+        assert "trigger.secret" in finished.err
+
+
 async def test_first_boot(proof: Proof) -> None:
     """On an empty volume the machine comes up by itself with the store's index."""
     async with proof.empty().boot() as booted:
