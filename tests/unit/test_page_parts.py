@@ -140,7 +140,7 @@ def test_a_preview_without_changes_has_no_button() -> None:
     nothing = render(change.preview(outcome(tag="t"), [], pinned=False, base="./"))
     assert "page/update" not in nothing
     error = Problem("veto", "the check command refused", "correct `it`", 422)
-    refused = render(change.preview(outcome(tag="t", error=error), [], pinned=False, base="./"))
+    refused = render(change.refused(outcome(tag="t", error=error), None, base="./"))
     assert "page/update" not in refused
     assert "<code>it</code>" in refused
     something = render(change.preview(outcome(tag="t", written=("map.yml",)), [], pinned=False, base="./"))
