@@ -8,6 +8,7 @@ import ctypes
 import getpass
 import hashlib
 import os
+import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sidecar.ready.assembly import Parts
 
 _M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1  # malloc.h
+_MOST_FILES = 65536
 DEFAULT_FILE = "/etc/sidecar/sidecar.yml"
 
 Result = TypeVar("Result")
@@ -80,6 +82,7 @@ def load_settings(file: str | None) -> Settings:
 
 def _serve(options: argparse.Namespace, settings: Settings) -> int:
     _spare_memory()
+    _raise_limit_of_files()
     from sidecar.daemon import Daemon
 
     set_up(settings.logging)
@@ -97,6 +100,14 @@ def _spare_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_ARENA_MAX, 1)
         libc.mallopt(_M_TRIM_THRESHOLD, 128 << 10)
+
+
+def _raise_limit_of_files() -> None:
+    """As many open files as the system allows, within reason: connections must not use up all of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _update(options: argparse.Namespace, settings: Settings) -> int:
