@@ -71,13 +71,16 @@ class Forbidden(SidecarError):
 
 
 class TooManyAttempts(SidecarError):
-    """Too many wrong passwords from one address."""
+    """Too many wrong passwords from one address, or for one name."""
 
     code = "too_many_attempts"
     status = 429
 
     def __init__(self, seconds: int) -> None:
-        super().__init__("too many wrong passwords came from this address", f"wait {seconds} s and try again")
+        super().__init__(
+            "too many wrong passwords came from this address, or for this name",
+            f"wait {seconds} s and try again",
+        )
         self.retry_after = seconds
 
 

@@ -32,7 +32,7 @@ from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators
 from sidecar.web.answers import EVENTS, Handler, wants_page
-from sidecar.web.forms import Forms
+from sidecar.web.forms import Forms, field
 from sidecar.web.html import ADDRESSES, base_of, html_answer
 from sidecar.web.page import before, change, now, parts
 from sidecar.web.page.atlas import atlas
@@ -241,7 +241,7 @@ class Pages:
     async def apply(self, request: web.Request) -> web.StreamResponse:
         """Apply what was shown, and nothing else."""
         who = await self._administrators.require(request)
-        tag = str((await request.post()).get("tag", ""))
+        tag = await field(request, "tag")
         await self._forms.require(request, who, f"update {tag}")
         await self._start(Request(trigger="http", who=who, if_match=tag))
         raise web.HTTPSeeOther("../")
