@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+# A sentence may quote what somebody sent: the name of a table can have a million letters.
+_LONGEST = 1000
+
 
 class SidecarError(Exception):
     """A failure with a stable code, a sentence and a hint.
 
     `code` is for machines (metrics, JSON), `message` says what happened and to what, `hint` says what
     to do about it (it may be empty), `detail` is for administrators only. `status` is the HTTP status
-    that fits.
+    that fits. The message is bounded in length, whatever it quotes.
     """
 
     code = "error"
@@ -17,6 +20,8 @@ class SidecarError(Exception):
     """Seconds after which it is worth trying again, where it is at all."""
 
     def __init__(self, message: str, hint: str = "", *, code: str | None = None, detail: str = "") -> None:
+        if len(message) > _LONGEST:
+            message = f"{message[:_LONGEST]} …"
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -24,6 +24,7 @@ from sidecar import __version__
 from sidecar.cli import fleet_commands as fleet_command
 from sidecar.cli import ready_commands as ready_command
 from sidecar.cli.client import Client
+from sidecar.cli.output import say, say_json, say_lines
 from sidecar.config.parse import masked, parse
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
@@ -77,7 +78,7 @@ def load_settings(file: str | None) -> Settings:
             f"{path} cannot be read: {error.strerror}", "check --config and SIDECAR_CONFIG"
         ) from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {error}") from None
+        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _serve(options: argparse.Namespace, settings: Settings) -> int:
@@ -126,11 +127,11 @@ def _follow(options: argparse.Namespace, client: Client, path: str, body: bytes 
     """Make something happen, show it live, and give the exit status."""
     if options.json:
         status, answer = client.request("POST", path, body=body)
-        _print_json(answer)
+        say_json(answer)
         return 0 if status == 200 or _boots(options, isinstance(answer, dict) and answer.get("stands")) else 1
     for kind, data in client.events("POST", path, body):
         if kind == "log":
-            print(data["line"], flush=True)
+            say(data["line"])
         elif kind == "error":
             return _refused(data)
         elif kind == "outcome":
@@ -164,7 +165,7 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
     if status != 200:
         return _refused(body)
     if options.json:
-        _print_json(body)
+        say_json(body)
     elif options.generation:
         _print_tree(body)
     else:
@@ -179,7 +180,7 @@ def _print_entry(entry: dict[str, Any]) -> None:
     number = outcome.get("generation", "-") if outcome["state"] == "published" else "-"
     problem = (outcome.get("error") or {}).get("message") or entry["note"] or ""
     by = f"{outcome['trigger']} ({outcome['who']})" if outcome["who"] else outcome["trigger"]
-    print(f"{moment} UTC  {number!s:>6}  {entry['state']:11}  {by}{f': {problem}' if problem else ''}")
+    say(f"{moment} UTC  {number!s:>6}  {entry['state']:11}  {by}{f': {problem}' if problem else ''}")
 
 
 def _once(settings: Settings, request: Request) -> Outcome:
@@ -209,7 +210,7 @@ def _preview(options: argparse.Namespace, settings: Settings) -> int:
             return _refused(body)
         outcome = msgspec.convert(body, Outcome)
     if options.json:
-        _print_json(outcome)
+        say_json(outcome)
         return 0 if outcome.good else 1
     if outcome.good:
         _print_preview(outcome, options.diff)
@@ -218,7 +219,7 @@ def _preview(options: argparse.Namespace, settings: Settings) -> int:
 
 def _print_preview(outcome: Outcome, diffs: bool) -> None:
     if not outcome.written and (outcome.changes is None or not outcome.changes.sentences()):
-        print("An update would change nothing.")
+        say("An update would change nothing.")
     if outcome.changes is not None:
         for kind in ("users", "studios", "events", "regions"):
             delta = getattr(outcome.changes, kind)
@@ -226,13 +227,13 @@ def _print_preview(outcome: Outcome, diffs: bool) -> None:
                 names = getattr(delta, what)
                 if names.count:
                     more = names.count - len(names.names)
-                    print(f"{kind} {what}: {', '.join(names.names)}{f' and {more} more' if more else ''}")
-    print(f"files to write: {', '.join(outcome.written) or 'none'}")
+                    say(f"{kind} {what}: {', '.join(names.names)}{f' and {more} more' if more else ''}")
+    say(f"files to write: {', '.join(outcome.written) or 'none'}")
     for warning in outcome.warnings:
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")
     if diffs:
         for text in outcome.diffs.values():
-            print(text, end="")
+            say_lines(text)
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
@@ -241,7 +242,7 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
         return 0 if status == 200 else _refused(body)
     _, body = Client(settings.listen.socket, timeout=10).request("GET", "/status")
     if options.json:
-        _print_json(body)
+        say_json(body)
     else:
         _print_tree(body)
     good = (body["sync"]["state"], body["health"]["state"]) == ("synced", "healthy")
@@ -272,17 +273,17 @@ def _config(options: argparse.Namespace, settings: Settings) -> int:
     targets(settings)
     parse_profile(profile_text(settings.profile), settings.profile)
     if options.check:
-        print("The configuration is sound.")
+        say("The configuration is sound.")
         return 0
     if options.maintenance:
-        print(maintenance_text(settings), end="")
+        say_lines(maintenance_text(settings))
         return 0
     shown = masked(settings)
     shown["placeholders"] = placeholder_values(settings, Path(settings.paths.state) / "loaded")
     if options.json:
-        _print_json(shown)
+        say_json(shown)
     else:
-        print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), end="")
+        say_lines(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True))
     return 0
 
 
@@ -291,12 +292,12 @@ def _doctor(options: argparse.Namespace, settings: Settings) -> int:
 
     findings = asyncio.run(examine(settings))
     if options.json:
-        _print_json(findings)
+        say_json(findings)
     else:
         for finding in findings:
-            print(f"{'ok  ' if finding.good else 'FAIL'} {finding.subject}: {finding.message}")
+            say(f"{'ok  ' if finding.good else 'FAIL'} {finding.subject}: {finding.message}")
             if finding.hint and not finding.good:
-                print(f"     what to do: {finding.hint}")
+                say(f"     what to do: {finding.hint}")
     return 0 if all(finding.good for finding in findings) else 1
 
 
@@ -311,9 +312,9 @@ def _hash_password(options: argparse.Namespace, settings: Settings) -> int:
         raise SidecarError("a password has 8 to 72 bytes", "choose another")
     hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(options.cost)).decode()
     if options.json:
-        _print_json({"hash": hashed})
+        say_json({"hash": hashed})
     else:
-        print(hashed)
+        say(hashed)
     return 0
 
 
@@ -335,10 +336,10 @@ def _sign(options: argparse.Namespace, settings: Settings) -> int:
     if body[:2] == b"\x1f\x8b":
         headers["Content-Encoding"] = "gzip"
     if options.json:
-        _print_json({"path": path, "headers": headers})
+        say_json({"path": path, "headers": headers})
     else:
         for name, value in headers.items():
-            print(f"{name}: {value}")
+            say(f"{name}: {value}")
     return 0
 
 
@@ -355,8 +356,8 @@ def _demo(options: argparse.Namespace, settings: Settings) -> int:
         while daemon.status.last is None and not running.done():  # noqa: ASYNC110 - the first update takes a moment
             await asyncio.sleep(0.05)
         if daemon.server.url and not running.done():
-            print(f"\nThe operators' page: {daemon.server.url}/ (Ctrl-C ends it)", flush=True)
-            print("Sign in as demo, with the password demo.", flush=True)
+            say_lines(f"\nThe operators' page: {daemon.server.url}/ (Ctrl-C ends it)")
+            say("Sign in as demo, with the password demo.")
         await running
 
     asyncio.run(serve())
@@ -372,18 +373,18 @@ def _finish(options: argparse.Namespace, outcome: Outcome, *, log: bool = True) 
     """Print how a run ended, and give the exit status."""
     done = outcome.good or _boots(options, outcome.stands)
     if options.json:
-        _print_json(outcome)
+        say_json(outcome)
         return 0 if done else 1
     if log:
         for line in outcome.log:
-            print(line)
+            say(line)
     milliseconds = outcome.seconds * 1000
-    print(f"{outcome.state.capitalize()} in {milliseconds:.0f} ms; generation in place: {outcome.generation}")
+    say(f"{outcome.state.capitalize()} in {milliseconds:.0f} ms; generation in place: {outcome.generation}")
     if outcome.error is not None:
         hint = f" ({outcome.error.hint})" if outcome.error.hint else ""
-        print(f"sidecar: {outcome.error.message}{hint}", file=sys.stderr)
+        say(f"sidecar: {outcome.error.message}{hint}", file=sys.stderr)
     if done and not outcome.good:
-        print(
+        say(
             f"sidecar: warning: generation {outcome.generation} from before is in place and whole; "
             "Navigator can start with it, though the index may have changed since",
             file=sys.stderr,
@@ -402,29 +403,25 @@ def _boots(options: argparse.Namespace, stands: object) -> bool:
 
 def _complain(options: argparse.Namespace, error: SidecarError) -> None:
     if getattr(options, "json", False):
-        _print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
-    print(f"sidecar: {error}", file=sys.stderr)
-
-
-def _print_json(data: Any) -> None:
-    print(msgspec.json.format(msgspec.json.encode(data)).decode())
+        say_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+    say(f"sidecar: {error}", file=sys.stderr)
 
 
 def _print_tree(tree: dict[str, Any], indent: str = "") -> None:
     for key, value in tree.items():
         if isinstance(value, dict):
-            print(f"{indent}{key}:")
+            say(f"{indent}{key}:")
             _print_tree(value, f"{indent}  ")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             for entry in value:
-                print(f"{indent}{key}:")
+                say(f"{indent}{key}:")
                 _print_tree(entry, f"{indent}  ")
         elif (isinstance(value, list) and value) or (isinstance(value, str) and "\n" in value):
-            print(f"{indent}{key}:")
+            say(f"{indent}{key}:")
             for line in value.splitlines() if isinstance(value, str) else value:
-                print(f"{indent}  {line}")
+                say(f"{indent}  {line}")
         else:
-            print(f"{indent}{key}: {'-' if value is None else value}")
+            say(f"{indent}{key}: {'-' if value is None else value}")
 
 
 def _add_wait(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from sidecar.cli.client import Client, NoDaemon
+from sidecar.cli.output import say, say_json, say_lines
 from sidecar.config.settings import Settings
 from sidecar.errors import NotFound, SidecarError
 from sidecar.model.work import Pushed, Work, work_text
@@ -81,7 +82,7 @@ def add(commands: Any, add_parser: AddParser, alone: Callable[[Settings], Alone]
 def _ready(options: argparse.Namespace, client: Client, alone: Alone) -> int:
     def tell(kind: str, data: dict[str, Any]) -> None:
         if kind == "ready_log" and not options.json:
-            print(f"{data['step']}: {data['line']}", flush=True)
+            say(f"{data['step']}: {data['line']}")
 
     work = ready(client, alone, everything=options.everything, tell=tell)
     _print(work if options.json else work_text(work))
@@ -107,7 +108,10 @@ def _push(options: argparse.Namespace, client: Client, alone: Alone) -> int:
 
 def _print(data: Any) -> None:
     """Text as it is, anything else as JSON."""
-    print(data if isinstance(data, str) else msgspec.json.format(msgspec.json.encode(data)).decode())
+    if isinstance(data, str):
+        say_lines(data)
+    else:
+        say_json(data)
 
 
 def ready(
