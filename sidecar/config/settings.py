@@ -110,10 +110,14 @@ class Paths(Section, frozen=True):
 class Files(Section, frozen=True):
     """Owner and mode of the files that are published."""
 
-    mode: Annotated[Mode, _doc("mode of all but htpasswd")] = Mode(0o644)
-    htpasswd_mode: Annotated[Mode, _doc("mode of htpasswd; Navigator's user must be able to read it")] = Mode(
-        0o640
-    )
+    mode: Annotated[Mode, _doc("mode of all but htpasswd and the index")] = Mode(0o644)
+    htpasswd_mode: Annotated[
+        Mode,
+        _doc(
+            "mode of htpasswd, which Navigator's user must be able to read, and of a new index, which holds "
+            "the same hashes and which the application must be able to read: by owner or group"
+        ),
+    ] = Mode(0o640)
     owner: Annotated[str, _doc("user that shall own them; default: the daemon's")] = ""
     group: Annotated[str, _doc("group that shall own them; default: the daemon's")] = ""
 

@@ -210,7 +210,7 @@ class Site:
             if fresh:
                 # One that was there before keeps its owner and mode: the application may write to it.
                 give(target, where.owner, where.group)
-                target.chmod(where.mode)
+                target.chmod(where.htpasswd_mode)  # it holds the same passwords' hashes
             self.installed_index = _stamp(target)
 
     def clean(self, names: Iterable[str] | None = None) -> None:

@@ -167,7 +167,7 @@ def _salt_key(state: Path) -> bytes:
             return key
     key = secrets.token_bytes(_KEY_BYTES)
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace(path, key, synced=True)
     except OSError as error:
         raise SettingsError(
