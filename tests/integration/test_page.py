@@ -243,6 +243,22 @@ async def test_no_get_changes_anything(machine: Machine) -> None:
         assert after == before
 
 
+async def test_strangers_get_what_is_open_and_nothing_else(machine: Machine) -> None:
+    """Without a password every route answers 401, or 404, but for a short list that names no user."""
+    open_to_all = {"/status", "/metrics", "/healthz", "/readyz", "/openapi.json", "/page/assets/x/page.css"}
+    machine.extra["fleet"] = {"machines": [{"id": "m1", "url": "http://127.0.0.1:9"}]}
+    async with running(machine) as site:
+        before = site.machine.targets(), site.daemon.history.entries()
+        for route in site.daemon.server._runner.app.router.routes():
+            assert route.resource is not None
+            path = route.resource.canonical.format(number=1, digest="x", name="page.css")
+            if route.method == "HEAD" or path in open_to_all:
+                continue
+            answer, _ = await site.ask(path, route.method, signed_in=False, accept=BROWSER)
+            assert answer.status in ((404,) if path in ("/public", "/webhook") else (401,)), path
+        assert (site.machine.targets(), site.daemon.history.entries()) == before
+
+
 async def test_nothing_can_be_embedded(machine: Machine) -> None:
     """Whatever its form, no answer may be guessed at, framed, or loaded by another site."""
     async with running(machine) as site:

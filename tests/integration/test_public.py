@@ -206,6 +206,8 @@ async def test_a_wrong_signature_is_refused(machine: Machine) -> None:
         for name, value in (
             (signing.SIGNATURE, "v1=" + "0" * 64),
             (signing.SIGNATURE, "é"),
+            (signing.SIGNATURE, signed(body)[signing.SIGNATURE].upper()),
+            (signing.SIGNATURE, "v1=" + signed(body)[signing.SIGNATURE][3:].upper()),
             (signing.TIMESTAMP, "0"),
             (signing.MACHINE, "test-machine-2"),
             (signing.DIGEST, "0" * 64),
