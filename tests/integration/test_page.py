@@ -229,6 +229,7 @@ async def test_no_get_changes_anything(machine: Machine) -> None:
     machine.extra["fleet"] = {"machines": [{"id": "m1", "url": "http://127.0.0.1:9"}]}
     async with running(machine) as site:
         remove_user(site.machine.store_index, "user0003")
+        await until(lambda: site.daemon.history.entries())  # which is written behind the answer
         before = site.machine.targets(), site.daemon.generations.current, site.daemon.history.entries()
         routes = {
             route.resource.canonical.format(number=1, digest="x", name="page.css")
@@ -248,6 +249,7 @@ async def test_strangers_get_what_is_open_and_nothing_else(machine: Machine) -> 
     open_to_all = {"/status", "/metrics", "/healthz", "/readyz", "/openapi.json", "/page/assets/x/page.css"}
     machine.extra["fleet"] = {"machines": [{"id": "m1", "url": "http://127.0.0.1:9"}]}
     async with running(machine) as site:
+        await until(lambda: site.daemon.history.entries())  # which is written behind the answer
         before = site.machine.targets(), site.daemon.history.entries()
         for route in site.daemon.server._runner.app.router.routes():
             assert route.resource is not None
