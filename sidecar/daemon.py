@@ -214,6 +214,7 @@ class Daemon:
                     self.fleet.changes,
                 ),
                 FleetViews(self.fleet, self.broker, administrators),
+                _names(settings),
             ),
             settings.listen,
         )
@@ -449,3 +450,11 @@ class Daemon:
             *(f"region {code} is to be added" for code in added),
             *(f"region {code} is to be removed" for code in removed),
         ]
+
+
+def _names(settings: Settings) -> list[str]:
+    """The names that requests on TCP may be for."""
+    names = [settings.listen.host, *settings.listen.names]
+    if settings.page.through_navigator and settings.machine.app:
+        names.append(f"{settings.machine.app}.fly.dev")  # Navigator passes on what its client asked for
+    return names

@@ -9,6 +9,7 @@ import getpass
 import hashlib
 import logging
 import os
+import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from sidecar import __version__
 from sidecar.cli import fleet_commands as fleet_command
 from sidecar.cli import ready_commands as ready_command
 from sidecar.cli.client import Client, NoDaemon
+from sidecar.cli.output import say, say_json, say_lines
 from sidecar.cli.texts import entry_text, history_text, preview_text, status_text
 from sidecar.config.environment_file import variables
 from sidecar.config.parse import masked, parse, unknown_variables, usable
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1  # malloc.h
+_MOST_FILES = 65536
 DEFAULT_FILE = "/etc/sidecar/sidecar.yml"
 _ENVIRONMENT = "environment"
 
@@ -107,11 +110,12 @@ def load_settings(
             f"{path} cannot be read: {error.strerror}", "check --config and SIDECAR_CONFIG"
         ) from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {error}") from None
+        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _serve(options: argparse.Namespace, settings: Settings) -> int:
     _spare_memory()
+    _raise_limit_of_files()
     from sidecar.daemon import Daemon
 
     become_owner(Path(settings.paths.state))
@@ -143,6 +147,14 @@ def _spare_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 128 << 10)
 
 
+def _raise_limit_of_files() -> None:
+    """As many open files as the system allows, within reason: connections must not use up all of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def _update(options: argparse.Namespace, settings: Settings) -> int:
     force = "&force=1" if options.force else ""
     if options.once:
@@ -159,11 +171,11 @@ def _follow(options: argparse.Namespace, client: Client, path: str, body: bytes 
     """Make something happen, show it live, and give the exit status."""
     if options.json:
         status, answer = client.request("POST", path, body=body)
-        _print_json(answer)
+        say_json(answer)
         return 0 if status == 200 or _boots(options, isinstance(answer, dict) and answer.get("stands")) else 1
     for kind, data in client.events("POST", path, body):
         if kind == "log":
-            print(data["line"], flush=True)
+            say(data["line"])
         elif kind == "error":
             return _refused(data)
         elif kind == "outcome":
@@ -197,9 +209,9 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
     if status != 200:
         return _refused(body)
     if options.json:
-        _print_json(body)
+        say_json(body)
     else:
-        _print(entry_text(body) if options.generation else history_text(body))
+        say_lines(entry_text(body) if options.generation else history_text(body))
     return 0
 
 
@@ -231,10 +243,10 @@ def _preview(options: argparse.Namespace, settings: Settings) -> int:
             return _refused(body)
         outcome = msgspec.convert(body, Outcome)
     if options.json:
-        _print_json(outcome)
+        say_json(outcome)
         return 0 if outcome.good else 1
     if outcome.good:
-        _print(preview_text(outcome, diffs=options.diff))
+        say_lines(preview_text(outcome, diffs=options.diff))
     return _finish(options, outcome, log=not outcome.good)
 
 
@@ -244,9 +256,9 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
         return 0 if status == 200 else _refused(body)
     _, body = Client(settings.listen.socket, timeout=10).request("GET", "/status")
     if options.json:
-        _print_json(body)
+        say_json(body)
     else:
-        _print(status_text(body, time.time()))
+        say_lines(status_text(body, time.time()))
     good = (body["sync"]["state"], body["health"]["state"]) == ("synced", "healthy")
     return 0 if good else 1
 
@@ -274,21 +286,21 @@ def _config(options: argparse.Namespace, settings: Settings) -> int:
     from sidecar.inputs.machine import maintenance_text, parse_profile, placeholder_values, profile_text
 
     for sentence in unknown_variables(os.environ):
-        print(f"sidecar: warning: {sentence}", file=sys.stderr)
+        say(f"sidecar: warning: {sentence}", file=sys.stderr)
     targets(settings)
     parse_profile(profile_text(settings.profile), settings.profile)
     if options.check:
-        print("The configuration is sound.")
+        say("The configuration is sound.")
         return 0
     if options.maintenance:
-        print(maintenance_text(settings), end="")
+        say_lines(maintenance_text(settings))
         return 0
     shown = masked(settings)
     shown["placeholders"] = placeholder_values(settings, Path(settings.paths.state) / "loaded")
     if options.json:
-        _print_json(shown)
+        say_json(shown)
     else:
-        print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), end="")
+        say_lines(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True))
     return 0
 
 
@@ -298,12 +310,12 @@ def _doctor(options: argparse.Namespace, settings: Settings) -> int:
     become_owner(Path(settings.paths.state))
     findings = asyncio.run(examine(settings))
     if options.json:
-        _print_json(findings)
+        say_json(findings)
     else:
         for finding in findings:
-            print(f"{'ok  ' if finding.good else 'FAIL'} {finding.subject}: {finding.message}")
+            say(f"{'ok  ' if finding.good else 'FAIL'} {finding.subject}: {finding.message}")
             if finding.hint and not finding.good:
-                print(f"     what to do: {finding.hint}")
+                say(f"     what to do: {finding.hint}")
     return 0 if all(finding.good for finding in findings) else 1
 
 
@@ -318,9 +330,9 @@ def _hash_password(options: argparse.Namespace, settings: Settings) -> int:
         raise SidecarError("a password has 8 to 72 bytes", "choose another")
     hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(options.cost)).decode()
     if options.json:
-        _print_json({"hash": hashed})
+        say_json({"hash": hashed})
     else:
-        print(hashed)
+        say(hashed)
     return 0
 
 
@@ -342,10 +354,10 @@ def _sign(options: argparse.Namespace, settings: Settings) -> int:
     if body[:2] == b"\x1f\x8b":
         headers["Content-Encoding"] = "gzip"
     if options.json:
-        _print_json({"path": path, "headers": headers})
+        say_json({"path": path, "headers": headers})
     else:
         for name, value in headers.items():
-            print(f"{name}: {value}")
+            say(f"{name}: {value}")
     return 0
 
 
@@ -362,8 +374,8 @@ def _demo(options: argparse.Namespace, settings: Settings) -> int:
         while daemon.status.last is None and not running.done():  # noqa: ASYNC110 - the first update takes a moment
             await asyncio.sleep(0.05)
         if daemon.server.url and not running.done():
-            print(f"\nThe operators' page: {daemon.server.url}/ (Ctrl-C ends it)", flush=True)
-            print("Sign in as demo, with the password demo.", flush=True)
+            say_lines(f"\nThe operators' page: {daemon.server.url}/ (Ctrl-C ends it)")
+            say("Sign in as demo, with the password demo.")
         await running
 
     asyncio.run(serve())
@@ -379,18 +391,18 @@ def _finish(options: argparse.Namespace, outcome: Outcome, *, log: bool = True) 
     """Print how a run ended, and give the exit status."""
     done = outcome.good or _boots(options, outcome.stands)
     if options.json:
-        _print_json(outcome)
+        say_json(outcome)
         return 0 if done else 1
     if log:
         for line in outcome.log:
-            print(line)
+            say(line)
     milliseconds = outcome.seconds * 1000
-    print(f"{outcome.state.capitalize()} in {milliseconds:.0f} ms; generation in place: {outcome.generation}")
+    say(f"{outcome.state.capitalize()} in {milliseconds:.0f} ms; generation in place: {outcome.generation}")
     if outcome.error is not None:
         hint = f" ({outcome.error.hint})" if outcome.error.hint else ""
-        print(f"sidecar: {outcome.error.message}{hint}", file=sys.stderr)
+        say(f"sidecar: {outcome.error.message}{hint}", file=sys.stderr)
     if done and not outcome.good:
-        print(
+        say(
             f"sidecar: warning: generation {outcome.generation} from before is in place and whole; "
             "Navigator can start with it, though the index may have changed since",
             file=sys.stderr,
@@ -419,8 +431,8 @@ def _goes_on(options: argparse.Namespace, error: SidecarError) -> bool:
         return False
     if number is None:
         return False
-    print(f"sidecar: {error}", file=sys.stderr)
-    print(
+    say(f"sidecar: {error}", file=sys.stderr)
+    say(
         f"sidecar: warning: generation {number} from before is in place and whole; "
         "Navigator can start with it, but nothing new comes until this is put right",
         file=sys.stderr,
@@ -430,16 +442,9 @@ def _goes_on(options: argparse.Namespace, error: SidecarError) -> bool:
 
 def _complain(options: argparse.Namespace, error: SidecarError) -> None:
     if getattr(options, "json", False):
-        _print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
-    print(f"{JOURNAL_ERROR if is_journal(sys.stderr) else ''}sidecar: {error}", file=sys.stderr)
-
-
-def _print(text: str) -> None:
-    print(text)
-
-
-def _print_json(data: Any) -> None:
-    print(msgspec.json.format(msgspec.json.encode(data)).decode())
+        say_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+    prefix = JOURNAL_ERROR if is_journal(sys.stderr) else ""
+    say(f"{prefix}sidecar: {error}", file=sys.stderr)
 
 
 def _add_wait(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sidecar.cli.output import say, say_json
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError
 from sidecar.system.privileges import become_owner
@@ -104,11 +105,12 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
     work = Updates(settings).update(wanted, listener)
     report = asyncio.run(work if live is None else _shown(work, live))
     if options.json:
-        _write_json(report)
+        say_json(report)
     else:
         if live is not None:
             live.end()
-        _write("\n".join(lines(report)) + "\n")
+        for line in lines(report):
+            say(line)
     return 0 if report.good or report.dry_run else 1
 
 
@@ -149,9 +151,10 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     become_owner(Path(settings.paths.state))
     overview = asyncio.run(Updates(settings).overview(Silence()))
     if options.json:
-        _write_json({**msgspec.to_builtins(overview), "good": overview.good})
+        say_json({**msgspec.to_builtins(overview), "good": overview.good})
     else:
-        _write("\n".join(overview_lines(overview)) + "\n")
+        for line in overview_lines(overview):
+            say(line)
     return 0 if overview.good else 1
 
 
@@ -162,7 +165,3 @@ def _size() -> tuple[int, int]:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _write_json(data: Any) -> None:
-    _write(msgspec.json.format(msgspec.json.encode(data)).decode() + "\n")

@@ -51,6 +51,13 @@ class Listen(Section, frozen=True):
     socket: Annotated[str, _doc("Unix socket; whoever may open it is trusted")] = "/run/sidecar/sidecar.sock"
     socket_mode: Annotated[Mode, _doc("file mode of the socket")] = Mode(0o660)
     host: Annotated[str, _doc("TCP address for people and Prometheus")] = "127.0.0.1"
+    names: Annotated[
+        list[str],
+        _doc(
+            "host names that requests on TCP may be for, besides addresses, names without a dot and names "
+            "below .internal; with page.through_navigator that of the site"
+        ),
+    ] = []
     port: Annotated[Port, _doc("TCP port; 0 takes a free one")] = 9292
     tcp: Annotated[bool, _doc("whether to listen on TCP at all")] = True
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from sidecar.fleet.report import Result
 from sidecar.fleet.verdicts import BAD, GOOD
+from sidecar.model.text import printable
 
 _WORTH_A_LINE = frozenset({"retrying", "stopped", *GOOD, *BAD})
 _DONE = frozenset({"stopped", *GOOD, *BAD})
@@ -36,7 +37,7 @@ class Lines:
 
     def say(self, sentence: str) -> None:
         """A sentence about the whole."""
-        self._write(f"{sentence}\n")
+        self._write(f"{printable(sentence)}\n")
 
     def expect(self, results: list[Result]) -> None:
         """How many there are."""
@@ -129,4 +130,4 @@ def line(result: Result) -> str:
     after = f" after {result.seconds:.1f} s" if result.state in _DONE and result.attempts else ""
     tries = f", attempt {result.attempts}" if result.attempts > 1 and result.state not in GOOD else ""
     note = f": {result.note}" if result.note else ""
-    return f"{result.machine}{where}: {result.state.replace('_', ' ')}{after}{tries}{note}"
+    return printable(f"{result.machine}{where}: {result.state.replace('_', ' ')}{after}{tries}{note}")

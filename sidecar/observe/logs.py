@@ -5,18 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import msgspec
 
 from sidecar.config.settings import Logging
+from sidecar.model.text import printable
 
 JOURNAL_ERROR = "<3>"
 """Before a line to the journal: its priority, as syslog counts."""
 _PRIORITIES = ((logging.CRITICAL, "<2>"), (logging.ERROR, JOURNAL_ERROR), (logging.WARNING, "<4>"))
 
 _EXTRAS = ("generation", "trigger")
+# Facts that strangers can cause at will: one in so many seconds.
+_PAUSE = 10.0
+_NO_FILE = "socket.accept() out of system resource"
 
 
 class JsonFormatter(logging.Formatter):
@@ -43,10 +49,42 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
         number = getattr(record, "generation", None)
-        # A line is a fact: text from outside does not get to start another one.
-        message = record.getMessage().replace("\n", "\\n")
+        # A line is a fact: text from outside does not get to start another one, or to rule the terminal.
+        message = printable(record.getMessage())
         text = f"{moment} {record.levelname.lower():7} {f'[{number}] ' if number else ''}{message}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        if not record.exc_info:
+            return text
+        traceback = printable(self.formatException(record.exc_info), kept="\n")
+        return f"{text}\n{traceback}"
+
+
+class Seldom(logging.Filter):
+    """Lets facts that strangers can cause at will pass once in a while only, and counts the others.
+
+    They are the records with the attribute `seldom`, and asyncio's that no file is left for a connection.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._last: dict[str, float] = {}
+        self._left_out: dict[str, int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is logged; the traceback of such a fact never is."""
+        no_file = record.name == "asyncio" and str(record.msg).startswith(_NO_FILE)
+        if not no_file and not getattr(record, "seldom", False):
+            return True
+        kind, now = _NO_FILE if no_file else str(record.msg), self._clock()
+        if now - self._last.get(kind, float("-inf")) < _PAUSE:
+            self._left_out[kind] = self._left_out.get(kind, 0) + 1
+            return False
+        self._last[kind] = now
+        count = self._left_out.pop(kind, 0)
+        more = f"; {count} more like it before" if count else ""
+        said = "no connection can be accepted: too many files are open" if no_file else record.getMessage()
+        record.msg, record.args, record.exc_info = f"{said}{more}", (), None
+        return True
 
 
 class JournalFormatter(logging.Formatter):
@@ -76,6 +114,7 @@ def set_up(settings: Logging) -> None:
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     formatter = JsonFormatter() if as_json else TextFormatter()
     handler.setFormatter(JournalFormatter(formatter) if is_journal(sys.stderr) else formatter)
+    handler.addFilter(Seldom())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     for noisy in ("aiobotocore", "aioboto3", "boto3", "botocore", "aiohttp.access", "asyncio", "watchfiles"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

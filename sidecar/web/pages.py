@@ -34,7 +34,7 @@ from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators
 from sidecar.web.answers import EVENTS, Handler, wants_page
-from sidecar.web.forms import Forms
+from sidecar.web.forms import Forms, field
 from sidecar.web.html import ADDRESSES, base_of, html_answer
 from sidecar.web.page import before, change, now, parts
 from sidecar.web.page.atlas import atlas
@@ -259,10 +259,9 @@ class Pages:
     async def apply(self, request: web.Request) -> web.StreamResponse:
         """Apply what was shown, and nothing else."""
         who = await self._administrators.require(request)
-        form = await request.post()
-        tag, force = str(form.get("tag", "")), form.get("force") == "1"
+        tag, force = await field(request, "tag"), await field(request, "force") == "1"
         await self._forms.require(request, who, f"update {tag}{' by force' if force else ''}")
-        if force and str(form.get("word", "")).strip().lower() != _WORD:
+        if force and (await field(request, "word")).strip().lower() != _WORD:
             raise BadRequest(f"the word {_WORD!r} was not typed", "go back, and type it if that is meant")
         await self._start(Request(trigger="http", who=who, if_match=tag, force=force))
         raise web.HTTPSeeOther("../")

@@ -216,6 +216,20 @@ async def test_preview_once_shows_and_writes_nothing(machine: Machine) -> None:
     assert "files to write: none" in check(await sidecar(machine, "preview", "--once"), 0).out
 
 
+async def test_what_the_index_holds_is_printed_as_text(machine: Machine) -> None:
+    """A user's name, and the name of a table, neither rule the terminal nor pass for a line of the log."""
+    name = "\x1b]0;pwned\x07\x1b[2J\n[07:00:00] forged line\x9b"
+    check(await sidecar(machine, "update", "--once"), 0)
+    add_user(machine.store_index, name, f"{name}:{HASH}")
+    finished = await sidecar(machine, "preview", "--once", "--diff")
+    with closing(sqlite3.connect(machine.store_index)) as connection:
+        connection.execute(f'create view "{name}" as select * from nowhere')
+    refused = await sidecar(machine, "update", "--once")
+    for text in (finished.out, finished.err, refused.out, refused.err):
+        assert all(line.isprintable() for line in text.split("\n")), text
+        assert not [line for line in text.split("\n") if line.startswith("[07:00:00]")]
+
+
 async def test_a_preview_of_nothing_says_so(machine: Machine) -> None:
     """When an update would change nothing, the preview says that in a sentence."""
     check(await sidecar(machine, "update", "--once"), 0)

@@ -125,3 +125,8 @@ def test_the_folders_are_made(installed: Path) -> None:
     run("systemd-tmpfiles", f"--root={installed}", "--create")
     assert (installed / "run" / "sidecar").is_dir()
     assert (installed / "etc" / "sidecar").stat().st_mode & 0o777 == 0o750
+
+
+def test_strangers_connections_leave_files_for_the_work(installed: Path) -> None:
+    """The service may open far more files than the connections that it accepts on TCP."""
+    assert int(unit(installed, "sidecar.service")["Service"]["LimitNOFILE"]) >= 65536

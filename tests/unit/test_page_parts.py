@@ -318,3 +318,10 @@ def test_pages_hold_nothing_inline() -> None:
         assert not re.search(r'(?:src|href)="(?:https?:)?//', text)
     assert "unsafe" not in POLICY
     assert "default-src 'none'" in POLICY
+
+
+@pytest.mark.parametrize("when", [-62135683140.0, 1e12, 1e300, float("inf"), float("nan")])
+def test_a_time_that_is_none_is_said_to_be_none(when: float) -> None:
+    """What a record from elsewhere holds must not cost the page."""
+    for brief in (False, True):
+        assert "at no known time" in str(parts.moment(when, 1_777_636_800.0, brief=brief))

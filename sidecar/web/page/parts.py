@@ -86,7 +86,10 @@ def moment(when: float | None, now: float, *, brief: bool = False) -> Markup:
     """A time in UTC, and how long ago that is; `now` is the time of the answer, both since 1970."""
     if when is None:
         return render("never")
-    exact = datetime.fromtimestamp(when, UTC)
+    try:
+        exact = datetime.fromtimestamp(when, UTC)
+    except (ValueError, OverflowError, OSError):
+        return render("at no known time")
     form = "%H:%M:%S" if datetime.fromtimestamp(now, UTC).date() == exact.date() else "%-d %b %Y, %H:%M"
     shown = exact.strftime(form) + " UTC"
     if brief:
