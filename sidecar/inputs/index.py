@@ -21,7 +21,7 @@ import msgspec
 
 from sidecar.errors import Rejected
 from sidecar.model.index import Event, Index, Region, Studio, User
-from sidecar.system.sqlite import check_sound, reading
+from sidecar.system.sqlite import is_plain, reading
 
 TABLES: Mapping[str, tuple[str, ...]] = {
     "users": ("userid", "password"),
@@ -55,7 +55,6 @@ def read_index(path: Path, deployed: Deployed = Deployed()) -> Index:
     `ReadError` says why this machine cannot tell.
     """
     with reading(path, _WHAT) as connection:
-        check_sound(connection, path.stat().st_size, _WHAT)
         _check_tables(connection)
         try:
             return _read(connection, deployed)
@@ -66,10 +65,8 @@ def read_index(path: Path, deployed: Deployed = Deployed()) -> Index:
 
 
 def _check_tables(connection: sqlite3.Connection) -> None:
-    # Views and virtual tables have no root page: they are programs rather than data.
-    real = {row[0] for row in connection.execute("select name from sqlite_schema where rootpage > 0")}
     for table, columns in TABLES.items():
-        if table not in real:
+        if not is_plain(connection, table):
             raise Rejected(f"the index has no table {table!r}", "is this the index database?", code="schema")
         present = {row[1] for row in connection.execute(f"pragma table_info({table})")}
         if missing := [column for column in columns if column not in present]:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sidecar.demo.sample import Size, write_index
 from sidecar.errors import PublishError, ReadError, Rejected
 from sidecar.inputs.index import Deployed, read_deployed, read_index
 from sidecar.model.index import Event, Index, Region, Studio, User
-from sidecar.system.sqlite import install_database, open_immutable, reading
+from sidecar.system.sqlite import check_database, install_database, open_immutable, reading
 
 SIZE = Size(events=12, studios=8, users=8)
 ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n)"
@@ -267,19 +267,107 @@ def test_a_virtual_table_is_no_table(sample: Path) -> None:
         read_index(sample)
 
 
-@pytest.mark.parametrize("size", [2_000_000, 100_000_000])
-def test_computed_values_are_bounded(sample: Path, size: int) -> None:
-    """Columns that a small file makes huge cannot cost the daemon its time and memory."""
-    computed = f"create table other (a, b generated always as (hex(zeroblob({size} + a))) not null)"
+# What a file has SQLite do: `gen`'s column is computed by every check of it, its definition never ran before.
+COMPUTED = {
+    "instr": ("x'61'", "instr(zeroblob(900000 + length(a)), x'00' || zeroblob(450000) || x'62')"),
+    "replace": ("1", "length(replace(hex(zeroblob(450000)), substr(hex(zeroblob(225000)), a) || 'b', ''))"),
+    "zeroblob": ("1", "length(" + " || ".join(["hex(zeroblob(30000000 + a))"] * 12) + ")"),
+}
+
+
+def compute(path: Path, kind: str, rows: int = 1) -> Path:
+    """Give a database a table with a computed column."""
+    value, expression = COMPUTED[kind]
+    return change(
+        path,
+        "create table gen (a)",
+        *[f"insert into gen values ({value})"] * rows,
+        "pragma writable_schema = on",
+        f"update sqlite_schema set sql = 'create table gen (a, b as ({quoted_text(expression)}) not null)'"
+        " where name = 'gen'",
+    )
+
+
+def quoted_text(expression: str) -> str:
+    return expression.replace("'", "''")
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_an_index_that_computes(sample: Path, kind: str) -> None:
+    """An index holds its values: a column that is computed can cost any time and memory, so none is."""
+    compute(sample, kind, 50)
+    with pytest.raises(Rejected, match="computed columns, in 'gen'") as caught:
+        read_index(sample)
+    assert caught.value.code == "unsound"
+
+
+@pytest.mark.parametrize("kind", ["instr", "replace"])
+def test_a_database_that_computes_for_ever(sample: Path, kind: str) -> None:
+    """Where columns may be computed, the time limit binds, whatever a single step costs."""
+    compute(sample, kind, 50)
+    with pytest.raises(Rejected, match="takes too long") as caught:
+        check_database(sample, "the database", limit=4)
+    assert caught.value.code == "unsound"
+
+
+def test_a_database_that_computes_what_no_memory_holds(sample: Path) -> None:
+    """Nor can it take more memory than a checker has; and that is the content's fault."""
+    compute(sample, "zeroblob")
+    with pytest.raises(Rejected, match=r"too big|too much memory") as caught:
+        check_database(sample, "the database")
+    assert caught.value.code == "unsound"
+
+
+def test_a_database_that_computes_a_little(sample: Path) -> None:
+    """A computed column in an event database is nobody's fault."""
+    change(sample, "create table sums (a not null, b as (a + 1) not null)", "insert into sums values (1)")
+    check_database(sample, "the database")
+
+
+def test_a_tree_that_is_too_deep(sample: Path, index: Path) -> None:
+    """A file that makes SQLite itself crash is refused, and the next one is read as ever."""
+    size, depth = 512, 100_000
+    change(index, f"pragma page_size = {size}", "create table deep (a)")
+    first = bytearray(index.read_bytes()[:size])
+    first[28:32] = depth.to_bytes(4, "big")
+    # Pages without any content, each of which says that all is in the next one.
+    pages = (
+        b"\x05" + bytes(4) + b"\x02" + bytes(2) + number.to_bytes(4, "big") for number in range(3, depth + 1)
+    )
+    last = b"\x0d" + bytes(4) + b"\x02"
+    index.write_bytes(first + b"".join(page.ljust(size, b"\0") for page in (*pages, last)))
+    with pytest.raises(Rejected, match=r"makes SQLite crash \(SIGSEGV\)|is damaged|malformed") as caught:
+        read_index(index)
+    assert caught.value.code == "unsound"
+    assert read_index(sample).events
+
+
+def test_a_long_message_is_cut(sample: Path) -> None:
+    """What SQLite says may quote a name of any length and kind: neither a terminal nor a log obeys it."""
+    name = "\x1b[2J" + "x" * 900_000
     change(
         sample,
-        "create table other (a)",
-        "insert into other values (1), (2), (3)",
+        f'create table "{name}" (a)',
         "pragma writable_schema = on",
-        f"update sqlite_schema set sql = '{computed}' where name = 'other'",
+        "update sqlite_schema set sql = 'create nothing' where name like '%xxx%'",
     )
-    with pytest.raises(Rejected, match="too big"):
+    with pytest.raises(Rejected) as caught:
         read_index(sample)
+    assert len(str(caught.value)) < 500
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", [18, 19])
+@pytest.mark.parametrize("version", [0, 3, 5, 255])
+def test_a_header_that_forbids_to_write(sample: Path, place: int, version: int) -> None:
+    """A version that SQLite does not know makes a database read-only, and what is made of it too."""
+    content = bytearray(sample.read_bytes())
+    content[place] = version
+    sample.write_bytes(content)
+    for check in (read_index, lambda path: check_database(path, "the database")):
+        with pytest.raises(Rejected, match="header that lets nobody write") as caught:
+            check(sample)
+        assert caught.value.code == "unsound"
 
 
 # Machines that cannot read it
@@ -332,19 +420,19 @@ def test_a_lack_of_memory_says_nothing_about_the_content(sample: Path) -> None:
 
 def read_for_ever(sample: Path, before: Callable[[], None]) -> None:
     """Do something, and then ask what has no end."""
-    with reading(sample, "the index", limit=0.05) as connection:
+    with reading(sample, "the index", limit=0.5) as connection:
         before()
         connection.execute(f"{ENDLESS} select count(*) from n")
 
 
 def wait() -> None:
     """What a machine does that is out of memory, or whose disk is busy."""
-    time.sleep(0.06)
+    time.sleep(0.6)
 
 
 def work() -> None:
     """As long as the limit, however busy the machine is with other things."""
-    until = time.thread_time() + 0.05
+    until = time.thread_time() + 0.5
     while time.thread_time() < until:
         pass
 
@@ -845,6 +933,38 @@ def test_a_damaged_database_is_replaced(pair: tuple[Path, Path]) -> None:
             install_database(source, target, None, patience=0.1)
             assert dump(target) == dump(source)
             assert beside(target) == []
+
+
+@pytest.mark.parametrize("place", [18, 19])
+def test_a_target_that_sqlite_cannot_write_to(pair: tuple[Path, Path], place: int) -> None:
+    """A target whose header forbids it is replaced as a file, with its mode: else it would stay for ever."""
+    source, target = pair
+    content = bytearray(target.read_bytes())
+    content[place] = 5
+    target.write_bytes(content)
+    target.chmod(0o640)
+    install_database(source, target, 1_700_000_000.0)
+    assert target.read_bytes() == source.read_bytes()
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert beside(target) == []
+
+
+def test_what_is_read_can_be_replaced(pair: tuple[Path, Path], index: Path) -> None:
+    """Whatever byte of a header is changed: an index that is read is installed, and another one over it."""
+    source, target = pair
+    content = source.read_bytes()
+    read = 0
+    for place in range(16, 100):
+        for value in {5, content[place] ^ 1} - {content[place]}:
+            index.write_bytes(content[:place] + bytes([value]) + content[place + 1 :])
+            with suppress(Rejected):
+                read_index(index)
+                read += 1
+                install_database(index, target, None)
+                install_database(source, target, None)
+                assert target.stat().st_size == len(content)
+    assert read > 50
+    assert dump(target) == dump(source)
 
 
 def test_a_target_in_wal_mode(pair: tuple[Path, Path]) -> None:
