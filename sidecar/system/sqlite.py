@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -50,6 +51,8 @@ _LONGEST_VALUE = 1 << 28
 _SHORT = 100
 # How much of what SQLite says is passed on: it quotes names, which may be as long as a file.
 _LONGEST_MESSAGE = 300
+# How many files are checked at once by threads of the same niceness.
+_AT_ONCE = 2
 _CHECKER = [sys.executable, "-ISs", checker.__file__]
 # How a process ends by what a file has SQLite do; other signals come from elsewhere.
 _DEADLY = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
@@ -121,7 +124,7 @@ def _check(path: Path, what: str, limit: float, *, computed: bool) -> None:
 
 
 class _Checker:
-    """A process that checks, one file at a time; whoever took it from `_idle` has it alone."""
+    """A process that checks, one file at a time; whoever took it from `_Checkers` has it alone."""
 
     def __init__(self) -> None:
         # Neither the daemon's environment, with its secrets, nor its group, with a terminal's signals.
@@ -170,66 +173,84 @@ class _Checker:
         return process.returncode, used
 
 
-# Those that have nothing to do, one for each niceness: it cannot be lowered again.
-_idle: dict[int, list[_Checker]] = {}
+class _Checkers:
+    """Checkers of one niceness, which cannot be lowered again; those that are started stay."""
+
+    def __init__(self) -> None:
+        self._idle: list[_Checker] = []
+        self._free = threading.Semaphore(_AT_ONCE)
+
+    def add(self) -> None:
+        """Start one."""
+        self._idle.append(_Checker())
+
+    @contextmanager
+    def one(self) -> Iterator[_Checker]:
+        """A checker to have alone, when there is one."""
+        with self._free:
+            one = self._take()
+            yield one
+            self._idle.append(one)  # it has answered, or nobody comes here
+
+    def _take(self) -> _Checker:
+        with suppress(IndexError):
+            while not (one := self._idle.pop()).alive:
+                one.end()
+            return one
+        return _Checker()
+
+    def end(self) -> None:
+        """End those that have nothing to do."""
+        while self._idle:
+            self._idle.pop().end()
+
+
+_checkers: defaultdict[int, _Checkers] = defaultdict(_Checkers)
+
+
+def _checkers_here() -> _Checkers:
+    return _checkers[os.getpriority(os.PRIO_PROCESS, threading.get_native_id())]
 
 
 def warm_up() -> None:
     """Have a checker ready: the first check need not wait for its start."""
-    _idle_here().append(_Checker())
+    _checkers_here().add()
 
 
-def _idle_here() -> list[_Checker]:
-    return _idle.setdefault(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), [])
+@atexit.register
+def _end_checkers() -> None:
+    for checkers in _checkers.values():
+        checkers.end()
 
 
 def _ask(path: Path, what: str, limit: float, *, computed: bool) -> dict[str, Any]:
     """What a checker says of a file, or why there is none that could say anything."""
-    idle = _idle_here()
-    one = _take(idle)
     request = {"path": str(path), "size": path.stat().st_size, "computed": computed, "seconds": limit * _WORK}
-    try:
-        answer = one.ask(request, limit)
-    except TimeoutError:
-        _, worked = one.end()
-        raise _slow(what, limit, worked) from None
-    if answer is None:
-        status, _ = one.end()
-        if status == -signal.SIGPROF:
-            raise _slow(what, limit, limit)
-        if -status in _DEADLY:
-            raise Rejected(
-                f"{what} makes SQLite crash ({signal.Signals(-status).name})",
-                "restore it where it is made and upload it again",
-                code="unsound",
-            )
-        raise ReadError(
-            f"{what} could not be checked: the process that does it ended with status {status}",
-            "see what ended it, the lack of memory, for one; it is tried again with the next update",
-        )
-    if idle:
-        one.end()
-    else:
-        idle.append(one)
+    with _checkers_here().one() as one:
+        try:
+            answer = one.ask(request, limit)
+        except TimeoutError:
+            _, worked = one.end()
+            raise _slow(what, limit, worked) from None
+        if answer is None:
+            status, _ = one.end()
+            raise _ended(what, limit, status)
     return answer
 
 
-def _take(idle: list[_Checker]) -> _Checker:
-    while True:
-        try:
-            one = idle.pop()
-        except IndexError:
-            return _Checker()
-        if one.alive:
-            return one
-        one.end()
-
-
-@atexit.register
-def _end_idle() -> None:
-    for idle in _idle.values():
-        while idle:
-            idle.pop().end()
+def _ended(what: str, limit: float, status: int) -> SidecarError:
+    if status == -signal.SIGPROF:
+        return _slow(what, limit, limit)
+    if -status in _DEADLY:
+        return Rejected(
+            f"{what} makes SQLite crash ({signal.Signals(-status).name})",
+            "restore it where it is made and upload it again",
+            code="unsound",
+        )
+    return ReadError(
+        f"{what} could not be checked: the process that does it ended with status {status}",
+        "see what ended it, the lack of memory, for one; it is tried again with the next update",
+    )
 
 
 def _check_header(path: Path, what: str) -> None:
