@@ -55,7 +55,8 @@ class Generated:
     """A complete set of artifacts, in the order of `NAMES`, and what it was made of.
 
     `tenants` are the events served here, `databases` and `paths` those of every tenant, `expressions` the
-    regular expressions in navigator_yml.yml, `skipped` the warnings about rows left out of htpasswd.
+    regular expressions in navigator_yml.yml, `skipped` the warnings about rows left out of htpasswd,
+    `waiting` how many users are left out until a later update has hashed their plain-text passwords.
     `fingerprint` tells this set from every other; navigator_yml.yml carries it in its ready hook, so that
     the marker which the hook leaves proves which set the web server has loaded.
     """
@@ -69,6 +70,7 @@ class Generated:
     expressions: tuple[str, ...]
     pages: tuple[Page, ...]
     skipped: tuple[str, ...]
+    waiting: int
 
     def __getitem__(self, name: str) -> bytes:
         return next(artifact.content for artifact in self.artifacts if artifact.name == name)
@@ -93,7 +95,7 @@ def generate(index: Index, deployment: Deployment, memo: Memo, previous_htpasswd
     `previous_htpasswd` keeps the lines of unchanged plain-text passwords. Raises `Rejected` for an
     index that cannot be represented and `SettingsError` for an unusable profile.
     """
-    users, skipped = htpasswd(index.users, deployment.key, previous_htpasswd)
+    users, skipped, waiting = htpasswd(index.users, deployment.key, previous_htpasswd)
     machine = repr((deployment.profile, deployment.values, deployment.region, deployment.databases))
     # Most changes concern users only, and then all of this is as it was.
     site = memo.get(
@@ -113,6 +115,7 @@ def generate(index: Index, deployment: Deployment, memo: Memo, previous_htpasswd
         expressions=site.expressions,
         pages=site.pages,
         skipped=tuple(skipped),
+        waiting=waiting,
     )
 
 
