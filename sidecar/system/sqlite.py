@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -40,9 +40,6 @@ _OF_CONTENT = frozenset(
 # Those on a file that it cannot open as a database.
 _UNUSABLE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB})
 _LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_READ_LIMIT = 30.0
-# The share of it that must be work for the content to be at fault.
-_WORK = 1 / 3
 _BACKUP_LIMIT = 10.0
 # How many virtual machine steps may pass between two looks at the clock.
 _STEPS = 1_000
@@ -60,20 +57,30 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database, by the ends of the names."""
 
 
-def check_database(path: Path, what: str, limit: float = _READ_LIMIT) -> None:
+class Limit(NamedTuple):
+    """How long a file from outside may take, in seconds, and how much work, from which on it is at fault."""
+
+    wall: float = 30.0
+    work: float = 10.0
+
+
+_LIMIT = Limit()
+
+
+def check_database(path: Path, what: str, limit: Limit = _LIMIT) -> None:
     """Check that a file is a sound database; `Rejected` names it as `what`, `ReadError` is not its fault."""
     with _judging(what, limit):
         _check(path, what, limit, computed=True)
 
 
 @contextmanager
-def reading(path: Path, what: str, limit: float = _READ_LIMIT) -> Iterator[sqlite3.Connection]:
-    """A connection to a file from outside that is sound and computes nothing, for at most `limit` seconds.
+def reading(path: Path, what: str, limit: Limit = _LIMIT) -> Iterator[sqlite3.Connection]:
+    """A connection to a file from outside that is sound and computes nothing, within `limit`.
 
     What is wrong with the content is `Rejected`, for it will be the same the next time. What keeps this
     machine from reading it is a `ReadError`: the disk, the memory, a time that passed without work.
     """
-    until = time.monotonic() + limit
+    until = time.monotonic() + limit.wall
     with _judging(what, limit):
         _check(path, what, limit, computed=False)
         with closing(open_immutable(path)) as connection:
@@ -82,7 +89,7 @@ def reading(path: Path, what: str, limit: float = _READ_LIMIT) -> Iterator[sqlit
 
 
 @contextmanager
-def _judging(what: str, limit: float) -> Iterator[None]:
+def _judging(what: str, limit: Limit) -> Iterator[None]:
     worked = time.thread_time()
     try:
         yield
@@ -106,8 +113,8 @@ def printable(said: object) -> str:
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[:_LONGEST_MESSAGE])
 
 
-def _check(path: Path, what: str, limit: float, *, computed: bool) -> None:
-    """Check every page, in another process, for at most `limit` seconds.
+def _check(path: Path, what: str, limit: Limit, *, computed: bool) -> None:
+    """Check every page, in another process, within `limit`.
 
     `computed` says whether columns may be computed: whoever reads them runs what the file says.
     """
@@ -223,12 +230,12 @@ def _end_checkers() -> None:
         checkers.end()
 
 
-def _ask(path: Path, what: str, limit: float, *, computed: bool) -> dict[str, Any]:
+def _ask(path: Path, what: str, limit: Limit, *, computed: bool) -> dict[str, Any]:
     """What a checker says of a file, or why there is none that could say anything."""
-    request = {"path": str(path), "size": path.stat().st_size, "computed": computed, "seconds": limit * _WORK}
+    request = {"path": str(path), "size": path.stat().st_size, "computed": computed, "seconds": limit.work}
     with _checkers_here().one() as one:
         try:
-            answer = one.ask(request, limit)
+            answer = one.ask(request, limit.wall)
         except TimeoutError:
             _, worked = one.end()
             raise _slow(what, limit, worked) from None
@@ -238,9 +245,9 @@ def _ask(path: Path, what: str, limit: float, *, computed: bool) -> dict[str, An
     return answer
 
 
-def _ended(what: str, limit: float, status: int) -> SidecarError:
+def _ended(what: str, limit: Limit, status: int) -> SidecarError:
     if status == -signal.SIGPROF:
-        return _slow(what, limit, limit)
+        return _slow(what, limit, limit.work)
     if -status in _DEADLY:
         return Rejected(
             f"{what} makes SQLite crash ({signal.Signals(-status).name})",
@@ -322,10 +329,10 @@ def _is_content(error: Exception) -> bool:
     return code is None or code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in _OF_CONTENT
 
 
-def _slow(what: str, limit: float, worked: float) -> SidecarError:
-    if worked < limit * _WORK:
+def _slow(what: str, limit: Limit, worked: float) -> SidecarError:
+    if worked < limit.work:
         return ReadError(
-            f"{what} could not be read within {limit:g} s, most of which this machine spent waiting",
+            f"{what} could not be read within {limit.wall:g} s, most of which this machine spent waiting",
             "see what keeps its disk or its processors busy",
             code="read_timeout",
         )
@@ -348,7 +355,7 @@ def open_immutable(path: Path) -> sqlite3.Connection:
     return checker.open_immutable(str(path), _LONGEST_VALUE)
 
 
-def limit_time(connection: sqlite3.Connection, seconds: float = _READ_LIMIT) -> None:
+def limit_time(connection: sqlite3.Connection, seconds: float = _LIMIT.wall) -> None:
     """Let every statement fail after so many seconds."""
     deadline = time.monotonic() + seconds
     connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
