@@ -158,9 +158,15 @@ def _studios(connection: sqlite3.Connection, warnings: list[str]) -> Iterator[St
                 f"locations, id {number!r:.80}: {unfit}; the location and its events are left out"
             )
             continue
-        name = _short(name, "locations", number, warnings)
-        locale, logo = (text and _short(text, "locations", number, warnings) for text in (locale, logo))
-        yield Studio(key, name, north, east, region, locale, logo)
+        yield Studio(
+            key,
+            _short(name, "locations", number, warnings),
+            north,
+            east,
+            region,
+            locale and _short(locale, "locations", number, warnings),
+            logo and _short(logo, "locations", number, warnings),
+        )
 
 
 Row = tuple[Any, ...]
@@ -208,23 +214,28 @@ def _distinct(rows: list[Row], partial: set[tuple[int, str]], warnings: list[str
 
     Adds their programmes to `partial`.
     """
-    events = Counter((row[0], row[3]) for row in rows)
-    taken: dict[str, Row] = {}
-    left_out: list[Row] = []
-    for row in rows:
-        year, key, _, studio, _, _, _ = row
-        single = key == SINGLE and events[year, studio] == 1 and (year, studio) not in partial
-        name = database_name(year, studio, None if single else key)
-        if (other := taken.setdefault(name, row)) is not row:
-            taken[name], newer = sorted((other, row), key=_age)
-            left_out.append(newer)
-            warnings.append(
-                f"showcases, id {newer[5]!r:.80}: the database {name!r} belongs to the event of the id "
-                f"{taken[name][5]!r:.80}; the event is left out"
-            )
-    partial |= {(row[0], row[3]) for row in left_out}
-    gone = {id(row) for row in left_out}
-    return [row for row in rows if id(row) not in gone] if gone else rows
+    sizes = Counter((row[0], row[3]) for row in rows)
+    sizes.update(partial)  # which are not single, whatever is left of them
+    names = [
+        database_name(year, studio, None if key == SINGLE and sizes[year, studio] == 1 else key)
+        for year, key, _, studio, _, _, _ in rows
+    ]
+    if len(set(names)) == len(rows):
+        return rows
+    owners: dict[str, Row] = {}
+    for name, row in zip(names, rows, strict=True):
+        owners[name] = min(owners.get(name, row), row, key=_age)
+    kept = []
+    for name, row in zip(names, rows, strict=True):
+        if owners[name] is row:
+            kept.append(row)
+            continue
+        partial.add((row[0], row[3]))
+        warnings.append(
+            f"showcases, id {row[5]!r:.80}: the database {name!r} belongs to the event of the id "
+            f"{owners[name][5]!r:.80}; the event is left out"
+        )
+    return kept
 
 
 def _age(row: Row) -> float:

@@ -345,11 +345,17 @@ def test_a_checker_that_something_else_ends(sample: Path) -> None:
 
 def checkers() -> list[int]:
     """The processes of this one that have a file to check."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     return [
-        number
-        for number in map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
-        if any(path.resolve().suffix == ".sqlite3" for path in Path(f"/proc/{number}/fd").iterdir())
+        number for number in map(int, children) if any(name.endswith(".sqlite3") for name in opened(number))
     ]
+
+
+def opened(process: int) -> list[str]:
+    """What a process has open; it may open and close files, or end, meanwhile."""
+    with suppress(FileNotFoundError):
+        return [str(path.readlink()) for path in Path(f"/proc/{process}/fd").iterdir()]
+    return []
 
 
 def test_idle_checkers_that_have_gone(sample: Path) -> None:
