@@ -36,7 +36,7 @@ from sidecar.observe.metrics import Metrics
 from sidecar.observe.status import Status
 from sidecar.ready.assembly import assemble
 from sidecar.system import systemd
-from sidecar.system.sqlite import install_database
+from sidecar.system.sqlite import install_database, warm_up
 from sidecar.system.tasks import end
 from sidecar.update.check_command import CheckCommand
 from sidecar.update.reconciler import Reconciler
@@ -283,6 +283,7 @@ class Daemon:
             self._soon(self._ask(Request(trigger="start", who="the daemon's start")))
 
     async def _start_work(self, stack: AsyncExitStack) -> asyncio.Task[None]:
+        await asyncio.to_thread(warm_up)
         self.broker.startup()
         stack.callback(self.generations.shutdown)
         try:

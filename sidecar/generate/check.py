@@ -75,7 +75,7 @@ def check(generated: Generated, before: Counts | None, limits: Limits, memo: Mem
     if before is not None and not force:
         now = counts(generated)
         _check_loss("tenants", before.tenants, now.tenants, limits.tenants)
-        _check_loss("users", before.users, now.users, limits.users)
+        _check_loss("users", before.users, now.users + generated.waiting, limits.users)
 
 
 def _check_tenants(databases: Sequence[str], paths: Sequence[str]) -> None:

@@ -265,6 +265,11 @@ class Updater:
         self._note_drift(run, present)
         for warning in (*index.warnings, *generated.skipped):
             run.warn(warning)
+        if generated.waiting:
+            run.warn(
+                f"{generated.waiting} users are left out of htpasswd for now: "
+                "each update hashes a part of the plain-text passwords"
+            )
         self.skipped_rows, self.tenants = len(generated.skipped), len(generated.tenants)
         if generated.skipped:
             run.say(f"{len(generated.skipped)} rows are unfit for htpasswd and were left out")
