@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -54,6 +55,8 @@ Command = Callable[[argparse.Namespace, Settings], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    # Whoever started this may ignore its children's ends; then no command's exit status could be known.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     options = _parser().parse_args(arguments)
     try:
         try:

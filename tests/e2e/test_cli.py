@@ -196,6 +196,16 @@ async def test_a_failed_update_ends_with_1(machine: Machine) -> None:
     assert machine.targets() == {}
 
 
+async def test_started_by_somebody_who_ignores_children(machine: Machine) -> None:
+    """A process can be started with the ends of its children ignored: exit statuses are known all the same."""
+    machine.put_index()
+    machine.extra["update"] = {"check_command": ["true"]}
+    script = f"trap '' CHLD; exec {SIDECAR} --config {machine.write_settings()} update --once"
+    finished = await run("/bin/sh", "-c", script)
+    assert finished.code == 0, finished.out + finished.err
+    assert "Published" in finished.out
+
+
 async def test_preview_once_shows_and_writes_nothing(machine: Machine) -> None:
     """`preview --once` names what an update would change, with diffs when asked, and changes nothing."""
     check(await sidecar(machine, "update", "--once"), 0)
