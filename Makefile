@@ -18,7 +18,7 @@ DOCDIR := /usr/local/share/doc/sidecar
 FILL := sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@USER@|$(SERVICE_USER)|g' -e 's|@GROUP@|$(SERVICE_GROUP)|g' \
   -e 's|@WRITABLE@|$(WRITABLE)|g'
 
-.PHONY: help demo check lint types test test-platforms format bench docs dist test-wheel lock clean install-systemd
+.PHONY: help demo check lint types test test-platforms fuzz format bench docs dist test-wheel lock clean install-systemd
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -40,6 +40,9 @@ test: $(VENV)/dev  ## all tests, on every core
 
 test-platforms: $(VENV)/dev  ## boot a host and a Fly machine in a container, where this one can
 	$(BIN)/python -m pytest -q tests/platform
+
+fuzz: $(VENV)/dev  ## try what comes from outside at random, for an hour or so
+	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -q -n auto tests/fuzz
 
 format: $(VENV)/dev  ## put the code into the project's format
 	$(BIN)/ruff check --fix-only --quiet .
