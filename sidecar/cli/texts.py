@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ import msgspec
 from sidecar.generate import HTPASSWD
 from sidecar.model.changes import Changes
 from sidecar.model.runs import Outcome
+from sidecar.model.text import printable
 from sidecar.model.words import ago, asked, brief, hide_hash, plural, span, took
 
 _WIDTH = 10
@@ -43,7 +44,12 @@ def status_text(status: Mapping[str, Any], now: float) -> str:
     error = status["error"]
     if error is not None and error.get("hint"):
         lines += ["", f"What to do: {error['hint']}"]
-    return "\n".join(lines)
+    return _text(lines)
+
+
+def _text(lines: Iterable[str]) -> str:
+    """One text; what comes from outside begins no line of its own."""
+    return "\n".join(printable(line) for line in lines)
 
 
 def _word(state: str) -> str:
@@ -114,7 +120,7 @@ def _ready(work: Mapping[str, Any], now: float) -> str:
 
 def history_text(entries: Sequence[Mapping[str, Any]]) -> str:
     """Runs, the newest first, a line each."""
-    return "\n".join(_entry_line(entry) for entry in entries) or "There has been no run yet."
+    return _text(_entry_line(entry) for entry in entries) or "There has been no run yet."
 
 
 def _entry_line(entry: Mapping[str, Any]) -> str:
@@ -155,7 +161,7 @@ def entry_text(entry: Mapping[str, Any]) -> str:
         lines += ["", *outcome.log]
     if entry.get("ready"):
         lines += ["", *_work_lines(entry["ready"])]
-    return "\n".join(lines)
+    return _text(lines)
 
 
 def _work_lines(work: Mapping[str, Any]) -> Iterator[str]:
@@ -177,7 +183,7 @@ def preview_text(outcome: Outcome, *, diffs: bool) -> str:
     lines += [f"warning: {warning}" for warning in outcome.warnings]
     if diffs:
         lines += _difference_lines(outcome.diffs)
-    return "\n".join(lines)
+    return _text(lines)
 
 
 def changes_lines(changes: Changes | None) -> list[str]:

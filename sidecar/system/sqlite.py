@@ -187,9 +187,11 @@ class _Checkers:
         self._idle: list[_Checker] = []
         self._free = threading.Semaphore(_AT_ONCE)
 
-    def add(self) -> None:
-        """Start one."""
-        self._idle.append(_Checker())
+    def warm_up(self) -> None:
+        """Start one, if there is none yet."""
+        with self._free:
+            if not self._idle:
+                self._idle.append(_Checker())
 
     @contextmanager
     def one(self) -> Iterator[_Checker]:
@@ -221,7 +223,7 @@ def _checkers_here() -> _Checkers:
 
 def warm_up() -> None:
     """Have a checker ready: the first check need not wait for its start."""
-    _checkers_here().add()
+    _checkers_here().warm_up()
 
 
 @atexit.register

@@ -250,7 +250,8 @@ async def test_refused_configuration_goes_back(tmp_path: Path) -> None:
         # The same content is not tried again at once, unless a person asks ...
         status, text = await running.poke()
         assert status == 422
-        assert "is tried again" in text
+        assert "not_loaded" in text
+        assert "is tried again" in running.status()["error"]["message"]
         # ... and a good one needs no help.
         profile.write_bytes(profile_text("local"))
         running.change("fresh")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import socket
@@ -48,7 +49,7 @@ async def activated(machine: Machine, sockets: list[socket.socket]) -> AsyncIter
     """The installed daemon, started with these sockets, from when it answers."""
     passed = range(3, 3 + len(sockets))
     # Copies out of the way of the numbers that they shall have in the child.
-    copies = [os.dup2(one.fileno(), 100 + number) for number, one in enumerate(sockets)]
+    copies = [fcntl.fcntl(one.fileno(), fcntl.F_DUPFD, 100) for one in sockets]
 
     def place() -> None:
         for descriptor, copy in zip(passed, copies, strict=True):

@@ -244,7 +244,7 @@ def test_modes_are_explicit(tmp_path: Path) -> None:
 def test_the_default_mode_of_what_holds_passwords(published: Machine) -> None:
     """Without a setting, neither htpasswd nor the index, with the same hashes, is a file for everybody."""
     assert mode(published.target("htpasswd")) == 0o640
-    assert mode(published.target(INDEX)) == 0o640
+    assert mode(published.target(INDEX)) == 0o660
 
 
 def test_an_existing_index_keeps_its_mode(published: Machine) -> None:
