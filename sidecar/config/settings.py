@@ -380,6 +380,22 @@ class Fleet(Section, frozen=True):
             description="what a poke carries: the digest to fetch until it comes, or the index itself",
         ),
     ] = "digest"
+    before: Annotated[
+        list[list[str]],
+        _doc(
+            "commands, each a list of words, that run in the application's folder before an update uploads "
+            "anything: one that fails ends the update"
+        ),
+    ] = []
+    after: Annotated[
+        list[list[str]],
+        _doc("commands that run there after a good update: one that fails makes the update count as failed"),
+    ] = []
+    command_timeout: Annotated[Duration, _doc("for each of these commands")] = Duration(600)
+    notify: Annotated[
+        list[Secret],
+        _doc("URLs that are told of a good update, by a POST of JSON; a failure is told of, no more"),
+    ] = []
     follow_local_index: Annotated[
         bool, _doc("with update.own_index: a changed index starts fleet updates until all machines have it")
     ] = False

@@ -41,13 +41,14 @@ class Current(Record, frozen=True):
     """The index that the fleet shall have: SHA-256, age in seconds since 1970, and a file that holds it.
 
     `upload` is uploaded, unchanged, planned, or none when no local index was to be considered. `path` is
-    None where the content was not needed.
+    None where the content was not needed, `etag` the new object's where it was uploaded.
     """
 
     sha256: str
     modified: float | None
     upload: str
     path: Path | None
+    etag: str | None = None
 
 
 class Memory:
@@ -116,7 +117,7 @@ class Uploader:
                 raise
             raise _changed(None) from error
         self._memory.remember(etag, copied.sha256)
-        return Current(copied.sha256, modified, "uploaded", path)
+        return Current(copied.sha256, modified, "uploaded", path, etag)
 
     async def _copy(self, index: Path, path: Path) -> Fetched:
         copied = await LocalIndex(index, self._limits, lambda *_: None).fetch(self._key, path, None)

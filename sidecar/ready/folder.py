@@ -216,16 +216,6 @@ class DatabaseFolder:
         return connection
 
 
-def first_date(path: Path) -> str | None:
-    """The date of a database's first event; None when it has none."""
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)) as connection:
-            row = connection.execute("select date from events limit 1").fetchone()
-    except sqlite3.Error:
-        return None
-    return str(row[0]) if row and row[0] is not None else None
-
-
 def _here(stat: os.stat_result, log: os.stat_result | None) -> Here:
     signature, modified = f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}", stat.st_mtime
     if log is not None and log.st_size:
