@@ -7,11 +7,12 @@
 
 _shtab_sidecar_databases_subparsers=(status push)
 _shtab_sidecar_fleet_subparsers=(update status)
-_shtab_sidecar_subparsers=(serve update preview status history rollback ready databases config doctor hash-password sign fleet demo)
+_shtab_sidecar_subparsers=(serve update preview compare status history rollback ready databases config doctor hash-password sign fleet demo)
 
 _shtab_sidecar_serve_option_strings=(-h --help --json)
 _shtab_sidecar_update_option_strings=(-h --help --json --once --wait --force --trigger --patience)
 _shtab_sidecar_preview_option_strings=(-h --help --json --diff --once)
+_shtab_sidecar_compare_option_strings=(-h --help --json --published)
 _shtab_sidecar_status_option_strings=(-h --help --json --alive)
 _shtab_sidecar_history_option_strings=(-h --help --json --limit)
 _shtab_sidecar_rollback_option_strings=(-h --help --json --keep-index --wait)
@@ -39,7 +40,7 @@ _shtab_sidecar_hash_password___cost_choices=(8 9 10 11 12 13 14 15)
 _shtab_sidecar_fleet_update___wait_choices=(loaded ready)
 _shtab_sidecar_fleet_update___progress_choices=(auto lines json)
 _shtab_sidecar_fleet_pos_0_choices=(update status)
-_shtab_sidecar_pos_0_choices=(serve update preview status history rollback ready databases config doctor hash-password sign fleet demo)
+_shtab_sidecar_pos_0_choices=(serve update preview compare status history rollback ready databases config doctor hash-password sign fleet demo)
 
 _shtab_sidecar_serve__h_nargs=0
 _shtab_sidecar_serve___help_nargs=0
@@ -54,6 +55,11 @@ _shtab_sidecar_preview___help_nargs=0
 _shtab_sidecar_preview___json_nargs=0
 _shtab_sidecar_preview___diff_nargs=0
 _shtab_sidecar_preview___once_nargs=0
+_shtab_sidecar_compare_pos_0_nargs=+
+_shtab_sidecar_compare__h_nargs=0
+_shtab_sidecar_compare___help_nargs=0
+_shtab_sidecar_compare___json_nargs=0
+_shtab_sidecar_compare___published_nargs=0
 _shtab_sidecar_status__h_nargs=0
 _shtab_sidecar_status___help_nargs=0
 _shtab_sidecar_status___json_nargs=0

@@ -33,11 +33,12 @@ def admin(tmp_path: Path, bucket: Bucket) -> Machine:
 
 
 async def test_preview_and_databases_run_elsewhere(admin: Machine, bucket: Bucket) -> None:
-    """`preview`, `update --once`, `databases push` and `status`, without a daemon."""
+    """`preview`, `update --once`, `compare`, `databases push` and `status`, without a daemon."""
     for words in (
         ("preview", "--once", "--diff"),
         ("update", "--once"),
         ("preview", "--once"),
+        ("compare", str(admin.application)),
         ("databases", "push", "--yes"),
         ("databases", "status"),
     ):
