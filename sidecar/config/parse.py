@@ -237,6 +237,13 @@ def _check(settings: Settings) -> None:
             "page.through_navigator: Navigator reaches the page on TCP only",
             "set listen.tcp to true and listen.port to a number",
         )
+    for extra in settings.files.extra:
+        folder, _, name = extra.key.rpartition("/")
+        if not name or "*" in folder or any(part in ("", ".", "..") for part in extra.key.split("/")):
+            raise SettingsError(
+                f"files.extra: {extra.key!r} is not a key",
+                "such as views/map.html, or views/*.html for several",
+            )
     _check_prerender(settings.prerender)
     _check_fleet(settings)
     for name, hashed in settings.administrators.items():

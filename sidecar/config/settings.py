@@ -100,8 +100,18 @@ class Paths(Section, frozen=True):
     ] = ""
 
 
+class ExtraFile(Section, frozen=True):
+    """A file of the application that the store holds, or several of one folder."""
+
+    key: Annotated[str, _doc("the object's key; with `*` in its last part it means several")]
+    path: Annotated[
+        str, _doc("the file, or for several their folder; it may be relative to paths.application")
+    ]
+    mode: Annotated[Mode, _doc("mode of a file that is written")] = Mode(0o644)
+
+
 class Files(Section, frozen=True):
-    """Owner and mode of the files that are published."""
+    """Owner and mode of the files that are published, and what else is fetched."""
 
     mode: Annotated[Mode, _doc("mode of all but htpasswd")] = Mode(0o644)
     htpasswd_mode: Annotated[Mode, _doc("mode of htpasswd; Navigator's user must be able to read it")] = Mode(
@@ -109,6 +119,13 @@ class Files(Section, frozen=True):
     )
     owner: Annotated[str, _doc("user that shall own them; default: the daemon's")] = ""
     group: Annotated[str, _doc("group that shall own them; default: the daemon's")] = ""
+    extra: Annotated[
+        tuple[ExtraFile, ...],
+        _doc(
+            "files that the ready work fetches before it renders; where update.own_index is set, fleet "
+            "updates upload them instead"
+        ),
+    ] = ()
 
 
 class Probe(Section, frozen=True):

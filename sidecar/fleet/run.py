@@ -31,11 +31,13 @@ from sidecar.config.settings import Fleet, Settings
 from sidecar.errors import SettingsError, SidecarError, StoreError
 from sidecar.fleet.around import Around, Notice
 from sidecar.fleet.discovery import Discovery
+from sidecar.fleet.extra import upload_extras
 from sidecar.fleet.machines import FleetError, Found, Target, only, without
 from sidecar.fleet.poke import Order, Talk
 from sidecar.fleet.report import Overview, Report, Result, Row, enough, row
 from sidecar.fleet.upload import Current, Memory, Uploader
 from sidecar.fleet.verdicts import GOOD, Answer, Verdict, of_poke, of_status, pause
+from sidecar.inputs.extra import extras
 from sidecar.inputs.store import Store, open_store
 from sidecar.inputs.store.inventory import Inventory, Item, first_date
 from sidecar.inputs.store.transfer import format_age
@@ -268,6 +270,10 @@ class Updates:
                 listener.step("before")
                 await around.before()
             listener.step("upload")
+            # Before the index, which has the machines look: what they then fetch belongs to it.
+            if wanted.index is not None:
+                state, dry = Path(settings.paths.state), wanted.dry_run
+                await upload_extras(extras(settings), store, state, folder, listener.say, dry_run=dry)
             current = await self._current(store, folder, wanted)
             listener.say(_sentence(current))
             if current.upload == "uploaded":

@@ -47,6 +47,10 @@ async def test_one_command_does_the_whole_round(tmp_path: Path, bucket: Bucket) 
             after=[shell("echo the picture was sent")],
             notify=[f"{receiver}/hook?key=do-not-show"],
         )
+        admin.extra["files"] = {"extra": [{"key": "views/_*map.erb", "path": "views"}]}
+        (admin.application / "views").mkdir()
+        (admin.application / "views" / "_usmap.erb").write_text("a map")
+        (admin.application / "views" / "index.erb").write_text("the application's own")
         alone = await sidecar(admin, "fleet", "update", "--no-upload")
         assert alone.code == 0, alone.out + alone.err
         assert "the maps" not in alone.out
@@ -56,11 +60,16 @@ async def test_one_command_does_the_whole_round(tmp_path: Path, bucket: Bucket) 
         assert first.code == 0, first.out + first.err
         assert "the store holds the local index already" in first.out
         told.clear()
+        assert "uploaded views/_usmap.erb" in first.out
+        assert bucket.client.list_objects_v2(Bucket=bucket.name, Prefix="views/")["KeyCount"] == 1
+        held = bucket.client.get_object(Bucket=bucket.name, Key="views/_usmap.erb")
+        assert held["Body"].read() == b"a map"
         own_index(Machine(tmp_path / "next"), "second")
         shutil.copy(tmp_path / "next" / "app" / "db" / "index.sqlite3", admin.folder / "next.sqlite3")
         done = await sidecar(admin, "fleet", "update")
         assert done.code == 0, done.out + done.err
         assert f"  {admin.application}\n  the maps are drawn\n" in done.out
+        assert "_usmap" not in done.out
         assert "  the picture was sent\n" in done.out
         words = (
             "Step 1: Syncing index database",
