@@ -225,7 +225,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             f"none of {', '.join(COMPARED)} is in {', '.join(options.folders)}",
             "name the folders that hold what the other way wrote",
         )
-    ours = _published(settings) if options.published else asyncio.run(_generated(settings))
+    ours = _published(settings) if options.published else asyncio.run(generated(settings))
     files = [
         Compared(name, str(path), compared(name, ours[name], path.read_bytes()))
         for name, path in others.items()
@@ -263,7 +263,7 @@ def _published(settings: Settings) -> dict[str, bytes]:
     return {artifact.name: artifact.content for artifact in archive.artifacts(newest.number)}
 
 
-async def _generated(settings: Settings) -> dict[str, bytes]:
+async def generated(settings: Settings) -> dict[str, bytes]:
     """What an update would make of the store's index, or of the machine's own. Nothing is published."""
     from sidecar.generate import generate
     from sidecar.generate.cache import Memo
