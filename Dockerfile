@@ -1,6 +1,7 @@
 # The sidecar in an image of its own, small and without root.
 #
-# The sidecar has to share folders, process ids and a Unix socket with Navigator. Where both are in one image,
+# The sidecar has to share folders, process ids and a Unix socket with Navigator, and Navigator runs its commands: see
+# "A container of its own" in docs/install.md. Where both are in one image,
 # as on Fly.io, copy /opt/sidecar from the stage `build` instead: see fly/README.md. For that, RELEASE must be the
 # Debian release of the image that it is copied to, because the environment uses that release's /usr/bin/python3.
 ARG RELEASE=bookworm
@@ -41,6 +42,7 @@ ENV PATH=/opt/sidecar/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 VOLUME /var/lib/sidecar
+# With SIDECAR_LISTEN_HOST=0.0.0.0; by itself the daemon listens on the container's loopback.
 EXPOSE 9292
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s \
   CMD ["sidecar", "status", "--alive"]

@@ -5,12 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-# For install-systemd: where the commands are, who Navigator runs as, and what may be written to. A path that is
-# not there does no harm.
+# For install-systemd: where the commands are, the sidecar's user, the group of the tenants' user, and what may be
+# written to. A path that is not there does no harm.
 BINDIR ?= /opt/sidecar/bin
-SERVICE_USER ?= rails
-SERVICE_GROUP ?= $(SERVICE_USER)
-WRITABLE ?= -/rails/config -/rails/db -/rails/tmp -/rails/storage -/rails/public -/data
+SERVICE_USER ?= sidecar
+SERVICE_GROUP ?= rails
+WRITABLE ?= -/rails/config -/rails/db -/rails/log -/rails/tmp -/rails/storage -/rails/public -/data
 UNITDIR ?= /etc/systemd/system
 TMPFILESDIR ?= /etc/tmpfiles.d
 SYSUSERSDIR ?= /etc/sysusers.d
@@ -18,7 +18,7 @@ DOCDIR := /usr/local/share/doc/sidecar
 FILL := sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@USER@|$(SERVICE_USER)|g' -e 's|@GROUP@|$(SERVICE_GROUP)|g' \
   -e 's|@WRITABLE@|$(WRITABLE)|g'
 
-.PHONY: help demo check lint types test format bench docs dist test-wheel lock clean install-systemd
+.PHONY: help demo check lint types test test-platforms format bench docs dist test-wheel lock clean install-systemd
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -36,7 +36,10 @@ types: $(VENV)/dev  ## mypy, strict
 	$(BIN)/mypy
 
 test: $(VENV)/dev  ## all tests, on every core
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --ignore=tests/platform
+
+test-platforms: $(VENV)/dev  ## boot a host and a Fly machine in a container, where this one can
+	$(BIN)/python -m pytest -q tests/platform
 
 format: $(VENV)/dev  ## put the code into the project's format
 	$(BIN)/ruff check --fix-only --quiet .
@@ -59,11 +62,13 @@ test-wheel: dist  ## all tests against the built wheel, in an environment of its
 	  --requirement requirements-dev.lock
 	build/wheel/bin/python -m pip install --disable-pip-version-check --quiet --no-deps dist/*.whl
 	PYTHONPATH=$$(echo $(CURDIR)/build/wheel/lib/python*/site-packages):$(CURDIR) \
-	  build/wheel/bin/pytest -q -n auto -p no:cacheprovider
+	  build/wheel/bin/pytest -q -n auto -p no:cacheprovider --ignore=tests/platform
 
-install-systemd:  ## install the units; DESTDIR, SERVICE_USER, BINDIR and WRITABLE say where and how
+# The links: /opt/sidecar/bin is on nobody's PATH.
+install-systemd:  ## install the units; DESTDIR, SERVICE_USER, SERVICE_GROUP, BINDIR and WRITABLE say where and how
 	install -d $(DESTDIR)$(UNITDIR)/sidecar.service.d $(DESTDIR)$(TMPFILESDIR) $(DESTDIR)$(SYSUSERSDIR)
-	install -d $(DESTDIR)$(DOCDIR)/systemd
+	install -d $(DESTDIR)$(DOCDIR)/systemd $(DESTDIR)/usr/local/bin
+	test $(BINDIR) = /usr/local/bin || ln -sf $(BINDIR)/sidecar $(BINDIR)/sidecar-cgi $(DESTDIR)/usr/local/bin
 	$(FILL) systemd/sidecar.service > $(DESTDIR)$(UNITDIR)/sidecar.service
 	$(FILL) systemd/sidecar.socket > $(DESTDIR)$(UNITDIR)/sidecar.socket
 	$(FILL) systemd/tmpfiles.conf > $(DESTDIR)$(TMPFILESDIR)/sidecar.conf

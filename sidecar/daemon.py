@@ -36,7 +36,7 @@ from sidecar.observe.metrics import Metrics
 from sidecar.observe.status import Status
 from sidecar.ready.assembly import assemble
 from sidecar.system import systemd
-from sidecar.system.sqlite import install_database
+from sidecar.system.sqlite import install_database, warm_up
 from sidecar.system.tasks import end
 from sidecar.update.check_command import CheckCommand
 from sidecar.update.reconciler import Reconciler
@@ -91,6 +91,7 @@ class Daemon:
         )
         self._history_writer = HistoryWriter(self.history)
         markers = Markers(state / "loaded")
+        process = NavigatorProcess(Path(navigator.pid_file), navigator.process_names)
         self.generations = Generations(
             state,
             targets(settings),
@@ -111,7 +112,7 @@ class Daemon:
         self.reconciler = Reconciler(
             self.generations,
             Navigator(
-                NavigatorProcess(Path(navigator.pid_file), navigator.process_names),
+                process,
                 markers,
                 Gate(navigator.port, self.generations.site.where.files[MAINTENANCE]),
                 Probes(navigator.port, navigator.probes),
@@ -142,8 +143,16 @@ class Daemon:
             lambda: systemd.notify("WATCHDOG=1"),
         )
         self.drift = Drift(self.generations)
+        self._ticker = Ticker(settings.update.poll, self._poll, self._resumed)
         self.status = Status(
-            settings, self._id, self.generations, self.worker, self.reconciler, self.drift, self.ready.work
+            settings,
+            self._id,
+            self.generations,
+            self.worker,
+            self.reconciler,
+            self.drift,
+            self.ready.work,
+            lambda: self._ticker.due,
         )
         self.metrics.follow_navigator(lambda: self.reconciler.process is not None)
         self.metrics.follow_state(self.status.sync, self.status.health)
@@ -202,13 +211,20 @@ class Daemon:
                     self._pending_regions,
                     self.fleet.known,
                     lambda who: self.fleet.update(Wanted(), who),
+                    self.fleet.changes,
                 ),
                 FleetViews(self.fleet, self.broker, administrators),
+                _names(settings),
             ),
             settings.listen,
         )
 
-        self.status.problems += (lambda: self.server.problem, self._databases_problem)
+        self.status.problems += [
+            lambda: self.server.problem,
+            self.generations.site.unwritable,
+            process.hidden,
+            self._databases_problem,
+        ]
 
     # Life
 
@@ -242,7 +258,7 @@ class Daemon:
         self._keep_running(stack, self.drift.run())
         self._keep_running(stack, self._relay.run())
         stack.push_async_callback(self.fleet.close)
-        self._keep_running(stack, Ticker(self._settings.update.poll, self._poll, self._resumed).run())
+        self._keep_running(stack, self._ticker.run())
         if self._own_index is not None:
             if self._settings.fleet.follow_local_index:
                 self._followed.changed()  # it may have changed while no daemon ran
@@ -267,6 +283,7 @@ class Daemon:
             self._soon(self._ask(Request(trigger="start", who="the daemon's start")))
 
     async def _start_work(self, stack: AsyncExitStack) -> asyncio.Task[None]:
+        await asyncio.to_thread(warm_up)
         self.broker.startup()
         stack.callback(self.generations.shutdown)
         try:
@@ -434,3 +451,11 @@ class Daemon:
             *(f"region {code} is to be added" for code in added),
             *(f"region {code} is to be removed" for code in removed),
         ]
+
+
+def _names(settings: Settings) -> list[str]:
+    """The names that requests on TCP may be for."""
+    names = [settings.listen.host, *settings.listen.names]
+    if settings.page.through_navigator and settings.machine.app:
+        names.append(f"{settings.machine.app}.fly.dev")  # Navigator passes on what its client asked for
+    return names

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+# A sentence may quote what somebody sent: the name of a table can have a million letters.
+_LONGEST = 1000
+
 
 class SidecarError(Exception):
     """A failure with a stable code, a sentence and a hint.
 
     `code` is for machines (metrics, JSON), `message` says what happened and to what, `hint` says what
     to do about it (it may be empty), `detail` is for administrators only. `status` is the HTTP status
-    that fits.
+    that fits. The message is bounded in length, whatever it quotes.
     """
 
     code = "error"
@@ -17,6 +20,8 @@ class SidecarError(Exception):
     """Seconds after which it is worth trying again, where it is at all."""
 
     def __init__(self, message: str, hint: str = "", *, code: str | None = None, detail: str = "") -> None:
+        if len(message) > _LONGEST:
+            message = f"{message[:_LONGEST]} …"
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -71,13 +76,16 @@ class Forbidden(SidecarError):
 
 
 class TooManyAttempts(SidecarError):
-    """Too many wrong passwords from one address."""
+    """Too many wrong passwords from one address, or for one name."""
 
     code = "too_many_attempts"
     status = 429
 
     def __init__(self, seconds: int) -> None:
-        super().__init__("too many wrong passwords came from this address", f"wait {seconds} s and try again")
+        super().__init__(
+            "too many wrong passwords came from this address, or for this name",
+            f"wait {seconds} s and try again",
+        )
         self.retry_after = seconds
 
 

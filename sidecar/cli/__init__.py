@@ -7,11 +7,15 @@ import asyncio
 import ctypes
 import getpass
 import hashlib
+import logging
 import os
+import resource
+import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,20 +27,28 @@ from sidecar import __version__
 from sidecar.cli import compare as compare_command
 from sidecar.cli import fleet_commands as fleet_command
 from sidecar.cli import ready_commands as ready_command
-from sidecar.cli.client import Client
-from sidecar.config.parse import masked, parse
+from sidecar.cli.client import Client, NoDaemon
+from sidecar.cli.output import say, say_json, say_lines
+from sidecar.cli.texts import entry_text, history_text, preview_text, status_text
+from sidecar.config.environment_file import variables
+from sidecar.config.parse import masked, parse, unknown_variables, usable
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.generate import yaml_writer
 from sidecar.model import signing
 from sidecar.model.runs import PREVIEW, Outcome, Request
-from sidecar.observe.logs import set_up
+from sidecar.observe.logs import JOURNAL_ERROR, is_journal, set_up
+from sidecar.system.privileges import become_owner, guard_process
 
 if TYPE_CHECKING:
     from sidecar.ready.assembly import Parts
 
+logger = logging.getLogger(__name__)
+
 _M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1  # malloc.h
+_MOST_FILES = 65536
 DEFAULT_FILE = "/etc/sidecar/sidecar.yml"
+_ENVIRONMENT = "environment"
 
 Result = TypeVar("Result")
 Command = Callable[[argparse.Namespace, Settings], int]
@@ -44,11 +56,18 @@ Command = Callable[[argparse.Namespace, Settings], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    # Whoever started this may ignore its children's ends; then no command's exit status could be known.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     options = _parser().parse_args(arguments)
     try:
-        settings = load_settings(options.config)
-        command: Command = options.command
-        return command(options, settings)
+        try:
+            settings = load_settings(options.config)
+            command: Command = options.command
+            return command(options, settings)
+        except SidecarError as error:
+            if _goes_on(options, error):
+                return 0
+            raise
     except SettingsError as error:
         _complain(options, error)
         return 2
@@ -61,34 +80,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has had enough of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except PermissionError as error:
+        what = error.filename or "what it needs"
+        _complain(
+            options,
+            SidecarError(
+                f"this user may not use {what}: {error.strerror}",
+                "run the command as root, or as the user that runs the sidecar",
+            ),
+        )
+        return 1
 
 
-def load_settings(file: str | None) -> Settings:
-    """Settings from the file that is named, or the usual one where it exists, and the environment."""
+def load_settings(
+    file: str | None, read: Callable[[Any, Mapping[str, str], str], Settings] = parse
+) -> Settings:
+    """Settings from the file that is named, or the usual one where it exists, and the environment.
+
+    The file `environment` beside it, which systemd gives the service, counts for what the environment does
+    not say, where this user may read it.
+    """
     named = file or os.environ.get("SIDECAR_CONFIG")
     path = Path(named or DEFAULT_FILE)
+    with suppress(OSError):
+        for name, value in variables(path.with_name(_ENVIRONMENT).read_text(errors="replace")).items():
+            os.environ.setdefault(name, value)
     if not named and not path.exists():
-        return parse({}, os.environ)
+        return read({}, os.environ, "")
     try:
-        return parse(yaml_writer.load(path.read_bytes()), os.environ, str(path))
+        return read(yaml_writer.load(path.read_bytes()), os.environ, str(path))
     except OSError as error:
         raise SettingsError(
             f"{path} cannot be read: {error.strerror}", "check --config and SIDECAR_CONFIG"
         ) from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {error}") from None
+        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _serve(options: argparse.Namespace, settings: Settings) -> int:
     _spare_memory()
+    _raise_limit_of_files()
     from sidecar.daemon import Daemon
 
+    become_owner(Path(settings.paths.state))
+    guard_process()
     set_up(settings.logging)
 
     async def serve() -> None:
-        await Daemon(settings).run()
+        daemon = Daemon(settings)
+        for sentence in unknown_variables(os.environ):
+            logger.warning(sentence)
+            daemon.status.problems.append(partial(str, sentence))
+        await daemon.run()
 
-    asyncio.run(serve())
+    try:
+        asyncio.run(serve())
+    except (SidecarError, PermissionError):
+        raise  # a sentence says it all
+    except Exception:
+        logger.critical("the daemon has ended", exc_info=True)
+        return 1
     return 0
 
 
@@ -98,6 +149,14 @@ def _spare_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_ARENA_MAX, 1)
         libc.mallopt(_M_TRIM_THRESHOLD, 128 << 10)
+
+
+def _raise_limit_of_files() -> None:
+    """As many open files as the system allows, within reason: connections must not use up all of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _update(options: argparse.Namespace, settings: Settings) -> int:
@@ -116,11 +175,11 @@ def _follow(options: argparse.Namespace, client: Client, path: str, body: bytes 
     """Make something happen, show it live, and give the exit status."""
     if options.json:
         status, answer = client.request("POST", path, body=body)
-        _print_json(answer)
+        say_json(answer)
         return 0 if status == 200 or _boots(options, isinstance(answer, dict) and answer.get("stands")) else 1
     for kind, data in client.events("POST", path, body):
         if kind == "log":
-            print(data["line"], flush=True)
+            say(data["line"])
         elif kind == "error":
             return _refused(data)
         elif kind == "outcome":
@@ -154,27 +213,16 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
     if status != 200:
         return _refused(body)
     if options.json:
-        _print_json(body)
-    elif options.generation:
-        _print_tree(body)
+        say_json(body)
     else:
-        for entry in body:
-            _print_entry(entry)
+        say_lines(entry_text(body) if options.generation else history_text(body))
     return 0
-
-
-def _print_entry(entry: dict[str, Any]) -> None:
-    outcome = entry["outcome"]
-    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(outcome["started"]))
-    number = outcome.get("generation", "-") if outcome["state"] == "published" else "-"
-    problem = (outcome.get("error") or {}).get("message") or entry["note"] or ""
-    by = f"{outcome['trigger']} ({outcome['who']})" if outcome["who"] else outcome["trigger"]
-    print(f"{moment} UTC  {number!s:>6}  {entry['state']:11}  {by}{f': {problem}' if problem else ''}")
 
 
 def _once(settings: Settings, request: Request) -> Outcome:
     from sidecar.daemon import Daemon
 
+    become_owner(Path(settings.paths.state))
     set_up(msgspec.structs.replace(settings.logging, level="error"))
 
     async def once() -> Outcome:
@@ -199,30 +247,11 @@ def _preview(options: argparse.Namespace, settings: Settings) -> int:
             return _refused(body)
         outcome = msgspec.convert(body, Outcome)
     if options.json:
-        _print_json(outcome)
+        say_json(outcome)
         return 0 if outcome.good else 1
     if outcome.good:
-        _print_preview(outcome, options.diff)
+        say_lines(preview_text(outcome, diffs=options.diff))
     return _finish(options, outcome, log=not outcome.good)
-
-
-def _print_preview(outcome: Outcome, diffs: bool) -> None:
-    if not outcome.written and (outcome.changes is None or not outcome.changes.sentences()):
-        print("An update would change nothing.")
-    if outcome.changes is not None:
-        for kind in ("users", "studios", "events", "regions"):
-            delta = getattr(outcome.changes, kind)
-            for what in ("added", "removed", "moved", "changed"):
-                names = getattr(delta, what)
-                if names.count:
-                    more = names.count - len(names.names)
-                    print(f"{kind} {what}: {', '.join(names.names)}{f' and {more} more' if more else ''}")
-    print(f"files to write: {', '.join(outcome.written) or 'none'}")
-    for warning in outcome.warnings:
-        print(f"warning: {warning}")
-    if diffs:
-        for text in outcome.diffs.values():
-            print(text, end="")
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
@@ -231,9 +260,9 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
         return 0 if status == 200 else _refused(body)
     _, body = Client(settings.listen.socket, timeout=10).request("GET", "/status")
     if options.json:
-        _print_json(body)
+        say_json(body)
     else:
-        _print_tree(body)
+        say_lines(status_text(body, time.time()))
     good = (body["sync"]["state"], body["health"]["state"]) == ("synced", "healthy")
     return 0 if good else 1
 
@@ -244,6 +273,7 @@ def _alone(settings: Settings) -> ready_command.Alone:
     def alone(do: Callable[[Parts], Awaitable[Result]]) -> Result:
         from sidecar.daemon import Daemon
 
+        become_owner(Path(settings.paths.state))
         set_up(msgspec.structs.replace(settings.logging, level="error"))
 
         async def work() -> Result:
@@ -259,34 +289,37 @@ def _config(options: argparse.Namespace, settings: Settings) -> int:
     from sidecar.generations import targets
     from sidecar.inputs.machine import maintenance_text, parse_profile, placeholder_values, profile_text
 
+    for sentence in unknown_variables(os.environ):
+        say(f"sidecar: warning: {sentence}", file=sys.stderr)
     targets(settings)
     parse_profile(profile_text(settings.profile), settings.profile)
     if options.check:
-        print("The configuration is sound.")
+        say("The configuration is sound.")
         return 0
     if options.maintenance:
-        print(maintenance_text(settings), end="")
+        say_lines(maintenance_text(settings))
         return 0
     shown = masked(settings)
     shown["placeholders"] = placeholder_values(settings, Path(settings.paths.state) / "loaded")
     if options.json:
-        _print_json(shown)
+        say_json(shown)
     else:
-        print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), end="")
+        say_lines(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True))
     return 0
 
 
 def _doctor(options: argparse.Namespace, settings: Settings) -> int:
     from sidecar.cli.doctor import examine
 
+    become_owner(Path(settings.paths.state))
     findings = asyncio.run(examine(settings))
     if options.json:
-        _print_json(findings)
+        say_json(findings)
     else:
         for finding in findings:
-            print(f"{'ok  ' if finding.good else 'FAIL'} {finding.subject}: {finding.message}")
+            say(f"{'ok  ' if finding.good else 'FAIL'} {finding.subject}: {finding.message}")
             if finding.hint and not finding.good:
-                print(f"     what to do: {finding.hint}")
+                say(f"     what to do: {finding.hint}")
     return 0 if all(finding.good for finding in findings) else 1
 
 
@@ -301,9 +334,9 @@ def _hash_password(options: argparse.Namespace, settings: Settings) -> int:
         raise SidecarError("a password has 8 to 72 bytes", "choose another")
     hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(options.cost)).decode()
     if options.json:
-        _print_json({"hash": hashed})
+        say_json({"hash": hashed})
     else:
-        print(hashed)
+        say(hashed)
     return 0
 
 
@@ -325,10 +358,10 @@ def _sign(options: argparse.Namespace, settings: Settings) -> int:
     if body[:2] == b"\x1f\x8b":
         headers["Content-Encoding"] = "gzip"
     if options.json:
-        _print_json({"path": path, "headers": headers})
+        say_json({"path": path, "headers": headers})
     else:
         for name, value in headers.items():
-            print(f"{name}: {value}")
+            say(f"{name}: {value}")
     return 0
 
 
@@ -345,8 +378,8 @@ def _demo(options: argparse.Namespace, settings: Settings) -> int:
         while daemon.status.last is None and not running.done():  # noqa: ASYNC110 - the first update takes a moment
             await asyncio.sleep(0.05)
         if daemon.server.url and not running.done():
-            print(f"\nThe operators' page: {daemon.server.url}/ (Ctrl-C ends it)", flush=True)
-            print("Sign in as demo, with the password demo.", flush=True)
+            say_lines(f"\nThe operators' page: {daemon.server.url}/ (Ctrl-C ends it)")
+            say("Sign in as demo, with the password demo.")
         await running
 
     asyncio.run(serve())
@@ -362,18 +395,18 @@ def _finish(options: argparse.Namespace, outcome: Outcome, *, log: bool = True) 
     """Print how a run ended, and give the exit status."""
     done = outcome.good or _boots(options, outcome.stands)
     if options.json:
-        _print_json(outcome)
+        say_json(outcome)
         return 0 if done else 1
     if log:
         for line in outcome.log:
-            print(line)
+            say(line)
     milliseconds = outcome.seconds * 1000
-    print(f"{outcome.state.capitalize()} in {milliseconds:.0f} ms; generation in place: {outcome.generation}")
+    say(f"{outcome.state.capitalize()} in {milliseconds:.0f} ms; generation in place: {outcome.generation}")
     if outcome.error is not None:
         hint = f" ({outcome.error.hint})" if outcome.error.hint else ""
-        print(f"sidecar: {outcome.error.message}{hint}", file=sys.stderr)
+        say(f"sidecar: {outcome.error.message}{hint}", file=sys.stderr)
     if done and not outcome.good:
-        print(
+        say(
             f"sidecar: warning: generation {outcome.generation} from before is in place and whole; "
             "Navigator can start with it, though the index may have changed since",
             file=sys.stderr,
@@ -390,31 +423,32 @@ def _boots(options: argparse.Namespace, stands: object) -> bool:
     return bool(stands) and getattr(options, "trigger", None) == "boot"
 
 
+def _goes_on(options: argparse.Namespace, error: SidecarError) -> bool:
+    """Whether a machine that boots goes on, though no daemon answers or a variable is unusable."""
+    if getattr(options, "trigger", None) != "boot" or not isinstance(error, NoDaemon | SettingsError):
+        return False
+    from sidecar.cli.boot import put_in_place
+
+    try:
+        number = put_in_place(load_settings(options.config, usable))
+    except SidecarError:
+        return False
+    if number is None:
+        return False
+    say(f"sidecar: {error}", file=sys.stderr)
+    say(
+        f"sidecar: warning: generation {number} from before is in place and whole; "
+        "Navigator can start with it, but nothing new comes until this is put right",
+        file=sys.stderr,
+    )
+    return True
+
+
 def _complain(options: argparse.Namespace, error: SidecarError) -> None:
     if getattr(options, "json", False):
-        _print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
-    print(f"sidecar: {error}", file=sys.stderr)
-
-
-def _print_json(data: Any) -> None:
-    print(msgspec.json.format(msgspec.json.encode(data)).decode())
-
-
-def _print_tree(tree: dict[str, Any], indent: str = "") -> None:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            print(f"{indent}{key}:")
-            _print_tree(value, f"{indent}  ")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for entry in value:
-                print(f"{indent}{key}:")
-                _print_tree(entry, f"{indent}  ")
-        elif (isinstance(value, list) and value) or (isinstance(value, str) and "\n" in value):
-            print(f"{indent}{key}:")
-            for line in value.splitlines() if isinstance(value, str) else value:
-                print(f"{indent}  {line}")
-        else:
-            print(f"{indent}{key}: {'-' if value is None else value}")
+        say_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+    prefix = JOURNAL_ERROR if is_journal(sys.stderr) else ""
+    say(f"{prefix}sidecar: {error}", file=sys.stderr)
 
 
 def _add_wait(parser: argparse.ArgumentParser) -> None:

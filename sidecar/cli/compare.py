@@ -18,12 +18,14 @@ import bcrypt
 import msgspec
 import yaml
 
+from sidecar.cli.output import say, say_json
 from sidecar.config.settings import Settings
 from sidecar.errors import SidecarError
 from sidecar.generate import HTPASSWD, MAP, NAVIGATOR, PRERENDER, SHOWCASES, TENANTS
 from sidecar.generate.htpasswd import htpasswd
 from sidecar.model.index import User
 from sidecar.model.record import Record
+from sidecar.system.privileges import become_owner
 
 COMPARED = (HTPASSWD, MAP, SHOWCASES, TENANTS, NAVIGATOR, PRERENDER)
 # Where they may lie in a folder: in itself, or as in the application's.
@@ -225,21 +227,25 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             f"none of {', '.join(COMPARED)} is in {', '.join(options.folders)}",
             "name the folders that hold what the other way wrote",
         )
+    try:
+        contents = {name: path.read_bytes() for name, path in others.items()}
+    except OSError as error:
+        raise SidecarError(
+            f"{error.filename} cannot be read: {error.strerror}", "compare as a user who may read it"
+        ) from error
+    become_owner(Path(settings.paths.state))
     ours = _published(settings) if options.published else asyncio.run(generated(settings))
     files = [
-        Compared(name, str(path), compared(name, ours[name], path.read_bytes()))
-        for name, path in others.items()
+        Compared(name, str(others[name]), compared(name, ours[name], content))
+        for name, content in contents.items()
     ]
     absent = [name for name in COMPARED if name not in others]
     good = all(one.equal for one in files)
     if options.json:
-        print(
-            msgspec.json.format(
-                msgspec.json.encode({"files": files, "absent": absent, "equal": good})
-            ).decode()
-        )
+        say_json({"files": files, "absent": absent, "equal": good})
     else:
-        print("\n".join(_report(files, absent)))
+        for line in _report(files, absent):
+            say(line)
     return 0 if good else 1
 
 

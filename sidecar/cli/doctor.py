@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 
 from sidecar.cli.client import Client, NoDaemon
+from sidecar.config.parse import unknown_variables
 from sidecar.config.settings import Settings
 from sidecar.errors import SidecarError
 from sidecar.generate import generate
@@ -34,7 +35,7 @@ class Finding(Record, frozen=True):
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Look at folders, forwarder, commands, store, generation and daemon. Changes nothing."""
+    """Look at folders, forwarder, commands, store, generation and daemon. Makes the salts' key at most."""
     findings = list(_folders(settings))
     findings.append(_forwarder(settings))
     findings += _commands(settings)
@@ -42,6 +43,10 @@ async def examine(settings: Settings) -> list[Finding]:
         findings.append(await _origin(settings))
     findings += [finding async for finding in _store_and_generation(settings)]
     findings += _daemon(settings)
+    said = {finding.message for finding in findings}
+    for sentence in unknown_variables(os.environ):
+        if sentence not in said:
+            findings.append(Finding("environment", False, sentence, "`sidecar config` lists the settings"))
     return findings
 
 
@@ -157,7 +162,7 @@ def _generation(settings: Settings, path: Path) -> Finding:
         return Finding("generation", False, error.message, error.hint)
     skipped = f", {len(generated.skipped)} rows unfit for htpasswd" if generated.skipped else ""
     return Finding(
-        "generation", True, f"{len(generated.databases)} tenants with profile {settings.profile}{skipped}"
+        "generation", True, f"{len(generated.tenants)} events with profile {settings.profile}{skipped}"
     )
 
 

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sidecar.cli.output import say, say_json
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.model.record import Problem
+from sidecar.system.privileges import become_owner
 
 if TYPE_CHECKING:
     from sidecar.fleet.progress import Live, Records
@@ -102,6 +104,7 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
     from sidecar.fleet.report import lines
     from sidecar.fleet.run import Updates, Wanted
 
+    become_owner(Path(settings.paths.state))
     wanted = Wanted(
         index=_index(options, settings),
         replace=options.replace,
@@ -120,11 +123,12 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
     work = updates.update(wanted, listener)
     report = asyncio.run(work if live is None else _shown(work, live))
     if options.json:
-        _write_json(report)
+        say_json(report)
     else:
         if live is not None:
             live.end()
-        _write("\n".join(lines(report)) + "\n")
+        for line in lines(report):
+            say(line)
     return 0 if report.good or report.dry_run else 1
 
 
@@ -154,9 +158,15 @@ async def _shown(work: Coroutine[Any, Any, Report], live: Live) -> Report:
 def _index(options: argparse.Namespace, settings: Settings) -> Path | None:
     if options.index:
         path = Path(options.index)
-        if not path.is_file():
-            raise SettingsError(f"--index: there is no {path}", "name the database file")
-        return path.resolve()
+        try:
+            if not path.is_file():
+                raise SettingsError(f"--index: there is no {path}", "name the database file")
+            return path.resolve()
+        except OSError as error:
+            raise SettingsError(
+                f"--index: {path} cannot be read: {error.strerror}",
+                "the user that runs the sidecar has to be able to read it",
+            ) from None
     if settings.update.own_index and not options.no_upload:
         return Path(settings.paths.databases) / "index.sqlite3"
     return None
@@ -167,11 +177,13 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     from sidecar.fleet.report import overview_lines
     from sidecar.fleet.run import Updates
 
+    become_owner(Path(settings.paths.state))
     overview = asyncio.run(Updates(settings).overview(Silence()))
     if options.json:
-        _write_json({**msgspec.to_builtins(overview), "good": overview.good})
+        say_json({**msgspec.to_builtins(overview), "good": overview.good})
     else:
-        _write("\n".join(overview_lines(overview)) + "\n")
+        for line in overview_lines(overview):
+            say(line)
     return 0 if overview.good else 1
 
 
@@ -180,12 +192,5 @@ def _size() -> tuple[int, int]:
 
 
 def _write(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-    except UnicodeEncodeError:  # by its encoding a terminal may be able to show less than UTF-8
-        sys.stdout.write(text.encode("ascii", "replace").decode())
+    sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _write_json(data: Any) -> None:
-    _write(msgspec.json.format(msgspec.json.encode(data)).decode() + "\n")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from sidecar.cli.client import Client, NoDaemon
+from sidecar.cli.output import say, say_json, say_lines
 from sidecar.config.settings import Settings
 from sidecar.errors import NotFound, SidecarError
 from sidecar.model.work import Pushed, Work, work_text
@@ -83,7 +84,7 @@ def add(commands: Any, add_parser: AddParser, alone: Callable[[Settings], Alone]
 def _ready(options: argparse.Namespace, client: Client, alone: Alone) -> int:
     def tell(kind: str, data: dict[str, Any]) -> None:
         if kind == "ready_log" and not options.json:
-            print(f"{data['step']}: {data['line']}", flush=True)
+            say(f"{data['step']}: {data['line']}")
 
     work = ready(client, alone, everything=options.everything, tell=tell)
     _print(work if options.json else work_text(work))
@@ -122,21 +123,24 @@ def _chosen(rows: Sequence[Line], names: Sequence[str]) -> list[str]:
     wanted = {name.removesuffix(SUFFIX) for name in names}
     chosen = [row for row in rows if (row.name in wanted if names else row.action == "push")]
     if chosen:
-        print(table(chosen), file=sys.stderr)
+        for line in table(chosen).splitlines():
+            say(line, file=sys.stderr)
     # What this machine does not know is for the daemon to refuse.
     return [row.name for row in chosen] if not names else list(names)
 
 
 def _confirm(names: Sequence[str]) -> None:
-    print(f"Push {len(names)} to the store? [y/N] ", end="", file=sys.stderr, flush=True)
+    say(f"Push {len(names)} to the store? [y/N]", file=sys.stderr)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        print(file=sys.stderr)
         raise SidecarError("nothing was pushed: nobody said yes", "--yes pushes without asking")
 
 
 def _print(data: Any) -> None:
     """Text as it is, anything else as JSON."""
-    print(data if isinstance(data, str) else msgspec.json.format(msgspec.json.encode(data)).decode())
+    if isinstance(data, str):
+        say_lines(data)
+    else:
+        say_json(data)
 
 
 def ready(

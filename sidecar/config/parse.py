@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
@@ -41,6 +42,17 @@ def parse(document: Any, environ: Mapping[str, str], source: str = "sidecar.yml"
             _merge(tree, overrides), "the environment", {variable(key): key for key, _ in keys()}
         )
     return _completed(settings, environ)
+
+
+def usable(document: Any, environ: Mapping[str, str], source: str = "sidecar.yml") -> Settings:
+    """The same, but variables of the sidecar's own that cannot be used are left out, each by itself."""
+    kept = {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
+    settings = parse(document, kept, source)
+    for name in sorted(environ.keys() - kept.keys()):
+        with suppress(SettingsError):
+            settings = parse(document, {**kept, name: environ[name]}, source)
+            kept[name] = environ[name]
+    return settings
 
 
 def _convert(tree: dict[str, Any], source: str, variables: Mapping[str, str] | None = None) -> Settings:
@@ -111,10 +123,7 @@ def _overrides(environ: Mapping[str, str]) -> dict[str, Any]:
         if not name.startswith(PREFIX) or name in _OTHER_VARIABLES:
             continue
         if name not in known:
-            raise SettingsError(
-                f"the environment: {name} names no setting",
-                "`sidecar config` lists the settings and their variables",
-            )
+            continue
         parsed: Any = value
         if known[name] in structured:
             parsed = _json_value(name, value)
@@ -124,6 +133,16 @@ def _overrides(environ: Mapping[str, str]) -> dict[str, Any]:
         else:
             tree[key] = parsed
     return tree
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """In sentences: variables that name no setting. They stop nothing: a mistyped secret is no outage."""
+    known = {variable(key) for key, _ in keys()} | _OTHER_VARIABLES
+    return [
+        f"the variable {name} names no setting and has no effect: correct or remove it"
+        for name in sorted(environ)
+        if name.startswith(PREFIX) and name not in known
+    ]
 
 
 def _is_structured(kind: Any) -> bool:
@@ -146,6 +165,7 @@ _DEPLOYMENT = {
     "FLY_MACHINE_ID": "machine.id",
     "FLY_APP_NAME": "machine.app",
     "FLY_REGION": "machine.region",
+    "KAMAL_HOST": "machine.id",
     "FLY_API_TOKEN": "fleet.token",
     "RAILS_DB_VOLUME": "paths.databases",
     "RAILS_STORAGE": "paths.storage",
@@ -172,11 +192,18 @@ def _from_deployment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, the second one before the first: whole settings, never parts of one, be it a mapping."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        both = key in _SECTIONS and isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = {**below, **value} if both and below is not None else value
     return merged
+
+
+_SECTIONS = frozenset(
+    field.name for field in msgspec.structs.fields(Settings) if isinstance(field.default, Section)
+)
 
 
 def _completed(settings: Settings, environ: Mapping[str, str]) -> Settings:
@@ -206,6 +233,11 @@ def _completed(settings: Settings, environ: Mapping[str, str]) -> Settings:
         settings,
         store=store or f"file://{paths.state}/store",
         profile=profile,
+        update=msgspec.structs.replace(
+            settings.update,
+            # Without any store the index that a host under Kamal has can only be its own.
+            own_index=settings.update.own_index or (profile == "kamal" and not store),
+        ),
         ready=msgspec.structs.replace(
             settings.ready, lock=settings.ready.lock or f"{filled['temporary']}/.sidecar-ready.lock"
         ),

@@ -51,6 +51,13 @@ class Listen(Section, frozen=True):
     socket: Annotated[str, _doc("Unix socket; whoever may open it is trusted")] = "/run/sidecar/sidecar.sock"
     socket_mode: Annotated[Mode, _doc("file mode of the socket")] = Mode(0o660)
     host: Annotated[str, _doc("TCP address for people and Prometheus")] = "127.0.0.1"
+    names: Annotated[
+        list[str],
+        _doc(
+            "host names that requests on TCP may be for, besides addresses, names without a dot and names "
+            "below .internal; with page.through_navigator that of the site"
+        ),
+    ] = []
     port: Annotated[Port, _doc("TCP port; 0 takes a free one")] = 9292
     tcp: Annotated[bool, _doc("whether to listen on TCP at all")] = True
 
@@ -59,7 +66,11 @@ class Machine(Section, frozen=True):
     """Which machine this is."""
 
     id: Annotated[
-        str, _doc("this machine's id, as signed pokes name it; default FLY_MACHINE_ID, else the host's name")
+        str,
+        _doc(
+            "this machine's id, as signed pokes name it; default FLY_MACHINE_ID or KAMAL_HOST, "
+            "else the host's name"
+        ),
     ] = ""
     app: Annotated[str, _doc("the Fly application; default FLY_APP_NAME")] = ""
     region: Annotated[
@@ -113,7 +124,7 @@ class ExtraFile(Section, frozen=True):
 class Files(Section, frozen=True):
     """Owner and mode of the files that are published, and what else is fetched."""
 
-    mode: Annotated[Mode, _doc("mode of all but htpasswd")] = Mode(0o644)
+    mode: Annotated[Mode, _doc("mode of all but htpasswd and the index")] = Mode(0o644)
     htpasswd_mode: Annotated[Mode, _doc("mode of htpasswd; Navigator's user must be able to read it")] = Mode(
         0o640
     )
@@ -198,7 +209,10 @@ class Update(Section, frozen=True):
     )
     own_index: Annotated[
         bool,
-        _doc("this machine owns the index: it is read in its place and watched, never fetched or replaced"),
+        _doc(
+            "this machine owns the index: it is read in its place and watched, never fetched or replaced; "
+            "so under Kamal without any store"
+        ),
     ] = False
     waiting: Annotated[Count, _doc("how many pokes may wait at once")] = 2000
     at_start: Annotated[bool, _doc("fetch and update when the daemon starts")] = True
@@ -285,7 +299,10 @@ class Databases(Section, frozen=True):
         bool, _doc("whether copies of the databases that other regions serve are kept here")
     ] = False
     mode: Annotated[
-        Mode, _doc("mode of a database that is new here; the application must be able to write to it")
+        Mode,
+        _doc(
+            "mode of a database that is new here, the index too; the application must be able to write to it"
+        ),
     ] = Mode(0o660)
     owner: Annotated[str, _doc("user that shall own it: the application's; default files.owner")] = ""
     group: Annotated[str, _doc("group that shall own it; default files.group")] = ""

@@ -7,6 +7,7 @@ knowing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ HELPERS = frozenset({"fly_app_release_command", "fly_app_console"})
 """Process groups of machines that live for one command."""
 
 _LISTED = 10
+_ID = re.compile(r"[\w.-]{1,255}")
 
 
 class FleetError(SidecarError):
@@ -183,6 +185,10 @@ def _fits(one: Target | Skipped, word: str) -> bool:
 
 
 def _sorted(targets: list[Target], skipped: list[Skipped]) -> Found:
+    """The fleet in order; whose id cannot be one, as it goes into headers and is signed, is left out."""
+    odd = [one for one in targets if not _ID.fullmatch(one.id)]
+    targets = [one for one in targets if one not in odd]
+    skipped = [*skipped, *(Skipped(one.id, one.name, one.region, "its id is none") for one in odd)]
     return Found(
         tuple(sorted(targets, key=lambda one: (one.region, one.id))),
         tuple(sorted(skipped, key=lambda one: (one.region, one.id))),

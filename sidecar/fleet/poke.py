@@ -74,5 +74,8 @@ class Talk:
                 return Answer(answer.status, machine, content, seconds_of(answer.headers))
         except TimeoutError:
             return Verdict("hanging", f"no answer within {timeout:g} s")
+        except ValueError as error:
+            # A line break in an id, for instance: no request can be made of what somebody listed.
+            return Verdict("failing", f"it cannot be asked: {error}", final=True)
         except (aiohttp.ClientError, OSError) as error:
             return Verdict("unreachable", str(error) or type(error).__name__)

@@ -10,6 +10,7 @@ import msgspec
 from sidecar.fleet.report import Report, Result
 from sidecar.fleet.verdicts import BAD, GOOD
 from sidecar.model.record import Problem
+from sidecar.model.text import printable
 
 STEPS = {
     "before": "Step 0: Running the commands before it...",
@@ -94,7 +95,7 @@ class Lines:
 
     def say(self, sentence: str) -> None:
         """A sentence about the whole."""
-        self._write(f"{sentence}\n")
+        self._write(f"{printable(sentence)}\n")
 
     def expect(self, results: list[Result]) -> None:
         """How many there are, and who. It is a number of machines, in the plural, that is looked for."""
@@ -188,4 +189,4 @@ def line(result: Result) -> str:
     after = f" after {result.seconds:.1f} s" if result.state in _DONE and result.attempts else ""
     tries = f", attempt {result.attempts}" if result.attempts > 1 and result.state not in GOOD else ""
     note = f": {result.note}" if result.note else ""
-    return f"{result.machine}{where}: {result.state.replace('_', ' ')}{after}{tries}{note}"
+    return printable(f"{result.machine}{where}: {result.state.replace('_', ' ')}{after}{tries}{note}")

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from sidecar.config.settings import Settings
+from sidecar.config.settings import Paths, Settings
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.progress import STEPS, line
 from sidecar.fleet.report import Report, Result, State, lines
 from sidecar.fleet.run import Updates, Wanted
+from sidecar.generate.cache import Memo
+from sidecar.generate.ownership import owners
+from sidecar.inputs.index import read_deployed, read_index
 from sidecar.inputs.store import Store, own_index
+from sidecar.model.changes import Changes, changes
 from sidecar.model.record import Problem, Record
 from sidecar.model.runs import Emit, Outcome
+from sidecar.system.background import in_thread
 from sidecar.system.files import load, replace
 
 logger = logging.getLogger(__name__)
@@ -104,6 +110,8 @@ class FleetService:
         emit: Emit,
         remember: Callable[[Outcome], object],
     ) -> None:
+        self._settings = settings
+        self._store = store
         self._updates = Updates(settings, store)
         self._machine = machine
         named = settings.fleet.machines or settings.fleet.app or settings.machine.app
@@ -138,6 +146,19 @@ class FleetService:
         self._running = asyncio.create_task(self._run(wanted, who))
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._running)
+
+    async def changes(self) -> Changes | None:
+        """What an update would change in the store; None where this machine uploads nothing.
+
+        Raises `SidecarError` when that cannot be found out.
+        """
+        if self._local is None:
+            return None
+        with tempfile.TemporaryDirectory(prefix="sidecar-fleet-") as folder:
+            stored, local = Path(folder) / "stored", Path(folder) / "local"
+            await self._store.fetch(self._settings.index_key, stored, None)
+            await self._local.fetch(self._settings.index_key, local, None)
+            return await in_thread(_compare, stored, local, self._settings.paths)
 
     async def relay(self) -> bool:
         """Tell all other machines to look at the store, for a webhook that reached this one; is all done?"""
@@ -193,6 +214,12 @@ class FleetService:
         if index is not None and report.good:
             await asyncio.to_thread(self._remember_reached, index)
         return report
+
+
+def _compare(before: Path, after: Path, paths: Paths) -> Changes:
+    deployed, memo = read_deployed(Path(paths.deployed), Path(paths.regions)), Memo()
+    old, new = read_index(before, deployed), read_index(after, deployed)
+    return changes(old, owners(old, memo), new, owners(new, memo))
 
 
 def _outcome(standing: Standing) -> Outcome:

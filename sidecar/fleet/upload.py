@@ -23,7 +23,7 @@ from sidecar.inputs.store import Store
 from sidecar.inputs.store.local import LocalIndex
 from sidecar.model.objects import Fetched, Stored
 from sidecar.model.record import Record
-from sidecar.system.files import load, replace
+from sidecar.system.files import load_readable, replace
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,11 @@ class Memory:
         self._archive = Archive(state / "generations")
 
     def knows(self, etag: str) -> str | None:
-        """The SHA-256 of the object with this ETag, if this machine has seen it last; else None."""
-        seen = load(self._path, Seen)
+        """The SHA-256 of the object with this ETag, if this machine has seen it last; else None.
+
+        `ReadError` when this process may not read what the machine remembers.
+        """
+        seen = load_readable(self._path, Seen)
         if seen is not None and seen.etag == etag:
             return seen.sha256
         try:

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sidecar.errors import Rejected, SettingsError
+from sidecar.errors import SettingsError
 from sidecar.generate import documents, navigator_yml, yaml_writer
 from sidecar.generate.cache import Memo
 from sidecar.generate.htpasswd import htpasswd
@@ -30,7 +31,7 @@ NAVIGATOR = "navigator.yml"
 NAMES = (HTPASSWD, MAP, SHOWCASES, TENANTS, PRERENDER, MAINTENANCE, NAVIGATOR)
 """The artifacts in the order of their installation: navigator_yml.yml, which the web server watches, last."""
 
-# Stands for the fingerprint while navigator_yml.yml is written; of the fingerprint's own form.
+# Stands for the fingerprint in the contents that the fingerprint is made of.
 _UNKNOWN = "fingerprint-" + "0" * 32
 
 
@@ -55,7 +56,8 @@ class Generated:
     """A complete set of artifacts, in the order of `NAMES`, and what it was made of.
 
     `tenants` are the events served here, `databases` and `paths` those of every tenant, `expressions` the
-    regular expressions in navigator_yml.yml, `skipped` the warnings about rows left out of htpasswd.
+    regular expressions in navigator_yml.yml, `skipped` the warnings about rows left out of htpasswd,
+    `waiting` how many users are left out until a later update has hashed their plain-text passwords.
     `fingerprint` tells this set from every other; navigator_yml.yml carries it in its ready hook, so that
     the marker which the hook leaves proves which set the web server has loaded.
     """
@@ -69,6 +71,7 @@ class Generated:
     expressions: tuple[str, ...]
     pages: tuple[Page, ...]
     skipped: tuple[str, ...]
+    waiting: int
 
     def __getitem__(self, name: str) -> bytes:
         return next(artifact.content for artifact in self.artifacts if artifact.name == name)
@@ -76,9 +79,10 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """All but the users: the other contents, `_UNKNOWN` for the fingerprint, and what they are made of."""
+    """All but the users: the other contents, `around` a fingerprint where there is one; what they hold."""
 
     contents: Mapping[str, bytes]
+    around: Mapping[str, Sequence[bytes]]
     tenants: tuple[Tenant, ...]
     owners: Mapping[str, str | None]
     databases: tuple[str, ...]
@@ -100,17 +104,17 @@ def generate(
     to be served, by the stems of their databases. Raises `Rejected` for an
     index that cannot be represented and `SettingsError` for an unusable profile.
     """
-    users, skipped = htpasswd(index.users, deployment.key, previous_htpasswd)
+    users, skipped, waiting = htpasswd(index.users, deployment.key, previous_htpasswd)
     machine = repr((deployment.profile, deployment.values, deployment.region, deployment.databases))
     # Most changes concern users only, and then all of this is as it was.
     site = memo.get(
-        (_site, machine, withheld, index.regions, index.studios, index.events),
+        (_site, machine, withheld, deployment.key, index.regions, index.studios, index.events, index.partial),
         lambda: _site(index, deployment, memo, withheld),
     )
     contents = {HTPASSWD: users, **site.contents}
-    fingerprint = _fingerprint(contents)
-    for name in (MAINTENANCE, NAVIGATOR):
-        contents[name] = contents[name].replace(_UNKNOWN.encode(), fingerprint.encode())
+    unknown = {name: _UNKNOWN.encode().join(parts) for name, parts in site.around.items()}
+    fingerprint = _fingerprint(contents | unknown)
+    contents |= {name: fingerprint.encode().join(parts) for name, parts in site.around.items()}
     return Generated(
         artifacts=tuple(Artifact(name, contents[name]) for name in NAMES),
         fingerprint=fingerprint,
@@ -121,6 +125,7 @@ def generate(
         expressions=site.expressions,
         pages=site.pages,
         skipped=tuple(skipped),
+        waiting=waiting,
     )
 
 
@@ -137,6 +142,7 @@ def _site(index: Index, deployment: Deployment, memo: Memo, withheld: frozenset[
     )
     pages = documents.prerender_pages(index, everywhere)
 
+    placeholder = _placeholder(deployment.key)
     values = _values(deployment)
     root = str(values.get("root", ""))
     page_proxy, page_redirect = navigator_yml.page_routes(root, values.get("page_target"))
@@ -146,7 +152,7 @@ def _site(index: Index, deployment: Deployment, memo: Memo, withheld: frozenset[
         "tenants": [navigator_yml.tenant_entries(local, root, withheld)],
         "auth_patterns": navigator_yml.auth_patterns(everywhere, root, regional=here is not None),
         "replay": navigator_yml.replay_routes(everywhere, root, here) if here else [],
-        "fingerprint": _UNKNOWN,
+        "fingerprint": placeholder,
     }
     configuration = expand(_part(deployment.profile, "navigator"), values, "navigator")
     maintenance = expand(_part(deployment.profile, "maintenance"), values, "maintenance")
@@ -157,15 +163,14 @@ def _site(index: Index, deployment: Deployment, memo: Memo, withheld: frozenset[
         SHOWCASES: yaml_writer.dump(documents.showcases_document(everywhere), memo),
         TENANTS: documents.tenants_list(databases, deployment.databases),
         PRERENDER: documents.prerender_list(pages),
-        MAINTENANCE: yaml_writer.dump(maintenance, memo),
-        NAVIGATOR: yaml_writer.dump(configuration, memo),
     }
-    if _UNKNOWN.encode() in contents[MAP] + contents[SHOWCASES]:
-        raise Rejected(
-            f"the index holds the text {_UNKNOWN!r}, which stands for something else here", code="value"
-        )
+    around = {
+        name: yaml_writer.dump(document, memo).split(placeholder.encode())
+        for name, document in ((MAINTENANCE, maintenance), (NAVIGATOR, configuration))
+    }
     return _Site(
         contents=contents,
+        around=around,
         tenants=served,
         owners=owned,
         databases=databases,
@@ -173,6 +178,11 @@ def _site(index: Index, deployment: Deployment, memo: Memo, withheld: frozenset[
         expressions=tuple(_expressions(configuration)),
         pages=tuple(pages),
     )
+
+
+def _placeholder(key: bytes) -> str:
+    """Stands for the fingerprint while files are written: of its form, and nothing that an index can know."""
+    return "fingerprint-" + hmac.digest(key, b"fingerprint", hashlib.sha256).hex()[:32]
 
 
 def maintenance(deployment: Deployment) -> bytes:

@@ -23,6 +23,8 @@ _RE2_MEMORY = 256 << 20
 # RE2 itself takes it, Go's edition does not.
 _ANY_BYTE = re.compile(r"(?<!\\)(?:\\\\)*\\C")
 # Below this many, a large share of them is a handful of edits.
+LOSS = "loss"
+"""The code of a refusal that force waives."""
 _FEW = 10
 
 
@@ -73,7 +75,7 @@ def check(generated: Generated, before: Counts | None, limits: Limits, memo: Mem
     if before is not None and not force:
         now = counts(generated)
         _check_loss("tenants", before.tenants, now.tenants, limits.tenants)
-        _check_loss("users", before.users, now.users, limits.users)
+        _check_loss("users", before.users, now.users + generated.waiting, limits.users)
 
 
 def _check_tenants(databases: Sequence[str], paths: Sequence[str]) -> None:
@@ -116,8 +118,8 @@ def _check_loss(what: str, before: int, now: int, limit: float) -> None:
     if before and (now == 0 or (before >= _FEW and lost > before * limit)):
         raise Rejected(
             f"the index would drop {lost} of {before} {what}, more than the {limit:.0%} allowed at once",
-            "if that is meant, repeat the update with --force",
-            code="loss",
+            "if that is meant, repeat the update by force: `sidecar update --force`, or on the page",
+            code=LOSS,
         )
 
 

@@ -95,7 +95,8 @@ def replay_routes(programmes: Sequence[Programme], root: str, region: str) -> li
         groups = (single if one.single else multiple).setdefault(str(one.region), {})
         groups.setdefault(one.year, []).append(one.studio.key.translate(_ESCAPE_ROUTE))
     codes = regions_in(others)
-    routes = [_route(f"^{root}/regions/{code}/.+$", code) for code in codes]
+    root = root.translate(_ESCAPE_ROUTE)
+    routes = [_route(f"^{root}/regions/{code.translate(_ESCAPE_ROUTE)}/.+$", code) for code in codes]
     for code in codes:
         for groups, rest in ((multiple.get(code, {}), "/.+$"), (single.get(code, {}), "(?:/.*)?$")):
             routes += (

@@ -21,7 +21,12 @@ DEFAULT_LOCALE = "en-US"
 
 
 def distance(latitude: float, longitude: float, region: Region) -> float:
-    """Great-circle distance in kilometres from a place (degrees) to a region, by the haversine formula."""
+    """Great-circle distance in kilometres from a place (degrees) to a region, by the haversine formula.
+
+    A region of which nobody knows where it is has the distance infinity.
+    """
+    if region.latitude is None or region.longitude is None:
+        return math.inf
     north = math.radians(region.latitude - latitude)
     east = math.radians(region.longitude - longitude)
     chord = (
@@ -35,11 +40,12 @@ def owner(studio: Studio, regions: tuple[Region, ...]) -> str | None:
     """The code of the region that owns a studio: the one it names, else the nearest, else none."""
     if studio.region and any(region.code == studio.region for region in regions):
         return studio.region
-    if studio.latitude is None or studio.longitude is None or not regions:
+    places = [region for region in regions if region.latitude is not None]
+    if studio.latitude is None or studio.longitude is None or not places:
         return None
     latitude, longitude = studio.latitude, studio.longitude
     # min() keeps the first of equals: the order of the regions decides a tie.
-    return min(regions, key=lambda region: distance(latitude, longitude, region)).code
+    return min(places, key=lambda region: distance(latitude, longitude, region)).code
 
 
 def owners(index: Index, memo: Memo) -> dict[str, str | None]:
@@ -63,7 +69,8 @@ def programmes(index: Index, owned: dict[str, str | None], memo: Memo) -> list[P
     found: list[Programme] = []
     for (year, key), group in groupby(index.events, key=attrgetter("year", "studio")):
         events = tuple(group)
-        single = len(events) == 1 and events[0].key == SINGLE
+        # Whatever of it was left out: what is there keeps its address and its database.
+        single = len(events) == 1 and events[0].key == SINGLE and (year, key) not in index.partial
         one = Programme(year, studios[key], owned[key], events, single)
         found.append(memo.get(one, lambda one=one: one))  # type: ignore[misc]
     return found
@@ -72,15 +79,20 @@ def programmes(index: Index, owned: dict[str, str | None], memo: Memo) -> list[P
 def tenants(programme: Programme) -> tuple[Tenant, ...]:
     """The tenants of a programme, in order."""
     studio = programme.studio
-    place, stem = f"{programme.year}/{studio.key}", f"{programme.year}-{studio.key}"
+    year, place = programme.year, f"{programme.year}/{studio.key}"
     logo = studio.logo or DEFAULT_LOGO
     locale = locale_of(studio)
     if programme.single:
-        return (Tenant(place, stem, studio.name, logo, locale),)
+        return (Tenant(place, database_name(year, studio.key, None), studio.name, logo, locale),)
     return tuple(
-        Tenant(f"{place}/{event.key}", f"{stem}-{event.key}", studio.name, logo, locale)
+        Tenant(f"{place}/{event.key}", database_name(year, studio.key, event.key), studio.name, logo, locale)
         for event in programme.events
     )
+
+
+def database_name(year: int, studio: str, event: str | None) -> str:
+    """The stem of an event's database, by the keys of studio and event; None for a single event."""
+    return f"{year}-{studio}" if event is None else f"{year}-{studio}-{event}"
 
 
 def locale_of(studio: Studio) -> str | None:

@@ -106,7 +106,7 @@ class Generations:
     def _open_state(self) -> None:
         with explained(f"the state folder {self._state}"):
             self._check_lock()
-            self._state.mkdir(parents=True, exist_ok=True)
+            self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._lock < 0:
                 self._take_lock()
             (self._state / "loaded").mkdir(exist_ok=True)

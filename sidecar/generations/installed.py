@@ -35,7 +35,7 @@ Checkpoint = Callable[[str], None]
 class Targets:
     """Where the files go, and whom they belong to. `owner` and `group` are -1 for the daemon's own.
 
-    With `own_index` the index in its place is this machine's own.
+    `index_mode` is that of an index that is new. With `own_index` the one in its place is this machine's own.
     """
 
     files: Mapping[str, Path]
@@ -45,6 +45,7 @@ class Targets:
     owner: int
     group: int
     own_index: bool = False
+    index_mode: int = 0o660
 
 
 def targets(settings: Settings) -> Targets:
@@ -68,6 +69,7 @@ def targets(settings: Settings) -> Targets:
         owner=owner,
         group=group,
         own_index=settings.update.own_index,
+        index_mode=settings.databases.mode,
     )
 
 
@@ -162,6 +164,19 @@ class Site:
             return "another file is in its place"
         return ""
 
+    def unwritable(self) -> str | None:
+        """In a sentence: a folder of the targets that this process may not write to; None for none."""
+        for folder in sorted({self._place(name).parent for name in self.where.files}):
+            there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+            if os.access(there, os.W_OK | os.X_OK):
+                continue
+            if there != folder:
+                return f"there is no folder {folder}, and none can be made: make it, and restart the sidecar"
+            if os.statvfs(folder).f_flag & os.ST_RDONLY:
+                return f"{folder} is read-only for the sidecar: under systemd add it to ReadWritePaths="
+            return f"the sidecar may not write to {folder}: give it to the user that runs the sidecar"
+        return None
+
     # How it gets there
 
     def prepare(self, artifacts: Iterable[Artifact]) -> Iterator[tuple[str, Path]]:
@@ -210,7 +225,7 @@ class Site:
             if fresh:
                 # One that was there before keeps its owner and mode: the application may write to it.
                 give(target, where.owner, where.group)
-                target.chmod(where.mode)
+                target.chmod(where.index_mode)
             self.installed_index = _stamp(target)
 
     def clean(self, names: Iterable[str] | None = None) -> None:

@@ -1,8 +1,10 @@
 """The index database: a file from outside becomes an `Index`, or is refused with a reason.
 
-The file comes from the internet or from the object store, so it is trusted with nothing: it is opened
-read-only, every page is checked, only real tables are read (a view could run for ever), and all of it
-has a time limit.
+The file comes from the internet or from the object store, so it is trusted with nothing: every page is
+checked by another process, only plain tables of a bounded size are read, and all of it has a time limit.
+
+What tenants can write costs their own row at the most, with a warning: nobody keeps the others from what is
+new. Only what is wrong with the whole, or with the regions, is a refusal.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import math
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import starmap
@@ -20,8 +23,9 @@ from typing import Any
 import msgspec
 
 from sidecar.errors import Rejected
+from sidecar.generate.ownership import SINGLE, database_name
 from sidecar.model.index import Event, Index, Region, Studio, User
-from sidecar.system.sqlite import check_sound, reading
+from sidecar.system.sqlite import is_plain, reading
 
 TABLES: Mapping[str, tuple[str, ...]] = {
     "users": ("userid", "password"),
@@ -34,11 +38,12 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 _WHAT = "the index"
 # What stands for bytes that are not UTF-8.
 _REPLACED = "\ufffd"
-# A part of a URL path, a file name, a line of a list: so no slash, no control character, nothing hidden.
-_KEY = re.compile(
-    r"[^\x00-\x20\x7f-\xa0\u2028\u2029\ufffd/\\.:%?\"'{}<>]"
-    r"[^\x00-\x20\x7f-\xa0\u2028\u2029\ufffd/\\%?\"'{}<>]{0,99}\Z"
-)
+# A part of a URL path, a file name, a word in a shell, a line of a list: letters and digits of any script.
+_KEY = re.compile(r"(?!.*\.\.)[^\W_][\w.-]{0,99}\Z")
+_LONGEST_NAME = 1_000
+_MOST_ROWS = 1_000_000
+# A default takes no room in a row, and is there as often as there are rows.
+_LONGEST_DEFAULT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,6 @@ def read_index(path: Path, deployed: Deployed = Deployed()) -> Index:
     `ReadError` says why this machine cannot tell.
     """
     with reading(path, _WHAT) as connection:
-        check_sound(connection, path.stat().st_size, _WHAT)
         _check_tables(connection)
         try:
             return _read(connection, deployed)
@@ -66,29 +70,40 @@ def read_index(path: Path, deployed: Deployed = Deployed()) -> Index:
 
 
 def _check_tables(connection: sqlite3.Connection) -> None:
-    # Views and virtual tables have no root page: they are programs rather than data.
-    real = {row[0] for row in connection.execute("select name from sqlite_schema where rootpage > 0")}
     for table, columns in TABLES.items():
-        if table not in real:
+        if not is_plain(connection, table):
             raise Rejected(f"the index has no table {table!r}", "is this the index database?", code="schema")
-        present = {row[1] for row in connection.execute(f"pragma table_info({table})")}
-        if missing := [column for column in columns if column not in present]:
+        defaults = {row[1]: row[4] or "" for row in connection.execute(f"pragma table_info({table})")}
+        if missing := [column for column in columns if column not in defaults]:
             raise Rejected(
                 f"the index's table {table!r} lacks the columns {', '.join(missing)}",
                 "migrate the index database where it is made",
                 code="schema",
+            )
+        if any(len(defaults[column]) > _LONGEST_DEFAULT for column in columns):
+            raise Rejected(
+                f"the index's table {table!r} has a default of more than {_LONGEST_DEFAULT} characters",
+                code="schema",
+            )
+        (rows,) = connection.execute(f"select count(*) from {table} not indexed").fetchone()  # noqa: S608 - ours
+        if rows > _MOST_ROWS:
+            raise Rejected(
+                f"the index's table {table!r} has {rows} rows, more than {_MOST_ROWS}", code="schema"
             )
 
 
 def _read(connection: sqlite3.Connection, deployed: Deployed) -> Index:
     if connection.execute("select 1 from locations group by id having count(*) > 1 limit 1").fetchone():
         raise Rejected("locations: an id occurs twice", "keep one of them", code="duplicate")
-    events, warnings = _events(connection)
+    warnings: list[str] = []
+    studios = tuple(_studios(connection, warnings))
+    events, partial = _events(connection, {studio.key for studio in studios}, warnings)
     return Index(
         users=tuple(starmap(User, connection.execute(_USERS))),
-        studios=tuple(_studios(connection)),
+        studios=studios,
         events=events,
-        regions=_regions(connection, deployed),
+        regions=_regions(connection, deployed, warnings),
+        partial=partial,
         warnings=tuple(warnings),
     )
 
@@ -127,37 +142,107 @@ _EVENTS = """
 """
 
 
-def _studios(connection: sqlite3.Connection) -> Iterator[Studio]:
+def _studios(connection: sqlite3.Connection, warnings: list[str]) -> Iterator[Studio]:
     before = None
     for key, name, latitude, longitude, region, locale, logo, number in connection.execute(_STUDIOS):
-        if _key(key, f"locations, id {number}") == before:
-            raise Rejected(f"locations: the key {key!r} occurs twice", "keep one of them", code="duplicate")
-        before = key
-        north = _degrees(latitude, 90, key, "latitude")
-        east = _degrees(longitude, 180, key, "longitude")
-        yield Studio(key, name, north, east, region, locale, logo)
+        try:
+            key = _key(key)
+            if key == before:
+                raise Rejected(
+                    f"locations: the key {key!r} occurs twice", "keep one of them", code="duplicate"
+                )
+            before = key
+            north, east = _degrees(latitude, 90, "latitude"), _degrees(longitude, 180, "longitude")
+        except ValueError as unfit:
+            warnings.append(
+                f"locations, id {number!r:.80}: {unfit}; the location and its events are left out"
+            )
+            continue
+        yield Studio(
+            key,
+            _short(name, "locations", number, warnings),
+            north,
+            east,
+            region,
+            locale and _short(locale, "locations", number, warnings),
+            logo and _short(logo, "locations", number, warnings),
+        )
 
 
-def _events(connection: sqlite3.Connection) -> tuple[tuple[Event, ...], list[str]]:
+Row = tuple[Any, ...]
+"""A row of `_EVENTS`: year, key, name, key of the location, date, id, id of the location."""
+
+
+def _events(
+    connection: sqlite3.Connection, studios: set[str], warnings: list[str]
+) -> tuple[tuple[Event, ...], frozenset[tuple[int, str]]]:
+    """The events, and the programmes of which one was left out."""
     rows = connection.execute(_EVENTS).fetchall()
-    warnings = [
-        f"showcases, id {number}: there is no location {location!r:.80}; the event is left out"
-        for *_, studio, _, number, location in rows
-        if studio is None
-    ]
-    if warnings:
-        rows = [row for row in rows if row[3] is not None]
-    for year in {row[0] for row in rows}:
-        if not isinstance(year, int) or not 1900 <= year <= 9999:
-            raise Rejected(f"showcases: {year!r:.80} is not a year", "correct the row", code="value")
-    for key in {row[1] for row in rows}:
-        _key(key, "showcases")
+    keys = {key for key in {row[1] for row in rows} if _is_key(key)}
+    kept: list[Row] = []
+    partial: set[tuple[int, str]] = set()
+    for row in rows:
+        year, key, _, studio, _, number, location = row
+        if studio is None:
+            problem = f"there is no location {location!r:.80}"
+        elif studio not in studios:
+            continue  # told already, of the location
+        elif type(year) is not int or not 1900 <= year <= 9999:
+            problem = f"{year!r:.80} is not a year"
+        elif key not in keys:
+            problem = _no_key(key)
+            partial.add((year, studio))
+        else:
+            kept.append(row)
+            continue
+        warnings.append(f"showcases, id {number!r:.80}: {problem}; the event is left out")
+    kept = _distinct(kept, partial, warnings)
     return tuple(
-        Event(year, key, name, studio, date) for year, key, name, studio, date, _, _ in rows
-    ), warnings
+        Event(
+            year,
+            key,
+            _short(name, "showcases", number, warnings),
+            studio,
+            date and _short(date, "showcases", number, warnings),
+        )
+        for year, key, name, studio, date, number, _ in kept
+    ), frozenset(partial)
 
 
-def _regions(connection: sqlite3.Connection, deployed: Deployed) -> tuple[Region, ...]:
+def _distinct(rows: list[Row], partial: set[tuple[int, str]], warnings: list[str]) -> list[Row]:
+    """Without the events whose database belongs to an older one: two keys may make the same name as three.
+
+    Adds their programmes to `partial`.
+    """
+    sizes = Counter((row[0], row[3]) for row in rows)
+    sizes.update(partial)  # which are not single, whatever is left of them
+    names = [
+        database_name(year, studio, None if key == SINGLE and sizes[year, studio] == 1 else key)
+        for year, key, _, studio, _, _, _ in rows
+    ]
+    if len(set(names)) == len(rows):
+        return rows
+    owners: dict[str, Row] = {}
+    for name, row in zip(names, rows, strict=True):
+        owners[name] = min(owners.get(name, row), row, key=_age)
+    kept = []
+    for name, row in zip(names, rows, strict=True):
+        if owners[name] is row:
+            kept.append(row)
+            continue
+        partial.add((row[0], row[3]))
+        warnings.append(
+            f"showcases, id {row[5]!r:.80}: the database {name!r} belongs to the event of the id "
+            f"{owners[name][5]!r:.80}; the event is left out"
+        )
+    return kept
+
+
+def _age(row: Row) -> float:
+    return row[5] if isinstance(row[5], int) else math.inf
+
+
+def _regions(connection: sqlite3.Connection, deployed: Deployed, warnings: list[str]) -> tuple[Region, ...]:
     if deployed.regions is not None:
         known: dict[str, Region] = {region.code: region for region in deployed.regions}
     else:
@@ -165,31 +250,41 @@ def _regions(connection: sqlite3.Connection, deployed: Deployed) -> tuple[Region
         for code, name, latitude, longitude in connection.execute(
             "select code, location, latitude, longitude from regions where type = 'fly' order by code"
         ):
-            code = _key(code, "regions")
-            known.setdefault(code, _region(code, name, latitude, longitude))
+            if not _is_key(code):
+                raise Rejected(f"regions: {_no_key(code)}", "correct the row", code="value")
+            try:
+                place: tuple[float | None, float | None] = _place(latitude, longitude)
+            except ValueError as unfit:
+                place = None, None
+                warnings.append(f"region {code!r}: {unfit}; no location is near to it")
+            known.setdefault(code, Region(code, _text(name)[:_LONGEST_NAME], *place))
     codes = known.keys() if deployed.codes is None else deployed.codes
     return tuple(region for code, region in known.items() if code in codes)
 
 
-def _region(code: str, name: object, latitude: object, longitude: object) -> Region:
-    north = _degrees(latitude, 90, code, "latitude")
-    east = _degrees(longitude, 180, code, "longitude")
+def _place(latitude: object, longitude: object) -> tuple[float, float]:
+    """Where a region is; `ValueError` says why that is not known."""
+    north, east = _degrees(latitude, 90, "latitude"), _degrees(longitude, 180, "longitude")
     if north is None or east is None:
-        raise Rejected(f"region {code!r} has no coordinates", "fill them in", code="value")
-    return Region(code, _text(name), north, east)
+        raise ValueError("it has no coordinates")
+    return north, east
 
 
-def _key(value: object, place: str) -> str:
+def _is_key(value: object) -> bool:
+    return isinstance(value, str) and _KEY.match(value) is not None
+
+
+def _key(value: object) -> str:
     if isinstance(value, str) and _KEY.match(value):
         return value
-    raise Rejected(
-        f"{place}: {value!r:.80} cannot be a key",
-        "keys become parts of URLs and file names: letters, digits and dashes",
-        code="value",
-    )
+    raise ValueError(_no_key(value))
 
 
-def _degrees(value: object, limit: int, key: str, what: str) -> float | None:
+def _no_key(value: object) -> str:
+    return f"{value!r:.80} cannot be a key: letters, digits, dashes, dots and underscores, at most 100"
+
+
+def _degrees(value: object, limit: int, what: str) -> float | None:
     if value is None or value == "":
         return None
     try:
@@ -197,10 +292,16 @@ def _degrees(value: object, limit: int, key: str, what: str) -> float | None:
     except (TypeError, ValueError):
         number = math.nan
     if not abs(number) <= limit:
-        raise Rejected(
-            f"{key!r}: the {what} {value!r:.80} is not between -{limit} and {limit} degrees", code="value"
-        )
+        raise ValueError(f"the {what} {value!r:.80} is not between -{limit} and {limit} degrees")
     return number
+
+
+def _short(text: str, table: str, number: object, warnings: list[str]) -> str:
+    """A text to be shown, as far as that is sensible."""
+    if len(text) <= _LONGEST_NAME:
+        return text
+    warnings.append(f"{table}, id {number!r:.80}: a text of {len(text)} characters is cut off")
+    return text[:_LONGEST_NAME]
 
 
 def _text(value: object) -> str:
@@ -250,8 +351,8 @@ def _known_regions(data: Any) -> tuple[Region, ...] | None:
         return None
     try:
         return tuple(
-            _region(_key(entry["code"], "regions"), entry["name"], entry["latitude"], entry["longitude"])
-            for entry in data
+            Region(_key(one["code"]), _text(one["name"]), *_place(one["latitude"], one["longitude"]))
+            for one in data
         )
-    except (KeyError, TypeError, Rejected):
+    except (KeyError, TypeError, ValueError):
         return None

@@ -128,7 +128,7 @@ def parse_profile(text: bytes, name: str) -> Mapping[str, Any]:
     try:
         data = yaml_writer.load(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"profile {name}: not YAML: {error}") from None
+        raise SettingsError(f"profile {name}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict) or not {"navigator", "maintenance"} <= data.keys() <= {
         "values",
         "navigator",
@@ -167,7 +167,7 @@ def _salt_key(state: Path) -> bytes:
             return key
     key = secrets.token_bytes(_KEY_BYTES)
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace(path, key, synced=True)
     except OSError as error:
         raise SettingsError(

@@ -17,12 +17,12 @@ class User(Record, frozen=True, gc=False):
 
 
 class Region(Record, frozen=True, gc=False):
-    """A deployed region; coordinates in degrees."""
+    """A deployed region; coordinates in degrees, both or none."""
 
     code: str
     name: str
-    latitude: float
-    longitude: float
+    latitude: float | None
+    longitude: float | None
 
 
 class Studio(Record, frozen=True, gc=False, cache_hash=True):
@@ -50,14 +50,15 @@ class Event(Record, frozen=True, gc=False):
 class Index(Record, frozen=True):
     """The whole index: users by line, studios by key, events by year (descending), studio and order.
 
-    `regions` are the deployed ones, in the order that decides ties. `warnings` are sentences about
-    rows that were passed over.
+    `regions` are the deployed ones, in the order that decides ties. `partial` are the programmes, by year
+    and studio, of which an event was left out. `warnings` are sentences about rows that were passed over.
     """
 
     users: tuple[User, ...]
     studios: tuple[Studio, ...]
     events: tuple[Event, ...]
     regions: tuple[Region, ...]
+    partial: frozenset[tuple[int, str]] = frozenset()
     warnings: tuple[str, ...] = ()
 
 

@@ -196,3 +196,13 @@ class Outcome(Record, frozen=True, omit_defaults=True):
     def without_names(self) -> Outcome:
         """The same for the public: no names of users, no inner workings."""
         return msgspec.structs.replace(self, warnings=(), changes=None, diffs={}, drift={}, who="")
+
+    def for_strangers(self) -> Outcome:
+        """The same for whoever sent no signature: of a failure the code alone, as sentences name paths."""
+        plain = self.without_names()
+        if plain.error is None:
+            return plain
+        what = "was refused" if plain.state == "rejected" else "failed"
+        sentence = f"the update {what} ({plain.error.code}); what is in place stays in force"
+        error = msgspec.structs.replace(plain.error, message=sentence, hint="ask the machine's operators")
+        return msgspec.structs.replace(plain, error=error, log=(f"T{sentence[1:]}.",))

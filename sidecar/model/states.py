@@ -18,13 +18,14 @@ class Sync(Record, frozen=True):
     `synced`: the same. `out_of_sync`: another, or files that somebody changed. `pinned`: a person restored an
     older generation, which stays. `unknown`: the last look at the store failed, or there was none.
     `reason` is a sentence; `store` the SHA-256 of the store's index when it was seen last, `looked` when that
-    was, in seconds since 1970.
+    was, `next` when the regular look is due, both in seconds since 1970.
     """
 
     state: SyncState
     reason: str
     store: str | None = None
     looked: float | None = None
+    next: float | None = None
 
 
 class Health(Record, frozen=True):

@@ -40,6 +40,24 @@ class NavigatorProcess:
         except (OSError, ValueError):
             return None
 
+    def hidden(self) -> str | None:
+        """In a sentence: that the process lives, but that this one may not see it; None when it is not so."""
+        try:
+            pid = self._pid()
+        except (OSError, ValueError):
+            return None
+        try:
+            os.kill(pid, 0)
+        except PermissionError:
+            if not Path(f"/proc/{pid}").exists():
+                return (
+                    f"process {pid} in {self._pid_file} lives, but is hidden from the sidecar: if it is "
+                    "Navigator, the sidecar needs ProtectProc=default, as in signal-other-user.conf"
+                )
+        except OSError:
+            pass
+        return None
+
     def stamp(self) -> tuple[int, int] | None:
         """Time (ns since 1970) and inode of the pid file: every start of Navigator moves them."""
         try:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -234,6 +235,8 @@ class History:
     def _connected(self) -> closing[sqlite3.Connection]:
         # Once a start is enough, unless somebody has removed the file.
         anew = not self._prepared or not self._path.exists()
+        if anew:
+            self._make_private()
         connection = sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT_SECONDS)
         try:
             if anew:
@@ -245,6 +248,15 @@ class History:
             connection.close()
             raise
         return closing(connection)
+
+    def _make_private(self) -> None:
+        """Diffs of htpasswd are in it: nobody else reads the file, nor the logs, which get its mode."""
+        with suppress(OSError):  # which opening the database tells of
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            for suffix in ("", "-wal", "-shm"):
+                part = self._path.with_name(self._path.name + suffix)
+                if part.exists():
+                    part.chmod(0o600)
 
 
 class HistoryWriter:

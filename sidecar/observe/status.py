@@ -32,7 +32,9 @@ class Status:
         reconciler: Reconciler,
         drift: Drift,
         ready_work: ReadyWork,
+        due: Callable[[], float | None] = lambda: None,
     ) -> None:
+        """`due` tells when the store is looked at next."""
         self._settings = settings
         self._machine = machine
         self._generations = generations
@@ -40,6 +42,7 @@ class Status:
         self._reconciler = reconciler
         self._drift = drift
         self._ready_work = ready_work
+        self._due = due
         self._started = time.time()
         self.last: Outcome | None = None
         """The last run, which may have failed by the fault of its request."""
@@ -62,7 +65,7 @@ class Status:
     def sync(self) -> Sync:
         """The store's index, as it was seen last, against what is published here."""
         word, reason = self._compare()
-        return Sync(word, reason, self._seen, self._looked)
+        return Sync(word, reason, self._seen, self._looked, self._due())
 
     def _compare(self) -> tuple[SyncState, str]:
         current, error = self._generations.current, self._verdict.error if self._verdict else None

@@ -14,12 +14,20 @@ from urllib.parse import quote
 from sidecar.errors import PublishError, SidecarError
 from sidecar.ready.plan import SUFFIX, Here
 from sidecar.system.files import give, leftovers, sync, temporary
-from sidecar.system.sqlite import SIDE_FILES, Locked, copy_database, install_database
+from sidecar.system.sqlite import (
+    SIDE_FILES,
+    Locked,
+    copy_database,
+    install_database,
+    read_plainly,
+)
 
 # What is staged is in place within seconds: what is older was left behind by a crash.
 _ABANDONED = 3600.0
 _LOCK_TIMEOUT_SECONDS = 5.0
 _CHUNK = 1 << 20
+# No application has as many migrations.
+_MOST_VERSIONS = 100_000
 
 
 class DatabaseFolder:
@@ -202,10 +210,10 @@ class DatabaseFolder:
         """The migrations that a database has; none when it has no list of them, or is no database."""
         try:
             with closing(self._open(name)) as connection:
-                rows = connection.execute("select version from schema_migrations").fetchall()
-        except sqlite3.Error:
+                rows = read_plainly(connection, "schema_migrations", "version", _MOST_VERSIONS)
+        except (sqlite3.Error, UnicodeDecodeError):
             return frozenset()
-        return frozenset(str(row[0]) for row in rows)
+        return frozenset(map(str, rows))
 
     def _open(self, name: str) -> sqlite3.Connection:
         """Open a database that others may be writing to; nothing stays beside one that nobody has open."""
@@ -213,6 +221,7 @@ class DatabaseFolder:
             f"file:{quote(str(self.path(name)))}?mode=rw", uri=True, timeout=self._patience
         )
         connection.execute("pragma query_only = on")
+        connection.execute("pragma trusted_schema = off")
         return connection
 
 

@@ -61,7 +61,7 @@ def fingerprints(
     An index page depends on everything, a studio's page on the studio and its events, a region's on its
     studios and their events, a year's on that year's events.
     """
-    everything = _digest(index.regions, index.studios, index.events)
+    everything = _digest(index.regions, index.studios, index.events, sorted(index.partial))
     studios = {studio.key: studio for studio in index.studios}
     regions = {region.code: region for region in index.regions}
     located = _grouped(index.studios, lambda studio: owned.get(studio.key))

@@ -13,6 +13,10 @@ from typing import IO
 
 from sidecar.errors import CommandError
 
+# What no command needs to know: the sidecar's own settings, secrets among them, and tokens for all machines.
+_OWN = "SIDECAR_"
+_OWN_SECRETS = frozenset({"FLY_API_TOKEN", "FLY_ACCESS_TOKEN"})
+
 _KEPT = 64 << 10
 _LONGEST_LINE = 4096
 _GRACE = 2.0
@@ -39,7 +43,8 @@ async def run_command(
     """Run a command in a folder; `CommandError` when it cannot start or takes over `timeout` seconds.
 
     With `output` all that it prints goes to that file, and what is kept is its standard error. `nice` is its
-    niceness, children included; `tell` gets each line that is kept, as it comes.
+    niceness, children included; `tell` gets each line that is kept, as it comes. It inherits the environment
+    without the sidecar's settings and secrets, and gets `environ` besides.
     """
     if output is None:
         return await _run(command, folder, timeout, environ, None, nice, tell)
@@ -60,7 +65,7 @@ async def _run(
         process = await asyncio.create_subprocess_exec(
             *command,
             cwd=folder,
-            env=None if environ is None else {**os.environ, **environ},
+            env={**_inherited(), **(environ or {})},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output or asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE if output else asyncio.subprocess.STDOUT,
@@ -88,6 +93,14 @@ async def _run(
     finally:
         await _end(process)
     return Finished(status, kept.decode("utf-8", "replace"))
+
+
+def _inherited() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_OWN) and name not in _OWN_SECRETS
+    }
 
 
 async def _collect(process: asyncio.subprocess.Process, kept: bytearray, tell: Callable[[str], None]) -> None:

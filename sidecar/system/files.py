@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,9 @@ from typing import TypeVar
 
 import msgspec
 
-from sidecar.errors import PublishError
+from sidecar.errors import PublishError, ReadError
+
+logger = logging.getLogger(__name__)
 
 Loaded = TypeVar("Loaded")
 
@@ -147,11 +150,25 @@ def sha256(content: bytes) -> str:
 
 
 def load(path: Path, kind: type[Loaded]) -> Loaded | None:
-    """A record from a JSON file; None when it is not there or damaged."""
+    """A record from a JSON file; None when it is not there or damaged, and with a warning when unreadable."""
+    try:
+        return load_readable(path, kind)
+    except ReadError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def load_readable(path: Path, kind: type[Loaded]) -> Loaded | None:
+    """A record from a JSON file; None when it is not there or damaged, `ReadError` when it cannot be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.MsgspecError):
+    except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
         return None
+    except OSError as error:
+        raise ReadError(
+            f"{path} cannot be read: {error.strerror}",
+            "it has to belong to the user that runs the sidecar: give its folder and all in it to that user",
+        ) from None
 
 
 @contextmanager

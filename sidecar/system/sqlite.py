@@ -1,20 +1,31 @@
 """SQLite files: is one sound, and how does its content get into another one under its readers.
 
-A file from outside is trusted with nothing: it is opened read-only and every page is checked.
+A file from outside is trusted with nothing: every page is checked, by a process that may die of it (see
+`checker`), before it is opened here, read-only.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import select
+import signal
 import sqlite3
 import stat
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any, NamedTuple
+
+import msgspec
 
 from sidecar.errors import PublishError, ReadError, Rejected, SidecarError
+from sidecar.system import checker
 from sidecar.system.files import give, replace, temporary
 
 HEADER = b"SQLite format 3\0"
@@ -29,45 +40,66 @@ _OF_CONTENT = frozenset(
 # Those on a file that it cannot open as a database.
 _UNUSABLE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB})
 _LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_READ_LIMIT = 30.0
 _BACKUP_LIMIT = 10.0
-# How many virtual machine steps may pass between two looks at the clock, and how many bytes a computed value
-# may have: a generated column can make each step as slow as its value is long.
+# How many virtual machine steps may pass between two looks at the clock.
 _STEPS = 1_000
-_LONGEST_VALUE = 1 << 20
-_LARGEST_BLOB = 1 << 28
+# The longest value in bytes that is read; where nothing is computed, the file itself bounds them all.
+_LONGEST_VALUE = 1 << 28
+_SHORT = 100
+# How much of what SQLite says is passed on: it quotes names, which may be as long as a file.
+_LONGEST_MESSAGE = 300
+# How many files are checked at once by threads of the same niceness.
+_AT_ONCE = 2
+_CHECKER = [sys.executable, "-ISs", checker.__file__]
+# How a process ends by what a file has SQLite do; other signals come from elsewhere.
+_DEADLY = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
 SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database, by the ends of the names."""
 
 
-def check_database(path: Path, what: str) -> None:
+class Limit(NamedTuple):
+    """How long a file from outside may take, in seconds, and how much work, from which on it is at fault."""
+
+    wall: float = 30.0
+    work: float = 10.0
+
+
+_LIMIT = Limit()
+
+
+def check_database(path: Path, what: str, limit: Limit = _LIMIT) -> None:
     """Check that a file is a sound database; `Rejected` names it as `what`, `ReadError` is not its fault."""
-    with reading(path, what, _LARGEST_BLOB) as connection:
-        check_sound(connection, path.stat().st_size, what)
+    with _judging(what, limit):
+        _check(path, what, limit, computed=True)
 
 
 @contextmanager
-def reading(
-    path: Path, what: str, longest: int = _LONGEST_VALUE, limit: float = _READ_LIMIT
-) -> Iterator[sqlite3.Connection]:
-    """A connection to a file from outside, for at most `limit` seconds; its values have a bounded length.
+def reading(path: Path, what: str, limit: Limit = _LIMIT) -> Iterator[sqlite3.Connection]:
+    """A connection to a file from outside that is sound and computes nothing, within `limit`.
 
     What is wrong with the content is `Rejected`, for it will be the same the next time. What keeps this
     machine from reading it is a `ReadError`: the disk, the memory, a time that passed without work.
     """
+    until = time.monotonic() + limit.wall
+    with _judging(what, limit):
+        _check(path, what, limit, computed=False)
+        with closing(open_immutable(path)) as connection:
+            limit_time(connection, until - time.monotonic())
+            yield connection
+
+
+@contextmanager
+def _judging(what: str, limit: Limit) -> Iterator[None]:
     worked = time.thread_time()
     try:
-        _check_header(path, what)
-        with closing(open_immutable(path, longest)) as connection:
-            limit_time(connection, limit)
-            yield connection
+        yield
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where a message quotes a damaged name
         if _interrupted(error):
             raise _slow(what, limit, time.thread_time() - worked) from error
         if not _is_content(error):
             raise _unread(what, error) from error
         raise Rejected(
-            f"{what} cannot be read: {error}",
+            f"{what} cannot be read: {printable(error)}",
             "check the database with `pragma integrity_check` where it is made",
             code="unsound",
         ) from error
@@ -75,14 +107,179 @@ def reading(
         raise _unread(what, error) from error
 
 
+def printable(said: object) -> str:
+    """What SQLite says, without what a terminal would obey, and no longer than a sentence."""
+    text = " ".join(str(said).split())
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[:_LONGEST_MESSAGE])
+
+
+def _check(path: Path, what: str, limit: Limit, *, computed: bool) -> None:
+    """Check every page, in another process, within `limit`.
+
+    `computed` says whether columns may be computed: whoever reads them runs what the file says.
+    """
+    _check_header(path, what)
+    answer = _ask(path, what, limit, computed=computed)
+    if problem := answer.get("problem"):
+        said, hint = problem
+        raise Rejected(f"{what} {printable(said)}", hint, code="unsound")
+    if said := answer.get("error"):
+        error = sqlite3.DatabaseError(said)
+        if (code := answer["code"]) is not None:
+            error.sqlite_errorcode = code
+        raise error
+
+
+class _Checker:
+    """A process that checks, one file at a time; whoever took it from `_Checkers` has it alone."""
+
+    def __init__(self) -> None:
+        # Neither the daemon's environment, with its secrets, nor its group, with a terminal's signals.
+        environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            _CHECKER,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+            bufsize=0,
+        )
+        assert self._process.stdin and self._process.stdout  # noqa: S101, PT018 - they are pipes
+        self._asks, self._answers = self._process.stdin, self._process.stdout
+        self._used = 0.0
+
+    def ask(self, request: Mapping[str, object], seconds: float) -> dict[str, Any] | None:
+        """The answer, None when it ended instead; `TimeoutError` when it is at it after `seconds`."""
+        with suppress(BrokenPipeError):
+            self._asks.write(msgspec.json.encode(request) + b"\n")
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            raise TimeoutError
+        if not (line := self._answers.readline()).endswith(b"\n"):
+            return None
+        answer: dict[str, Any] = msgspec.json.decode(line)
+        self._used = answer["used"]
+        return answer
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> tuple[int, float]:
+        """End it; its exit status, negative for a signal, and the seconds that it worked on the last file."""
+        process, used = self._process, 0.0
+        if process.returncode is None:
+            os.kill(process.pid, signal.SIGKILL)  # which changes nothing where it has ended
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            used = usage.ru_utime + usage.ru_stime - self._used
+        self._asks.close()
+        self._answers.close()
+        return process.returncode, used
+
+
+class _Checkers:
+    """Checkers of one niceness, which cannot be lowered again; those that are started stay."""
+
+    def __init__(self) -> None:
+        self._idle: list[_Checker] = []
+        self._free = threading.Semaphore(_AT_ONCE)
+
+    def add(self) -> None:
+        """Start one."""
+        self._idle.append(_Checker())
+
+    @contextmanager
+    def one(self) -> Iterator[_Checker]:
+        """A checker to have alone, when there is one."""
+        with self._free:
+            one = self._take()
+            yield one
+            self._idle.append(one)  # it has answered, or nobody comes here
+
+    def _take(self) -> _Checker:
+        with suppress(IndexError):
+            while not (one := self._idle.pop()).alive:
+                one.end()
+            return one
+        return _Checker()
+
+    def end(self) -> None:
+        """End those that have nothing to do."""
+        while self._idle:
+            self._idle.pop().end()
+
+
+_checkers: defaultdict[int, _Checkers] = defaultdict(_Checkers)
+
+
+def _checkers_here() -> _Checkers:
+    return _checkers[os.getpriority(os.PRIO_PROCESS, threading.get_native_id())]
+
+
+def warm_up() -> None:
+    """Have a checker ready: the first check need not wait for its start."""
+    _checkers_here().add()
+
+
+@atexit.register
+def _end_checkers() -> None:
+    for checkers in _checkers.values():
+        checkers.end()
+
+
+def _ask(path: Path, what: str, limit: Limit, *, computed: bool) -> dict[str, Any]:
+    """What a checker says of a file, or why there is none that could say anything."""
+    request = {"path": str(path), "size": path.stat().st_size, "computed": computed, "seconds": limit.work}
+    with _checkers_here().one() as one:
+        try:
+            answer = one.ask(request, limit.wall)
+        except TimeoutError:
+            _, worked = one.end()
+            raise _slow(what, limit, worked) from None
+        if answer is None:
+            status, _ = one.end()
+            raise _ended(what, limit, status)
+    return answer
+
+
+def _ended(what: str, limit: Limit, status: int) -> SidecarError:
+    if status == -signal.SIGPROF:
+        return _slow(what, limit, limit.work)
+    if -status in _DEADLY:
+        return Rejected(
+            f"{what} makes SQLite crash ({signal.Signals(-status).name})",
+            "restore it where it is made and upload it again",
+            code="unsound",
+        )
+    return ReadError(
+        f"{what} could not be checked: the process that does it ended with status {status}",
+        "see what ended it, the lack of memory, for one; it is tried again with the next update",
+    )
+
+
 def _check_header(path: Path, what: str) -> None:
     with path.open("rb") as stream:
-        if stream.read(len(HEADER)) != HEADER:
-            raise Rejected(
-                f"{what} is not an SQLite database ({path.stat().st_size} bytes)",
-                "put a whole database in the store",
-                code="not_sqlite",
-            )
+        head = stream.read(_HEAD)
+    if not head.startswith(HEADER):
+        raise Rejected(
+            f"{what} is not an SQLite database ({path.stat().st_size} bytes)",
+            "put a whole database in the store",
+            code="not_sqlite",
+        )
+    if not _is_writable(head):
+        raise Rejected(
+            f"{what} has a header that lets nobody write to it (bytes 18 and 19: {head[18:20].hex(' ')})",
+            "upload it again, or restore it where it is made",
+            code="unsound",
+        )
+
+
+def _is_writable(head: bytes) -> bool:
+    """Whether SQLite knows the version that a header asks of those who write and read: a log, or none."""
+    return all(version in (1, 2) for version in head[18:20])
 
 
 def plain_fault(path: Path) -> str:
@@ -132,10 +329,10 @@ def _is_content(error: Exception) -> bool:
     return code is None or code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in _OF_CONTENT
 
 
-def _slow(what: str, limit: float, worked: float) -> SidecarError:
-    if worked < limit / 2:
+def _slow(what: str, limit: Limit, worked: float) -> SidecarError:
+    if worked < limit.work:
         return ReadError(
-            f"{what} could not be read within {limit:g} s, most of which this machine spent waiting",
+            f"{what} could not be read within {limit.wall:g} s, most of which this machine spent waiting",
             "see what keeps its disk or its processors busy",
             code="read_timeout",
         )
@@ -148,43 +345,46 @@ def _slow(what: str, limit: float, worked: float) -> SidecarError:
 
 def _unread(what: str, error: Exception) -> ReadError:
     return ReadError(
-        f"{what} could not be read on this machine: {str(error) or 'there is not enough memory'}",
+        f"{what} could not be read on this machine: {printable(error) or 'there is not enough memory'}",
         "check the disk, the memory, and the limit of open files; it is tried again with the next update",
     )
 
 
-def open_immutable(path: Path, longest: int = _LONGEST_VALUE) -> sqlite3.Connection:
-    """Open a file that nobody writes to, leaving nothing beside it; `longest` bounds its values, in bytes."""
-    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
-    connection.execute("pragma trusted_schema = off")
-    connection.execute("pragma cell_size_check = on")
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
-    return connection
+def open_immutable(path: Path) -> sqlite3.Connection:
+    """Open a sound file that nobody writes to, leaving nothing beside it."""
+    return checker.open_immutable(str(path), _LONGEST_VALUE)
 
 
-def limit_time(connection: sqlite3.Connection, seconds: float = _READ_LIMIT) -> None:
+def limit_time(connection: sqlite3.Connection, seconds: float = _LIMIT.wall) -> None:
     """Let every statement fail after so many seconds."""
     deadline = time.monotonic() + seconds
     connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
 
 
-def check_sound(connection: sqlite3.Connection, size: int, what: str) -> None:
-    """Check every page of an open database of `size` bytes."""
-    # SQLite itself takes what is missing of the last page for zeros.
-    (pages,) = connection.execute("pragma page_count").fetchone()
-    length = page_size(connection)
-    if size < pages * length:
-        raise Rejected(f"{what} is cut off", "upload it again", code="unsound")
-    if behind := size % length:
-        # No database ends like this: something on the way has left its own there.
-        raise Rejected(f"{what} has {behind} bytes behind its last page", "upload it again", code="unsound")
-    problems = [str(row[0]) for row in connection.execute("pragma quick_check(3)")]
-    if problems != ["ok"]:
-        raise Rejected(
-            f"{what} is damaged: {' '.join('; '.join(problems).split())}",
-            "restore it where it is made and upload it again",
-            code="unsound",
-        )
+def is_plain(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether there is a table of this name that holds what is read from it.
+
+    Views and virtual tables, whatever the schema calls them, and columns that are computed are programs
+    rather than data: nothing bounds what these cost.
+    """
+    # SQLite runs this text to know what is there; and nothing but a table begins so and has a page.
+    found = connection.execute(
+        "select 1 from sqlite_schema where name = ? and type = 'table' and rootpage > 0"
+        " and sql like 'create table %'",
+        (table,),
+    ).fetchone()
+    return found is not None and not checker.computed_columns(connection, table)
+
+
+def read_plainly(connection: sqlite3.Connection, table: str, column: str, most: int) -> list[Any]:
+    """A column's first short values, within a time limit; none where the table is not plain."""
+    limit_time(connection)
+    if not is_plain(connection, table):
+        return []
+    # A default may be long, and takes no room in a row.
+    short = f"case when length({column}) <= {_SHORT} then {column} end"
+    query = f"select {short} from {table} limit {most}"  # noqa: S608 - the names are our code's own
+    return [value for (value,) in connection.execute(query)]
 
 
 def install_database(
@@ -194,23 +394,32 @@ def install_database(
 
     Readers that have the target open see the old content or the new, never a mixture, and no
     write-ahead log of the old file is left beside the new one. A crash in between is undone by the next
-    reader. `modified` becomes the file's mtime (seconds since 1970). A target that is no database is
-    replaced as a file. Raises `PublishError`, after `patience` seconds when others keep the target locked;
-    the old content stays then.
+    reader. `modified` becomes the file's mtime (seconds since 1970). A target that is no database, or one
+    that nobody can write to, is replaced as a file. Raises `PublishError`, after `patience` seconds when
+    others keep the target locked; the old content stays then.
     """
     try:
-        if not is_database(target):
+        if not is_database(target) or not _overwrite(source, target, patience):
             _replace(source, target)
-        else:
-            with closing(open_immutable(source)) as old, closing(_open_target(target, patience)) as new:
-                _backup(old, new, patience)
         if modified is not None:
             os.utime(target, (modified, modified))
     except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
         raise PublishError(
-            f"{target} could not be replaced: {error}",
+            f"{target} could not be replaced: {printable(error)}",
             "check the disk's free space, the folder's owner, and that no process keeps the database locked",
         ) from error
+
+
+def _overwrite(source: Path, target: Path, patience: float) -> bool:
+    """Whether the target's content could be replaced by SQLite; it cannot where it is read-only."""
+    try:
+        with closing(open_immutable(source)) as old, closing(_open_target(target, patience)) as new:
+            _backup(old, new, patience)
+    except sqlite3.OperationalError as error:
+        if isinstance(error, Locked) or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+            raise
+        return False
+    return True
 
 
 def _open_target(path: Path, patience: float) -> sqlite3.Connection:

@@ -102,6 +102,11 @@ class Ticker:
         self._tick = tick
         self._due = self._next_poll()
 
+    @property
+    def due(self) -> float | None:
+        """When the next poll is due, in seconds since 1970; None for never."""
+        return self._wall() + self._due - self._monotonic() if self._interval else None
+
     async def run(self) -> None:
         """Tick until cancelled."""
         offset = self._wall() - self._monotonic()

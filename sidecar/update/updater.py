@@ -142,7 +142,7 @@ class Updater:
             )
         if self._check_command and candidate.todo:
             with run.stage("check_command"):
-                await self._ask(self._check_command, candidate, incoming)
+                await self._ask(self._check_command, candidate, incoming, preview=request.preview)
         if request.preview:
             await self._in_thread(self._describe, run, candidate, True)
             return "previewed"
@@ -216,6 +216,7 @@ class Updater:
         present = self._generations.site.present()
         new_index = current is None or current.index.sha256 != candidate.version.sha256
         todo = plan(generated.artifacts, present, index=new_index)
+        self.tenants = len(generated.tenants)
         return replace(candidate, generated=generated, todo=todo, withheld=withheld)
 
     async def _commit(self, request: Request, publish: Callable[..., Manifest], *arguments: Any) -> Manifest:
@@ -258,12 +259,18 @@ class Updater:
                 before = self._counts_before(inputs, present, generated)
                 check(generated, before, limits, self._memo, force=force)
         except Rejected as error:
-            self._rejections.add(version.sha256, inputs.digest, error)
+            if not run.request.preview:
+                self._rejections.add(version.sha256, inputs.digest, error)
             raise
         self._note_drift(run, present)
         for warning in (*index.warnings, *generated.skipped):
             run.warn(warning)
-        self.skipped_rows, self.tenants = len(generated.skipped), len(generated.databases)
+        if generated.waiting:
+            run.warn(
+                f"{generated.waiting} users are left out of htpasswd for now: "
+                "each update hashes a part of the plain-text passwords"
+            )
+        self.skipped_rows, self.tenants = len(generated.skipped), len(generated.tenants)
         if generated.skipped:
             run.say(f"{len(generated.skipped)} rows are unfit for htpasswd and were left out")
         current = generations.current
@@ -324,16 +331,19 @@ class Updater:
             return path
         return self._generations.archive.index(current.number)
 
-    async def _ask(self, command: CheckCommand, candidate: Candidate, incoming: Path) -> None:
+    async def _ask(
+        self, command: CheckCommand, candidate: Candidate, incoming: Path, *, preview: bool
+    ) -> None:
         artifacts, index = candidate.generated.artifacts, self._index_file(incoming)
         try:
             await self._in_thread(command.lay_out, artifacts, index)
             await command.ask()
         except Rejected as error:
             # The command may be at fault as well as the content.
-            self._rejections.add_for_a_time(
-                candidate.version.sha256, candidate.inputs.digest, error, self._navigator()
-            )
+            if not preview:
+                self._rejections.add_for_a_time(
+                    candidate.version.sha256, candidate.inputs.digest, error, self._navigator()
+                )
             raise
         finally:
             await self._in_thread(command.clear)

@@ -6,27 +6,32 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import ipaddress
 import pwd
 import secrets
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import ceil
 from urllib.parse import urlsplit
 
 import bcrypt
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
-from sidecar.errors import Forbidden, TooManyAttempts, Unauthorized
+from sidecar.errors import Forbidden, SidecarError, TooManyAttempts, Unauthorized
 
-# Verified for nobody's benefit when the name is unknown, so that the time does not tell.
-_NOBODY = b"$2b$10$abcdefghijklmnopqrstuuQmVZnKNzXwCqK8mVbYQ7Lw8Wk7g1zGy"
+# Verified for nobody's benefit when the name is unknown, at the others' cost, so that the time does not tell.
+_NOBODY = "$2b${}$abcdefghijklmnopqrstuuQmVZnKNzXwCqK8mVbYQ7Lw8Wk7g1zGy"
 _REMEMBERED = 64
 # Wrong passwords from one address: so many at once, then one in so many seconds.
-_ATTEMPTS = 10
-_PAUSE = 20.0
-_ADDRESSES = 1000
+_ATTEMPTS, _PAUSE = 10, 20.0
+# And for one name, wherever they come from: more, as strangers must not keep its owner out easily.
+_NAME_ATTEMPTS, _NAME_PAUSE = 100, 2.0
+_KNOWN = 1000
+# Names that nobody can register to let them lead here.
+_PRIVATE = (".localhost", ".internal")
 
 
 def on_unix_socket(request: web.Request) -> bool:
@@ -68,27 +73,38 @@ def basic_credentials(request: web.Request) -> tuple[str, str] | None:
 
 
 class Attempts:
-    """Counts wrong passwords by address: a token bucket each, for the addresses seen last."""
+    """Counts wrong passwords by address, or by name: a token bucket each, for those seen last.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    A bucket holds `burst` attempts, and gets one back every `pause` seconds.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        burst: int = _ATTEMPTS,
+        pause: float = _PAUSE,
+    ) -> None:
         self._clock = clock
+        self._burst = burst
+        self._pause = pause
         self._full_at: dict[str, float] = {}
 
-    def take(self, address: str) -> None:
+    def take(self, whose: str) -> None:
         """Count an attempt that begins; `TooManyAttempts` when there were too many."""
         now = self._clock()
-        full_at = max(self._full_at.pop(address, now), now)
-        late = full_at - now - _PAUSE * (_ATTEMPTS - 1)
-        self._full_at[address] = full_at if late > 0 else full_at + _PAUSE
-        while len(self._full_at) > _ADDRESSES:
+        full_at = max(self._full_at.pop(whose, now), now)
+        late = full_at - now - self._pause * (self._burst - 1)
+        self._full_at[whose] = full_at if late > 0 else full_at + self._pause
+        while len(self._full_at) > _KNOWN:
             del self._full_at[next(iter(self._full_at))]
         if late > 0:
             raise TooManyAttempts(ceil(late))
 
-    def give_back(self, address: str) -> None:
+    def give_back(self, whose: str) -> None:
         """The attempt was right after all."""
-        if address in self._full_at:
-            self._full_at[address] -= _PAUSE
+        if whose in self._full_at:
+            self._full_at[whose] -= self._pause
 
 
 class Administrators:
@@ -102,6 +118,9 @@ class Administrators:
     ) -> None:
         self._hashes = dict(hashes)
         self._attempts = attempts or Attempts()
+        self._by_name = Attempts(burst=_NAME_ATTEMPTS, pause=_NAME_PAUSE)
+        costs = [hashed.split("$")[2] for hashed in hashes.values()]
+        self._nobody = _NOBODY.format(max(costs, default="10")).encode()
         self._behind_navigator = behind_navigator
         self._salt = secrets.token_bytes(16)
         self._verified: dict[bytes, None] = {}
@@ -136,8 +155,8 @@ class Administrators:
         """Whose attempts to count. Navigator adds the address of its client last, whatever that sent."""
         address = request.remote or "unknown"
         if self._behind_navigator and address in ("127.0.0.1", "::1"):
-            return request.headers.get("X-Forwarded-For", address).rpartition(",")[2].strip()
-        return address
+            address = request.headers.get("X-Forwarded-For", address).rpartition(",")[2].strip()
+        return _network(address)
 
     async def _verify(self, name: str, password: str, address: str) -> bool:
         proof = hmac.digest(self._salt, f"{name}:{password}".encode(), hashlib.sha256)
@@ -146,15 +165,73 @@ class Administrators:
         if proof in self._refused:
             return False  # the same once more is no new guess
         self._attempts.take(address)
+        self._by_name.take(name)
         known = self._hashes.get(name)
         async with self._checking:
-            right = await asyncio.to_thread(_matches, password, known.encode() if known else _NOBODY)
+            right = await asyncio.to_thread(_matches, password, known.encode() if known else self._nobody)
         if not right or known is None:
             _remember(self._refused, proof)
             return False
         self._attempts.give_back(address)
+        self._by_name.give_back(name)
         _remember(self._verified, proof)
         return True
+
+
+def _network(address: str) -> str:
+    """Whose address it is: of IPv6 everybody has as many as they like, in a network of their own."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return address if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))
+
+
+class _Misdirected(SidecarError):
+    code = "host"
+    status = 421
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the sidecar is not known by the name that this request is for",
+            "use its address, or list the name in listen.names",
+        )
+
+
+def known_as(names: Collection[str]) -> Middleware:
+    """A middleware that refuses requests on TCP for a name that is none of ours.
+
+    A site can let a name of its own lead to an address here, and read with its visitors' browsers what that
+    answers. It cannot do so with an address, a name without a dot, or one of a private network.
+    """
+    known = {name.lower() for name in names}
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        name = _host(request.headers.get("Host", ""))
+        if not (on_unix_socket(request) or name in known or _is_nobodys(name)):
+            raise _Misdirected
+        return await handler(request)
+
+    return check
+
+
+def _host(header: str) -> str:
+    """The name, or address, in a Host header, without the port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0].rstrip(".").lower()
+
+
+def _is_nobodys(name: str) -> bool:
+    """Whether nobody can register the name."""
+    if "." not in name or name.endswith(_PRIVATE):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _remember(proofs: dict[bytes, None], proof: bytes) -> None:
@@ -169,11 +246,12 @@ def _from_elsewhere(request: web.Request) -> bool:
         return True
     # Without TLS browsers do not say more than this, and only of what may change something.
     origin = request.headers.get("Origin")
-    return (
-        request.method not in ("GET", "HEAD")
-        and origin is not None
-        and urlsplit(origin).netloc.lower() != request.host.lower()
-    )
+    if origin is None or request.method in ("GET", "HEAD"):
+        return False
+    try:
+        return urlsplit(origin).netloc.lower() != request.host.lower()
+    except ValueError:
+        return True
 
 
 def _link(request: web.Request) -> bool:

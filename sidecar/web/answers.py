@@ -12,6 +12,7 @@ from aiohttp import web
 from sidecar.errors import BadRequest, SidecarError
 from sidecar.model.record import Problem
 from sidecar.model.runs import Outcome
+from sidecar.model.text import printable
 from sidecar.web.html import HTML, error_page
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def outcome_answer(
 
 def outcome_text(outcome: Outcome) -> str:
     """A run's outcome for people."""
-    lines = list(outcome.log)
+    lines = [printable(line) for line in outcome.log]
     if outcome.error is not None and outcome.error.hint:
         lines.append(f"What to do: {outcome.error.hint}.")
     place = f"generation {outcome.generation}" if outcome.generation else "nothing yet"
@@ -103,8 +104,9 @@ def error_answer(
     if preferred(request, TEXT, JSON) == JSON:
         problem = Problem(error.code, error.message, error.hint, error.status)
         return json_answer({"error": problem}, error.status, headers)
-    hint = f"What to do: {error.hint}.\n" if error.hint else ""
-    return text_answer(f"{error.message[:1].upper()}{error.message[1:]}.\n{hint}", error.status, headers)
+    hint = f"What to do: {printable(error.hint)}.\n" if error.hint else ""
+    message = printable(error.message)
+    return text_answer(f"{message[:1].upper()}{message[1:]}.\n{hint}", error.status, headers)
 
 
 class _HttpError(SidecarError):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from aiohttp import web
 
 from sidecar.web import openapi
+from sidecar.web.access import known_as
 from sidecar.web.answers import errors, note_begun
 from sidecar.web.background import Background
 from sidecar.web.fleet import FleetViews
@@ -15,6 +18,8 @@ from sidecar.web.public import PublicTrigger
 from sidecar.web.views import Views
 
 _LONGEST_BODY = 64 << 10
+# Anything else is 404 before anybody is asked for a password: Navigator's login lets some endings through.
+_NUMBER = "{number:[0-9]+}"
 _LOCKED = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -30,9 +35,10 @@ def application(
     public: PublicTrigger,
     pages: Pages,
     fleet: FleetViews,
+    names: Collection[str],
 ) -> web.Application:
-    """Who may do what is decided by each handler: see `access`."""
-    app = web.Application(middlewares=[errors], client_max_size=_LONGEST_BODY)
+    """Who may do what is decided by each handler: see `access`. `names` are those it is known by on TCP."""
+    app = web.Application(middlewares=[errors, known_as(names)], client_max_size=_LONGEST_BODY)
     app.add_routes(
         [
             web.post("/update", operations.update),
@@ -47,7 +53,7 @@ def application(
             web.post("/fleet/update", fleet.update),
             web.get("/status", either(pages.state, views.status)),
             web.get("/generations", either(pages.past, views.generations)),
-            web.get("/generations/{number}", either(pages.generation, views.generation)),
+            web.get(f"/generations/{_NUMBER}", either(pages.generation, views.generation)),
             web.get("/events", views.events),
             web.get("/metrics", views.metrics),
             web.get("/healthz", views.healthz),
@@ -60,8 +66,8 @@ def application(
             web.post("/page/update", pages.apply),
             web.get("/page/fleet", pages.confirm_fleet),
             web.post("/page/fleet", pages.apply_fleet),
-            web.get("/page/rollback/{number}", pages.confirm_rollback),
-            web.post("/page/rollback/{number}", pages.roll_back),
+            web.get(f"/page/rollback/{_NUMBER}", pages.confirm_rollback),
+            web.post(f"/page/rollback/{_NUMBER}", pages.roll_back),
             web.get("/page/assets/{digest}/{name}", asset),
         ]
     )

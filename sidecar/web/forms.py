@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from sidecar.errors import Forbidden
+from sidecar.errors import BadRequest, Forbidden
 
 _LIFETIME = 3600.0
 _URLENCODED = "application/x-www-form-urlencoded"
@@ -29,20 +29,30 @@ class Forms:
 
     def _made(self, who: str, action: str, until: int) -> str:
         text = "\0".join((str(until), who, action))
-        return f"{until}.{hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()}"
+        proof = hmac.new(self._key, text.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()
+        return f"{until}.{proof}"
 
     def fits(self, token: str, who: str, action: str) -> bool:
         """Whether a token was made for this administrator and action, not too long ago."""
         until = token.partition(".")[0]
         if not until.isdecimal() or len(until) > 12 or int(until) < self._clock():
             return False
-        return hmac.compare_digest(token.encode(), self._made(who, action, int(until)).encode())
+        made = self._made(who, action, int(until))
+        return hmac.compare_digest(token.encode(errors="surrogatepass"), made.encode())
 
     async def require(self, request: web.Request, who: str, action: str) -> None:
         """`Forbidden` unless this is the form that the daemon showed to `who` for `action`."""
-        if request.content_type != _URLENCODED:
-            raise Forbidden("this is not the page's own form", "use the button on the page", code="form")
-        if not self.fits(str((await request.post()).get("token", "")), who, action):
+        if not self.fits(await field(request, "token"), who, action):
             raise Forbidden(
                 "this form is too old, or is not yours", "load the page again and repeat", code="form"
             )
+
+
+async def field(request: web.Request, name: str) -> str:
+    """What was sent in a field of the page's form, empty where it has none; an error for any other body."""
+    if request.content_type != _URLENCODED:
+        raise Forbidden("this is not the page's own form", "use the button on the page", code="form")
+    try:
+        return str((await request.post()).get(name, ""))
+    except (LookupError, ValueError):
+        raise BadRequest("the form cannot be read", "use the button on the page") from None

@@ -316,12 +316,13 @@ PATHS: dict[str, dict[str, Schema]] = {
         "post": {
             "summary": "What Navigator's CGI passes on. On the Unix socket only.",
             "description": "The forwarder adds the headers Sidecar-Method, Sidecar-Path and Sidecar-Remote. "
-            "A body, or an expected digest, needs a signature. A GET of `<root>/update_status` that it "
-            "passes on is answered with this machine's state and digests.",
+            "A body without a signature is not read; an expected digest needs one. A GET of "
+            "`<root>/update_status` that it passes on is answered with this machine's state and digests.",
             "responses": {
                 **{status: answer for status, answer in _RUN.items() if status not in ("403", "412")},
                 "404": _error("this is not the Unix socket"),
                 "405": _error("the request that was forwarded is not a POST"),
+                "408": _error("the signed body did not come in time"),
                 "415": _error("the body's encoding is not understood"),
             },
         }

@@ -7,7 +7,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 
 class _Rollback(Record, frozen=True, forbid_unknown_fields=True):
-    generation: int
+    generation: Annotated[int, msgspec.Meta(ge=1, le=10**9)]
     index: bool = True
 
 

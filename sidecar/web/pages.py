@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from sidecar.errors import BadRequest, CommandError, NotFound, SidecarError
 from sidecar.fleet.report import State
 from sidecar.generate import MAP, yaml_writer
 from sidecar.generate.cache import Memo
+from sidecar.generate.check import LOSS
 from sidecar.generate.ownership import owners
 from sidecar.generations import Generations
 from sidecar.inputs.index import Deployed, read_index
 from sidecar.model.changes import Changes, changes, unified
 from sidecar.model.index import Index
 from sidecar.model.runs import PREVIEW, Outcome, Request
+from sidecar.model.words import plural
 from sidecar.observe.events import Broker
 from sidecar.observe.history import History
 from sidecar.observe.status import Status
@@ -32,7 +34,7 @@ from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators
 from sidecar.web.answers import EVENTS, Handler, wants_page
-from sidecar.web.forms import Forms
+from sidecar.web.forms import Forms, field
 from sidecar.web.html import ADDRESSES, base_of, html_answer
 from sidecar.web.page import before, change, now, parts
 from sidecar.web.page.atlas import atlas
@@ -46,10 +48,15 @@ _ENTRIES = 50
 _RECHECK = 1.0
 _GATHER = 0.05
 _SHORTEST_OUTPUT = 2000
+# What has to be typed where an update takes away more than is allowed at once.
+_WORD = "lose"
 
 Fleet = Callable[[], State | None]
 UpdateFleet = Callable[[str], Coroutine[Any, Any, object]]
 """Updates the fleet on behalf of somebody."""
+
+CompareFleet = Callable[[], Awaitable[Changes | None]]
+"""What that would change in the store; None where nothing is uploaded."""
 
 
 def either(shown: Handler, plain: Handler) -> Handler:
@@ -78,8 +85,10 @@ class Pages:
         pending_regions: Callable[[], list[str]],
         fleet: Fleet = lambda: None,
         update_fleet: UpdateFleet | None = None,
+        compare_fleet: CompareFleet | None = None,
     ) -> None:
         self._update_fleet = update_fleet
+        self._compare_fleet = compare_fleet
         self._settings = settings
         self._worker = worker
         self._status = status
@@ -204,6 +213,10 @@ class Pages:
         """What an update would change, with the button that applies exactly that."""
         who = await self._administrators.require(request)
         outcome = await self._previewed(who)
+        if outcome.error is not None:
+            forced = await self._previewed(who, force=True) if outcome.error.code == LOSS else None
+            content = change.refused(outcome, forced, base=base_of(request))
+            return self._answer(request, who, "What would change", content, section="preview")
         needed = await self._deployment(outcome)
         current = self._generations.current
         content = change.preview(
@@ -214,8 +227,8 @@ class Pages:
     async def confirm(self, request: web.Request) -> web.StreamResponse:
         """The question before an update."""
         who = await self._administrators.require(request)
-        tag = request.query.get("tag", "")
-        outcome = await self._previewed(who)
+        tag, force = request.query.get("tag", ""), request.query.get("force") == "1"
+        outcome = await self._previewed(who, force=force)
         needed = await self._deployment(outcome)
         if outcome.error is not None or outcome.tag != tag or needed or not outcome.written:
             # Something else than was shown: it has to be shown first.
@@ -223,7 +236,7 @@ class Pages:
         first = outcome.changes is None
         content = change.question(
             "Update the configuration?",
-            f"{parts.plural(len(outcome.written), 'file')} will be written and Navigator will load them. "
+            f"{plural(len(outcome.written), 'file')} will be written and Navigator will load them. "
             + (
                 "This is the first generation."
                 if first
@@ -233,21 +246,28 @@ class Pages:
             outcome.changes,
             action="update",
             button="Update configuration",
-            fields=[("tag", tag), ("token", self._forms.token(who, f"update {tag}"))],
+            fields=[
+                ("tag", tag),
+                ("force", "1" if force else ""),
+                ("token", self._forms.token(who, f"update {tag}{' by force' if force else ''}")),
+            ],
             back="../preview",
+            word=_WORD if force else "",
         )
         return self._answer(request, who, "Update the configuration?", content, section="preview")
 
     async def apply(self, request: web.Request) -> web.StreamResponse:
         """Apply what was shown, and nothing else."""
         who = await self._administrators.require(request)
-        tag = str((await request.post()).get("tag", ""))
-        await self._forms.require(request, who, f"update {tag}")
-        await self._start(Request(trigger="http", who=who, if_match=tag))
+        tag, force = await field(request, "tag"), await field(request, "force") == "1"
+        await self._forms.require(request, who, f"update {tag}{' by force' if force else ''}")
+        if force and (await field(request, "word")).strip().lower() != _WORD:
+            raise BadRequest(f"the word {_WORD!r} was not typed", "go back, and type it if that is meant")
+        await self._start(Request(trigger="http", who=who, if_match=tag, force=force))
         raise web.HTTPSeeOther("../")
 
-    async def _previewed(self, who: str) -> Outcome:
-        return await self._worker.submit(Request(trigger=PREVIEW, who=who, preview=True))
+    async def _previewed(self, who: str, *, force: bool = False) -> Outcome:
+        return await self._worker.submit(Request(trigger=PREVIEW, who=who, preview=True, force=force))
 
     async def _deployment(self, outcome: Outcome) -> list[str]:
         """Why an update would not be enough; empty when it is."""
@@ -257,7 +277,7 @@ class Pages:
             for what in ("added", "removed", "changed"):
                 names = getattr(regions, what)
                 if names.count:
-                    reasons.append(f"{parts.plural(names.count, 'region')} {what}: {', '.join(names.names)}.")
+                    reasons.append(f"{plural(names.count, 'region')} {what}: {', '.join(names.names)}.")
         settings = self._settings.page
         if settings.deployment_check:
             try:
@@ -280,18 +300,41 @@ class Pages:
         """The question before all machines are updated."""
         who = await self._administrators.require(request)
         self._fleets_update()
+        changes, unknown = await self._fleet_changes(who)
         content = change.question(
             "Update the fleet?",
             "Every active machine is poked, and followed until it has loaded the newest index. Where this "
             "machine owns the index, that is uploaded first.",
-            (),
-            None,
+            change.consequences(changes),
+            changes,
+            unknown=unknown,
             action="fleet",
             button="Update the fleet",
             fields=[("token", self._forms.token(who, "fleet"))],
             back="../",
         )
         return self._answer(request, who, "Update the fleet?", content, section="")
+
+    async def _fleet_changes(self, who: str) -> tuple[Changes | None, str | None]:
+        """What the machines would get, or why that is not known.
+
+        An owner's index is compared with the store's, any other machine's with what is in place here.
+        """
+        try:
+            changes = await self._compare_fleet() if self._compare_fleet is not None else None
+        except SidecarError as error:
+            return None, f"The index here and the store's cannot be compared: {error.message}."
+        if changes is not None:
+            return changes, None
+        outcome = await self._previewed(who)
+        if outcome.error is not None:
+            return (
+                None,
+                f"What the store holds cannot be compared with what is here: {outcome.error.message}.",
+            )
+        if outcome.changes is None:
+            return None, "There is nothing in place here to compare with."
+        return outcome.changes, None
 
     async def apply_fleet(self, request: web.Request) -> web.StreamResponse:
         """Begin a fleet update, whose progress the first page shows."""

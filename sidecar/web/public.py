@@ -1,8 +1,9 @@
 """The public trigger: what a stranger on the internet may ask for through Navigator's CGI.
 
 The forwarder brings every such request to `/public` on the Unix socket. Unsigned, it can do one thing: ask
-for a fetch of what the store holds already. With a valid signature it may bring the index along, or name
-the digest of the one that is expected. `<root>/update_status` tells anyone this machine's state and digests.
+for a fetch of what the store holds already; a body that comes with it is not read. With a valid signature it
+may bring the index along, or name the digest of the one that is expected. `<root>/update_status` tells anyone
+this machine's state and digests.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ LOOK = "Sidecar-Look"
 """The header by which a failed answer makes Navigator look all the same."""
 _DEPRECATED = "index_update"
 _STATUS = "update_status"
+_IGNORED = "Sidecar-Body"
+"""The header by which the forwarder tells of a body that it did not pass on."""
+# A signed body comes within so many seconds: the forwarder waits a little longer for the answer.
+_LONGEST_BODY = 100.0
 # Between two looks of a poke that waits for the store: from the first to the longest, doubling.
 _PAUSE, _LONGEST_PAUSE = 0.25, 1.0
 
@@ -99,6 +104,10 @@ class PublicTrigger:
                     answer.headers[LOOK] = "yes"
         except SidecarError as error:
             answer = error_answer(request, error, headers)
+        if signing.SIGNATURE not in request.headers and (
+            _IGNORED in request.headers or request.can_read_body
+        ):
+            notice += "The body was not read, as it is not signed: what counts is what the store holds.\n"
         if notice and answer.content_type == "text/plain":
             answer.text = notice + (answer.text or "")
         # What the client still sends is not waited for.
@@ -113,7 +122,8 @@ class PublicTrigger:
         finally:
             if wanted.received is not None:
                 wanted.received.path.unlink(missing_ok=True)
-        return outcome_answer(request, outcome.without_names(), headers)
+        shown = outcome.for_strangers() if wanted.public else outcome.without_names()
+        return outcome_answer(request, shown, headers)
 
     async def _brings_up(self) -> bool:
         """Whether Navigator is on its maintenance page, and a set that it can serve is in place."""
@@ -141,9 +151,6 @@ class PublicTrigger:
                 raise Unauthorized(
                     "a poke with an expected digest must be signed", "see `sidecar sign --help`"
                 )
-            async for chunk in request.content.iter_chunked(CHUNK):
-                if chunk:
-                    raise Unauthorized("a poke with a body must be signed", "see `sidecar sign --help`")
             return Request(trigger="cgi", who=address, public=True)
         poke = signing.Poke(
             "POST",
@@ -179,9 +186,14 @@ class PublicTrigger:
         path = self._folder / f"index-{self._received}"
         try:
             with _Body(path, self._settings, gzipped=encoding == "gzip") as body:
-                async for chunk in request.content.iter_chunked(CHUNK):
-                    body.write(chunk)
+                async with asyncio.timeout(_LONGEST_BODY):
+                    async for chunk in request.content.iter_chunked(CHUNK):
+                        # A small chunk can inflate to a thousand times its size.
+                        await asyncio.to_thread(body.write, chunk)
                 received = body.finish(promised)
+        except TimeoutError:
+            path.unlink(missing_ok=True)
+            raise _Slow from None
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -218,6 +230,16 @@ class _Encoding(SidecarError):
     def __init__(self) -> None:
         super().__init__(
             "the body's encoding is not understood", "send it as it is, or with Content-Encoding: gzip"
+        )
+
+
+class _Slow(SidecarError):
+    code = "slow"
+    status = 408
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the body did not come within {_LONGEST_BODY:g} s", "send it faster, or let the store bring it"
         )
 
 

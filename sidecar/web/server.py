@@ -18,10 +18,12 @@ from aiohttp import web
 
 from sidecar.config.settings import Listen
 from sidecar.errors import Busy, SettingsError
+from sidecar.web.connections import Bounds, Runner
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 1024
+# On the Unix socket pokes wait while the daemon restarts. On TCP so many are accepted in one go at most.
+_BACKLOG, _TCP_BACKLOG = 1024, 128
 _SHUTDOWN = 1.0
 _RETRY = 5.0
 _LAST_WORDS = 0.05
@@ -30,10 +32,11 @@ _LAST_WORDS = 0.05
 class Server:
     """Serves one application on every address of the settings."""
 
-    def __init__(self, application: web.Application, settings: Listen) -> None:
+    def __init__(self, application: web.Application, settings: Listen, bounds: Bounds | None = None) -> None:
         # Bodies stay as they were sent: their digest is signed, and their inflation is bounded elsewhere.
-        self._runner = web.AppRunner(
+        self._runner = Runner(
             application,
+            bounds or Bounds(),
             auto_decompress=False,
             access_log=None,
             shutdown_timeout=_SHUTDOWN,
@@ -61,7 +64,8 @@ class Server:
             )
         await self._runner.setup()
         for one in (*unix, *tcp):
-            listener = web.SockSite(self._runner, one, backlog=_BACKLOG)
+            backlog = _BACKLOG if one in unix else _TCP_BACKLOG
+            listener = web.SockSite(self._runner, one, backlog=backlog)
             await listener.start()
             if one in passed:
                 self._passed.append(listener)
@@ -79,7 +83,7 @@ class Server:
     async def _listen_on_tcp(self) -> None:
         """Listen on the TCP address, or say why that is not possible; the Unix socket does without it."""
         settings = self._settings
-        site = web.TCPSite(self._runner, settings.host, settings.port, backlog=_BACKLOG)
+        site = web.TCPSite(self._runner, settings.host, settings.port, backlog=_TCP_BACKLOG)
         try:
             await site.start()
         except OSError as error:

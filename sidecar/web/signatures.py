@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,11 +39,14 @@ class UsedSignatures:
     start, and when most of it does not matter any more.
     """
 
-    def __init__(self, path: Path, window: float) -> None:
+    def __init__(self, path: Path, window: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` counts seconds, and is never set: one that is set forth and back brings nothing back."""
         self._path = path
+        self._clock = clock
         # A signature's time may lie in the future by the window, and counts until the window after it.
         self._remember = 2 * window
-        self._used: dict[str, float] = {}
+        # Signature -> when it was used, by the wall clock and by the other one.
+        self._used: dict[str, tuple[float, float]] = {}
         self._lines = 0
         self._is_read = False
         # Its last line may be half of one.
@@ -67,7 +72,7 @@ class UsedSignatures:
         for line in lines:
             moment, _, signature = line.partition(" ")
             if moment.isdecimal() and signature and int(moment) >= now - self._remember:
-                self._used[signature] = int(moment)
+                self._used[signature] = int(moment), self._clock()
         self._lines = len(lines)
         self._is_read = True
 
@@ -77,22 +82,24 @@ class UsedSignatures:
             if not self._is_read:
                 # What was used before the start is not known yet.
                 self._read(now)
-            for old in [known for known, at in self._used.items() if at < now - self._remember]:
+            counted = self._clock()
+            wall_end, end = now - self._remember, counted - self._remember
+            for old in [one for one, (at, since) in self._used.items() if at < wall_end and since < end]:
                 del self._used[old]
             if signature in self._used:
                 raise Unauthorized(
                     "the signature was used before", "sign every request anew", code="replayed"
                 )
             if self._is_torn or self._lines > len(self._used) + _MAX_STALE_LINES:
-                self._write_anew({**self._used, signature: now})
+                self._write_anew({**self._used, signature: (now, counted)})
             else:
                 self._append(f"{int(now)} {signature}\n".encode())
         except OSError as error:
             raise NotRecorded(self._path, error) from error
-        self._used[signature] = now
+        self._used[signature] = now, counted
 
-    def _write_anew(self, used: dict[str, float]) -> None:
-        content = "".join(f"{int(at)} {signature}\n" for signature, at in used.items())
+    def _write_anew(self, used: dict[str, tuple[float, float]]) -> None:
+        content = "".join(f"{int(at)} {signature}\n" for signature, (at, _) in used.items())
         replace(self._path, content.encode(), synced=True)
         self._lines = len(used)
         self._is_torn = False

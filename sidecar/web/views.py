@@ -10,6 +10,7 @@ from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from sidecar.errors import BadRequest, Busy, NotFound
+from sidecar.model.text import printable
 from sidecar.observe.events import Broker
 from sidecar.observe.history import Entry, History
 from sidecar.observe.metrics import Metrics
@@ -116,4 +117,4 @@ def _line(entry: Entry) -> str:
     number = f"generation {outcome.generation}" if outcome.state == "published" else "-"
     by = f"{outcome.trigger} ({outcome.who})"
     moment = datetime.fromtimestamp(outcome.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return f"{entry.run} {moment} {entry.state} {number} by {by}{error}"
+    return printable(f"{entry.run} {moment} {entry.state} {number} by {by}{error}")

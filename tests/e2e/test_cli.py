@@ -7,6 +7,7 @@ import hashlib
 import json
 import sqlite3
 import subprocess
+import sys
 import urllib.request
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
@@ -127,7 +128,7 @@ async def test_a_wrong_variable_names_itself(machine: Machine) -> None:
     """The environment's part of a wrong configuration is told by the variable's name."""
     finished = check(await sidecar(machine, "config", SIDECAR_LISTEN_PORT="many"), 2)
     assert "SIDECAR_LISTEN_PORT" in finished.err
-    finished = check(await sidecar(machine, "config", SIDECAR_LISTEN_PROT="1"), 2)
+    finished = check(await sidecar(machine, "config", SIDECAR_LISTEN_PROT="1"), 0)
     assert "SIDECAR_LISTEN_PROT" in finished.err
 
 
@@ -196,6 +197,20 @@ async def test_a_failed_update_ends_with_1(machine: Machine) -> None:
     assert machine.targets() == {}
 
 
+async def test_started_by_somebody_who_ignores_children(machine: Machine) -> None:
+    """Whoever starts the sidecar may ignore the ends of children: exit statuses are known all the same."""
+    machine.put_index()
+    machine.extra["update"] = {"check_command": ["true"]}
+    script = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN);"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    settings = machine.write_settings()
+    finished = await run(sys.executable, "-c", script, SIDECAR, "--config", settings, "update", "--once")
+    assert finished.code == 0, finished.out + finished.err
+    assert "Published" in finished.out
+
+
 async def test_preview_once_shows_and_writes_nothing(machine: Machine) -> None:
     """`preview --once` names what an update would change, with diffs when asked, and changes nothing."""
     check(await sidecar(machine, "update", "--once"), 0)
@@ -206,13 +221,28 @@ async def test_preview_once_shows_and_writes_nothing(machine: Machine) -> None:
     assert "files to write: htpasswd, navigator.yml" in short
     assert "+++" not in short
     long = check(await sidecar(machine, "preview", "--once", "--diff"), 0).out
-    assert f"+user0003:{HASH}" in long
+    assert "+user0003:••••" in long
+    assert HASH not in long
     data = check(await sidecar(machine, "preview", "--once", "--json"), 0).json
     assert data["state"] == "previewed"
     assert set(data["diffs"]) == {"htpasswd", "navigator.yml"}
     assert machine.targets() == before
     check(await sidecar(machine, "update", "--once"), 0)
     assert "files to write: none" in check(await sidecar(machine, "preview", "--once"), 0).out
+
+
+async def test_what_the_index_holds_is_printed_as_text(machine: Machine) -> None:
+    """A user's name, and the name of a table, neither rule the terminal nor pass for a line of the log."""
+    name = "\x1b]0;pwned\x07\x1b[2J\n[07:00:00] forged line\x9b"
+    check(await sidecar(machine, "update", "--once"), 0)
+    add_user(machine.store_index, name, f"{name}:{HASH}")
+    finished = await sidecar(machine, "preview", "--once", "--diff")
+    with closing(sqlite3.connect(machine.store_index)) as connection:
+        connection.execute(f'create view "{name}" as select * from nowhere')
+    refused = await sidecar(machine, "update", "--once")
+    for text in (finished.out, finished.err, refused.out, refused.err):
+        assert all(line.isprintable() for line in text.split("\n")), text
+        assert not [line for line in text.split("\n") if line.startswith("[07:00:00]")]
 
 
 async def test_a_preview_of_nothing_says_so(machine: Machine) -> None:
@@ -256,8 +286,8 @@ async def test_the_commands_talk_to_the_daemon(machine: Machine) -> None:
         assert data["state"] == "previewed"
 
         status = check(await sidecar(machine, "status"), 1).out
-        assert "version: " + __version__ in status
-        assert "current: 2" in status
+        assert f"sidecar {__version__}" in status
+        assert "generation 2" in status
         check(await sidecar(machine, "update", "--wait", "published"), 0)
 
         machine.store_index.write_bytes(b"no database")
@@ -379,7 +409,7 @@ async def test_doctor_finds_what_is_wrong(machine: Machine) -> None:
         findings = check(await sidecar(machine, "doctor", "--json"), 0).json
         assert all(finding["good"] for finding in findings)
         assert any(finding["subject"].startswith("store file://") for finding in findings)
-        assert any(" tenants with profile" in finding["message"] for finding in findings)
+        assert any(" events with profile" in finding["message"] for finding in findings)
     machine.store_index.unlink()
     before = machine.targets()
     finished = check(await sidecar(machine, "doctor"), 1)
@@ -509,3 +539,12 @@ async def test_the_demo_reaches_a_first_update(tmp_path: Path) -> None:
 def fetch(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=30) as answer:
         return json.loads(answer.read())
+
+
+async def test_what_nobody_thought_of_is_a_line_too(machine: Machine) -> None:
+    """A start that fails in a way of its own leaves JSON lines, the traceback inside of one."""
+    (machine.state / "salt.key").mkdir(parents=True)
+    finished = await sidecar(machine, "serve")
+    assert finished.code == 1
+    last = [json.loads(line) for line in finished.err.splitlines()][-1]
+    assert (last["level"], "IsADirectoryError" in last["exception"]) == ("critical", True)

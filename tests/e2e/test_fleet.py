@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from sidecar.demo.sample import remove_user
 from tests.conftest import Bucket, free_port
 from tests.support.cgi import SIDECAR, environment, sidecar
 from tests.support.fleet import (
@@ -418,14 +419,18 @@ async def test_the_page_has_a_button(tmp_path: Path, bucket: Bucket) -> None:
     async with fleet(tmp_path, bucket, ["m1"]) as whole:
         admin = whole.admin()
         own_index(admin, "second")
+        remove_user(admin.application / "db" / "index.sqlite3", "user0004")
         saw(admin, bucket)
         browser = {"Accept": "text/html"}
         async with admin.daemon() as daemon, admin.client() as client:
             async with client.get("", headers=browser) as answer:
                 assert 'href="./page/fleet"' in await answer.text()
             async with client.get("page/fleet", headers=browser) as answer:
-                token = re.search(r'name="token" value="([^"]+)"', await answer.text())
+                asked = await answer.text()
+                token = re.search(r'name="token" value="([^"]+)"', asked)
                 assert token
+            assert "will no longer be able to sign in: user0004." in asked
+            assert "Nothing is taken away" not in asked
             async with client.post("page/fleet", data={"token": "another"}, headers=browser) as answer:
                 assert answer.status == 403
             assert whole.router.seen["m1", "POST"] == 0

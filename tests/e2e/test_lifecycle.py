@@ -134,6 +134,33 @@ def polls(way: Way) -> dict[str, str]:
 # Booting
 
 
+async def test_boot_with_a_mistyped_variable(proof: Proof) -> None:
+    """A variable that names no setting keeps nothing from coming up; status and log name it."""
+    async with proof.machine.boot(SIDECAR_TRIGER_SECRET="mistyped") as booted:
+        await booted.up()
+        status = await proof.ends(booted, "old", "synced", "healthy")
+        assert any("SIDECAR_TRIGER_SECRET" in problem for problem in status["problems"])
+        assert "SIDECAR_TRIGER_SECRET" in proof.machine.log
+        doctor = await booted.command("doctor")
+        assert "SIDECAR_TRIGER_SECRET" in doctor.out
+
+
+async def test_boot_with_an_unusable_variable(proof: Proof) -> None:
+    """No daemon starts, and still the machine serves what was published; the hook says what is wrong."""
+    async with proof.machine.boot(SIDECAR_TRIGGER_SECRET="short") as booted:
+        await booted.up()
+        assert await booted.lets_in("old")
+        assert "trigger.secret: shorter than" in proof.machine.log
+
+
+async def test_first_boot_with_an_unusable_variable(proof: Proof) -> None:
+    """Where nothing was ever published, the boot hook fails, and says what is wrong."""
+    async with proof.empty().boot(SIDECAR_TRIGGER_SECRET="short") as booted:
+        finished = await booted.command("update", "--trigger", "boot")
+        assert finished.code == 2
+        assert "trigger.secret" in finished.err
+
+
 async def test_first_boot(proof: Proof) -> None:
     """On an empty volume the machine comes up by itself with the store's index."""
     async with proof.empty().boot() as booted:
@@ -320,10 +347,14 @@ async def test_deployment_with_another_profile_and_no_index(
         if trouble == "down":
             await proxy.refuse()
         async with machine.boot(**variables) as booted:
-            await booted.up()
+            seconds = await booted.up()
             sync = "unknown" if trouble == "down" else "out_of_sync"
-            await proof.ends(booted, "old", sync, "healthy")
+            # Where the store takes its time, it is served a moment after the older set.
+            await booted.status(lambda found: found["generation"]["loaded"] == 2)
+            await booted.visitor.begin()
+            await holds(lambda: booted.visitor.is_done, "a visitor is answered")
             assert "Ballroom" in booted.visitor.realm
+            await proof.ends(booted, "old", sync, "healthy", seconds)
 
 
 # Waking up

@@ -18,7 +18,7 @@ import pytest
 
 from sidecar.cli.client import Client
 from sidecar.system import systemd
-from tests.support.cgi import SIDECAR, environment, run_cgi
+from tests.support.cgi import SIDECAR, environment, run_cgi, signed
 from tests.support.machine import Machine, until
 
 # Does what systemd does between fork and exec: descriptors from 3 on, and variables that name this process.
@@ -123,7 +123,7 @@ async def test_pokes_during_a_restart_wait_and_are_answered(machine: Machine) ->
 
 
 async def test_no_poke_is_turned_away_around_a_stop(machine: Machine) -> None:
-    """Through a stop and a start every poke gets the daemon's own answer: done, or that it is stopping."""
+    """Through a stop and a start every poke without a body is answered: by this daemon or the next one."""
     machine.put_index()
     with held(machine) as sockets:
         async with activated(machine, sockets) as daemon:
@@ -132,10 +132,40 @@ async def test_no_poke_is_turned_away_around_a_stop(machine: Machine) -> None:
             pokes += [asyncio.create_task(run_cgi(machine.socket)) for _ in range(4)]
         async with activated(machine, sockets):
             answers = await asyncio.gather(*pokes)
-    for answer in answers[:4]:
-        assert answer.status == 200 or "stopping" in answer.body, answer.body
-        assert "is not there" not in answer.body
-    assert [answer.status for answer in answers[4:]] == [200] * 4
+    assert [answer.status for answer in answers] == [200] * 8, [answer.body for answer in answers]
+
+
+async def test_a_signed_poke_is_not_sent_twice(machine: Machine) -> None:
+    """Its signature counts once, so the forwarder passes on that the daemon is stopping."""
+    requests: list[bytes] = []
+
+    async def stopping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        text = b"The sidecar is stopping.\n"
+        writer.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
+        writer.close()
+
+    async with await asyncio.start_unix_server(stopping, machine.socket):
+        answer = await run_cgi(machine.socket, headers=signed())
+        assert (answer.status, len(requests)) == (503, 1)
+        answer = await run_cgi(machine.socket, b"body")
+        assert (answer.status, len(requests)) == (503, 2)
+        answer = await run_cgi(machine.socket)
+        assert (answer.status, len(requests)) == (503, 4), "asked once more, and no more than that"
+
+
+async def test_a_poke_outlives_a_killed_daemon(machine: Machine) -> None:
+    """Where the daemon dies without an answer, a poke without a body is answered by the next one."""
+    answers = [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ndone\n"]
+
+    async def dying(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answers.pop(0))
+        writer.close()
+
+    async with await asyncio.start_unix_server(dying, machine.socket):
+        answer = await run_cgi(machine.socket, length="")
+    assert (answer.status, answer.body) == (200, "done\n")
 
 
 async def test_systemds_own_tool_passes_the_same(machine: Machine) -> None:

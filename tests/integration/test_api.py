@@ -237,6 +237,15 @@ async def test_a_refused_update_says_why_in_both_forms(machine: Machine) -> None
         assert data.json["error"].keys() == {"code", "message", "hint", "status"}
 
 
+@pytest.mark.parametrize("number", ["0", "-1", "1000000001", "9" * 400, "1.5", "true", "null", '"1"'])
+async def test_a_number_that_no_generation_has_is_refused(machine: Machine, number: str) -> None:
+    """What cannot be a generation's number is told so, before anything runs."""
+    async with running(machine) as site:
+        answer = await site.ask("POST", "/rollback", Accept=JSON, data=f'{{"generation": {number}}}')
+        check_error(answer, 400, "bad_request")
+        assert (await site.ask("GET", "/status")).json["last"] is None
+
+
 async def test_no_failure_shows_a_traceback(machine: Machine) -> None:
     """Even when the state folder vanishes under the daemon, answers are sentences with a fitting status."""
     async with running(machine) as site:

@@ -18,13 +18,14 @@ from sidecar.daemon import Daemon
 from sidecar.demo.sample import Size, add_event
 from sidecar.errors import SidecarError
 from sidecar.generations import LastLoaded
+from sidecar.inputs.store.inventory import first_date
 from sidecar.model.runs import Request
 from sidecar.model.work import Step, Work
 from sidecar.ready.folder import DatabaseFolder
 from sidecar.ready.report import Report
 from tests.conftest import Bucket
 from tests.support import proxy as faults
-from tests.support.events import change_event, read_event, write_event
+from tests.support.events import VERSIONS, change_event, read_event, write_event
 from tests.support.machine import SMALL, Machine, until
 from tests.support.proxy import Fault, Proxy
 
@@ -708,3 +709,44 @@ def test_a_locked_database_is_not_waited_for_for_ever(tmp_path: Path) -> None:
         assert caught.value.code == "locked"
     assert [path.name for path in tmp_path.iterdir()] == ["2026-boston.sqlite3"]
     assert read_event(folder.copy("2026-boston")) == "2026-boston"
+
+
+ENDLESS = "with recursive r(n) as (select 1 union all select n + 1 from r) select 'v' || n as"
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        f"create view {{table}} as {ENDLESS} {{column}} from r",
+        "create table {table} (a, {column} as (hex(zeroblob(400000000 + a))))",
+        "create table {table} (a)",
+    ],
+    ids=["an endless view", "computed", "another table"],
+)
+def test_what_is_no_plain_table_is_not_read(tmp_path: Path, instead: str) -> None:
+    """Of a database from elsewhere only stored values are read: neither memory nor time goes for others."""
+    path = tmp_path / "2026-boston.sqlite3"
+    write_event(path)
+    folder = DatabaseFolder(tmp_path, 0o644, -1, -1)
+    assert folder.versions("2026-boston") == set(VERSIONS)
+    assert first_date(path) == "2026-05-01"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for table, column in [("schema_migrations", "version"), ("events", "date")]:
+            connection.execute(f"drop table {table}")
+            connection.execute(instead.format(table=table, column=column))
+            if "view" not in instead:
+                connection.execute(f"insert into {table} (a) values (1)")
+    assert folder.versions("2026-boston") == set()
+    assert first_date(path) is None
+
+
+def test_long_values_are_not_read(tmp_path: Path) -> None:
+    """A default costs a file nothing, however long it is and however many rows have it."""
+    path = tmp_path / "2026-boston.sqlite3"
+    write_event(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("drop table schema_migrations")
+        connection.execute("create table schema_migrations (a)")
+        connection.executemany("insert into schema_migrations values (?)", [(1,)] * 1000)
+        connection.execute(f"alter table schema_migrations add column version default '{'v' * 100_000}'")
+    assert DatabaseFolder(tmp_path, 0o644, -1, -1).versions("2026-boston") == {"None"}

@@ -226,21 +226,25 @@ def umask(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.parametrize("umask", [0, 0o077], indirect=True)
 def test_modes_are_explicit(tmp_path: Path) -> None:
     """Files have the modes that the settings name, whatever the umask; the generations are private."""
-    machine = Machine(tmp_path, {"files": {"mode": "0664", "htpasswd_mode": "0604"}})
+    # The index is a database, to which the application may write.
+    modes_of = {"files": {"mode": "0664", "htpasswd_mode": "0604"}, "databases": {"mode": "0620"}}
+    machine = Machine(tmp_path, modes_of)
     machine.put_index(SIZE)
     for turn in range(2):
         update(machine)
         modes = {name: mode(machine.target(name)) for name in NAMES}
         assert modes == {name: 0o604 if name == "htpasswd" else 0o664 for name in NAMES}
         one_password(machine, turn)
-    assert mode(machine.target(INDEX)) == 0o664
+    assert mode(machine.target(INDEX)) == 0o620
+    assert mode(machine.state) == 0o700
     assert mode(machine.state / "generations") == 0o700
     assert mode(machine.state / "generations" / "00000001" / "htpasswd") == 0o600
 
 
-def test_the_default_mode_of_htpasswd(published: Machine) -> None:
-    """Without a setting, htpasswd is no file for everybody."""
+def test_the_default_mode_of_what_holds_passwords(published: Machine) -> None:
+    """Without a setting, neither htpasswd nor the index, with the same hashes, is a file for everybody."""
     assert mode(published.target("htpasswd")) == 0o640
+    assert mode(published.target(INDEX)) == 0o640
 
 
 def test_an_existing_index_keeps_its_mode(published: Machine) -> None:

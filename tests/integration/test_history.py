@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 import time
 from contextlib import closing
 from pathlib import Path
@@ -38,6 +40,25 @@ def test_entries_come_newest_first_and_in_pages(tmp_path: Path) -> None:
     page = history.entries(3)
     assert [entry.outcome.generation for entry in page] == [7, 6, 5]
     assert [entry.outcome.generation for entry in history.entries(3, page[-1].run)] == [4, 3, 2]
+
+
+def test_the_history_is_private(tmp_path: Path) -> None:
+    """It holds what changed in htpasswd: nobody else reads it or its logs, also if they could before."""
+    for found in (False, True):
+        path = tmp_path / f"{found}" / "history.db"
+        path.parent.mkdir()
+        if found:
+            path.touch(0o644)
+        before = os.umask(0)
+        try:
+            history = History(path, 100, YEAR)
+            with closing(sqlite3.connect(path)) as reader:
+                history.add(outcome(1))
+                assert reader.execute("select count(*) from runs").fetchone() == (1,)
+                modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in path.parent.iterdir()}
+        finally:
+            os.umask(before)
+        assert modes == dict.fromkeys(("history.db", "history.db-wal", "history.db-shm"), 0o600)
 
 
 def test_what_became_of_a_generation_is_recorded(tmp_path: Path) -> None:

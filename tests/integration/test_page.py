@@ -229,6 +229,7 @@ async def test_no_get_changes_anything(machine: Machine) -> None:
     machine.extra["fleet"] = {"machines": [{"id": "m1", "url": "http://127.0.0.1:9"}]}
     async with running(machine) as site:
         remove_user(site.machine.store_index, "user0003")
+        await until(lambda: site.daemon.history.entries())  # which is written behind the answer
         before = site.machine.targets(), site.daemon.generations.current, site.daemon.history.entries()
         routes = {
             route.resource.canonical.format(number=1, digest="x", name="page.css")
@@ -241,6 +242,23 @@ async def test_no_get_changes_anything(machine: Machine) -> None:
                 assert (await site.ask(path, accept=accept))[0].status in (200, 303, 503), path
         after = site.machine.targets(), site.daemon.generations.current, site.daemon.history.entries()
         assert after == before
+
+
+async def test_strangers_get_what_is_open_and_nothing_else(machine: Machine) -> None:
+    """Without a password every route answers 401, or 404, but for a short list that names no user."""
+    open_to_all = {"/status", "/metrics", "/healthz", "/readyz", "/openapi.json", "/page/assets/x/page.css"}
+    machine.extra["fleet"] = {"machines": [{"id": "m1", "url": "http://127.0.0.1:9"}]}
+    async with running(machine) as site:
+        await until(lambda: site.daemon.history.entries())  # which is written behind the answer
+        before = site.machine.targets(), site.daemon.history.entries()
+        for route in site.daemon.server._runner.app.router.routes():
+            assert route.resource is not None
+            path = route.resource.canonical.format(number=1, digest="x", name="page.css")
+            if route.method == "HEAD" or path in open_to_all:
+                continue
+            answer, _ = await site.ask(path, route.method, signed_in=False, accept=BROWSER)
+            assert answer.status in ((404,) if path in ("/public", "/webhook") else (401,)), path
+        assert (site.machine.targets(), site.daemon.history.entries()) == before
 
 
 async def test_nothing_can_be_embedded(machine: Machine) -> None:
@@ -336,6 +354,29 @@ async def test_the_question_says_when_nothing_would_change(machine: Machine) -> 
         _, text = await site.ask("/page/rollback/1")
         assert "It is the same as what is in place" in text
         assert "The files differ" not in text
+
+
+async def test_a_large_loss_can_be_answered_on_the_page(machine: Machine) -> None:
+    """The refusal shows what would go, and is overruled by a second question with a word to type."""
+    async with running(machine) as site:
+        for line in site.machine.target("htpasswd").read_text().splitlines():
+            remove_user(site.machine.store_index, line.partition(":")[0])
+        answer, text = await site.ask("/preview")
+        assert "would drop" in text
+        assert "will no longer be able to sign in" in text
+        (path,) = re.findall(r'href="\./(page/update\?tag=[^"]+force=1)"', text)
+        form = await site.token(f"/{path.replace('&amp;', '&')}")
+        assert form["force"] == "1"
+        before = site.machine.targets()
+        answer, text = await site.ask("/page/update", "POST", data=form)
+        assert answer.status == 400
+        assert "was not typed" in text
+        answer, _ = await site.ask("/page/update", "POST", data=form | {"force": "", "word": "lose"})
+        assert answer.status == 403
+        assert site.machine.targets() == before
+        answer, _ = await site.ask("/page/update", "POST", data=form | {"word": "Lose"})
+        assert answer.status == 303
+        await until(lambda: site.machine.targets() != before)
 
 
 async def test_the_question_names_what_goes(machine: Machine) -> None:
@@ -574,6 +615,107 @@ async def test_behind_navigator_its_clients_are_told_apart(machine: Machine) -> 
         )
         assert answer.status == 401
         assert "the same ones in both" in text
+
+
+async def test_a_name_is_not_guessed_at_from_many_addresses(machine: Machine) -> None:
+    """Whoever claims another address for each guess is limited by the name; other names are not."""
+    async with running(machine, page={"through_navigator": True}, listen={"port": free_port()}) as site:
+
+        async def guess(number: int, name: str = "nobody") -> int:
+            headers = {"X-Forwarded-For": f"198.51.{number // 256}.{number % 256}"}
+            return (await site.ask("/", headers=headers | basic(f"guess {number}", name)))[0].status
+
+        assert [await guess(number) for number in range(100)] == [401] * 100
+        assert await guess(100) == 429
+        assert await guess(101, "another") == 401
+        assert (await site.ask("/"))[0].status == 200
+
+
+async def test_a_network_of_version_6_is_one_address(machine: Machine) -> None:
+    """Who has one address of a /64 has all of them."""
+    async with running(machine, page={"through_navigator": True}, listen={"port": free_port()}) as site:
+        for number in range(11):
+            headers = basic(f"guess {number}") | {"X-Forwarded-For": f"2001:db8:1:2::{number:x}"}
+            assert (await site.ask("/", headers=headers))[0].status == (401 if number < 10 else 429)
+        headers = basic("guess") | {"X-Forwarded-For": "2001:db8:1:3::1"}
+        assert (await site.ask("/", headers=headers))[0].status == 401
+
+
+@pytest.mark.parametrize(
+    "path", ["/generations/x.css", "/generations/1.css", "/page/rollback/x.js", "/generations/²"]
+)
+async def test_a_number_that_is_none_is_nowhere(machine: Machine, path: str) -> None:
+    """Navigator's login lets some endings through: such a path is 404 before any password is asked for."""
+    async with running(machine) as site:
+        for method in ("GET", "POST"):
+            for headers in ({}, basic("wrong")):
+                answer, _ = await site.ask(path, method, headers=headers, signed_in=False)
+                assert answer.status == 404
+                assert "WWW-Authenticate" not in answer.headers
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:9292", "127.0.0.1.evil.example", "a.b."])
+async def test_a_name_of_somebody_elses_gets_nothing(machine: Machine, host: str) -> None:
+    """A site whose name leads here reads nothing with its visitors' browsers, and tries no password."""
+    async with running(machine) as site:
+        for path in ("/", "/status", "/metrics", "/healthz", "/nowhere"):
+            for accept in (BROWSER, "application/json", "text/plain"):
+                answer, text = await site.ask(path, headers={"Host": host}, accept=accept)
+                assert answer.status == 421, text
+                assert "listen.names" in text
+        answer, _ = await site.ask("/update", "POST", headers={"Host": host, "Origin": f"http://{host}"})
+        assert answer.status == 421
+
+
+async def test_own_names_are_known(machine: Machine) -> None:
+    """Addresses, names without a dot or below .internal, and those that are listed lead to the sidecar."""
+    async with running(machine, listen={"port": 0, "names": ["Sidecar.example.com"]}) as site:
+        for host in (
+            *("localhost", "localhost:9292", "LOCALHOST", "x.localhost", "127.0.0.1:1", "[::1]:9292"),
+            *(
+                "[::1]",
+                "192.0.2.1",
+                "sidecar:9292",
+                "148e.vm.app.internal:9292",
+                "sidecar.example.com.:80",
+                "",
+            ),
+        ):
+            answer, text = await site.ask("/status", headers={"Host": host}, accept="application/json")
+            assert answer.status == 200, (host, text)
+
+
+async def test_an_origin_that_is_none_is_foreign(machine: Machine) -> None:
+    """A POST with an Origin that no browser sends is refused as another site's."""
+    async with running(machine) as site:
+        for origin in ("http://[", "http://a]b", "http://℀.com", "http://"):
+            answer, text = await site.ask(
+                "/update", "POST", headers={"Origin": origin}, accept="application/json"
+            )
+            assert (answer.status, json.loads(text)["error"]["code"]) == (403, "cross_site"), origin
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        ("application/x-www-form-urlencoded; charset=utf-16", b"token=x&tag=y", 400),
+        ("application/x-www-form-urlencoded; charset=zlib", b"token=x", 400),
+        ("application/x-www-form-urlencoded; charset=nothing", b"token=x", 400),
+        ("application/x-www-form-urlencoded", b"token=\xff", 400),
+        ("application/x-www-form-urlencoded; charset=utf-7", b"tag=+2AA-&token=+2AA-", 403),
+        ("multipart/form-data; boundary=", b"--", 403),
+        ("multipart/form-data", b"", 403),
+    ],
+)
+async def test_a_form_that_cannot_be_read_is_refused(
+    machine: Machine, kind: str, body: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever encoding an administrator's form claims, it gets a refusal, and no failure is logged."""
+    async with running(machine) as site:
+        for path in ("/page/update", "/page/rollback/1"):
+            answer, text = await site.ask(path, "POST", data=body, headers={"Content-Type": kind})
+            assert answer.status == status, text
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_a_history_with_hostile_words_stays_text(machine: Machine) -> None:

@@ -167,7 +167,7 @@ async def test_the_old_path_works_with_a_notice(machine: Machine) -> None:
             assert answer.status == 200
             assert "deprecated: use update_config" in answer.text
             assert answer.headers["Deprecation"] == "true"
-        refusal = await stranger.send(b"unsigned", path=path)
+        refusal = await stranger.poke(b"x", secret=OTHER_SECRET, path=path)
         assert refusal.status == 401
         assert "deprecated" in refusal.text
         current = await stranger.send()
@@ -179,7 +179,8 @@ async def test_every_answer_names_the_machine(machine: Machine) -> None:
     """A caller can see which machine of the fleet has answered, also when it refused."""
     async with strangers(machine) as stranger:
         assert (await stranger.send()).headers["Sidecar-Machine"] == "test-machine"
-        assert (await stranger.send(b"unsigned")).headers["Sidecar-Machine"] == "test-machine"
+        refusal = await stranger.poke(secret=OTHER_SECRET)
+        assert (refusal.status, refusal.headers["Sidecar-Machine"]) == (401, "test-machine")
 
 
 async def test_a_json_answer_is_one_too(machine: Machine) -> None:
@@ -187,11 +188,11 @@ async def test_a_json_answer_is_one_too(machine: Machine) -> None:
     async with strangers(machine) as stranger:
         accept = {"Accept": "application/json"}
         good = await stranger.send(headers=accept)
-        bad = await stranger.send(b"unsigned", accept)
+        bad = await stranger.send(headers={**signed(b"x"), **accept})
     for answer in (good, bad):
         assert answer.headers["Content-Type"].startswith("application/json")
     assert '"state":"unchanged"' in good.text
-    assert '"code":"unauthorized"' in bad.text
+    assert '"code":"body"' in bad.text
 
 
 # What is refused
@@ -205,6 +206,8 @@ async def test_a_wrong_signature_is_refused(machine: Machine) -> None:
         for name, value in (
             (signing.SIGNATURE, "v1=" + "0" * 64),
             (signing.SIGNATURE, "é"),
+            (signing.SIGNATURE, signed(body)[signing.SIGNATURE].upper()),
+            (signing.SIGNATURE, "v1=" + signed(body)[signing.SIGNATURE][3:].upper()),
             (signing.TIMESTAMP, "0"),
             (signing.MACHINE, "test-machine-2"),
             (signing.DIGEST, "0" * 64),
@@ -274,17 +277,39 @@ async def test_a_signature_counts_once_even_at_once(machine: Machine) -> None:
     assert sorted(answer.status for answer in answers) == [200] + [401] * 19
 
 
-async def test_a_body_without_a_signature_is_refused(machine: Machine) -> None:
-    """Nobody unknown brings data, whether its length is told or not."""
+async def test_a_body_without_a_signature_is_a_plain_poke(machine: Machine) -> None:
+    """Nobody unknown brings data: a body is not read, whatever it is, and the store's index is fetched."""
 
     async def pieces() -> AsyncIterator[bytes]:
         yield b"a piece"
 
     async with strangers(machine) as stranger:
         index = changed_index(machine)
-        await stranger.refused(await stranger.send(index), 401, "must be signed")
-        await stranger.refused(await stranger.send(pieces()), 401, "must be signed")
-        await stranger.refused(await stranger.send(b"x" * (4 * MOST_SENT)), 401, "must be signed")
+        for body in (index, gzip.compress(index), pieces(), b"x" * (4 * MOST_SENT)):
+            answer = await stranger.send(body)
+            assert answer.status == 200, answer.text
+            assert "The body was not read" in answer.text
+            assert "nothing changed" in answer.text
+        assert machine.targets() == stranger.before
+        assert not (machine.state / "received").exists()
+        assert "The body was not read" not in (await stranger.send()).text
+        add_user(machine.store_index, "stored", f"stored:{HASH}")
+        assert (await stranger.send(index)).status == 200
+    assert b"stored:" in machine.targets()["htpasswd"]
+    assert b"someone-new:" not in machine.targets()["htpasswd"]
+
+
+async def test_a_body_without_a_signature_is_not_waited_for(machine: Machine) -> None:
+    """A stranger who announces a body and never sends it gets the answer all the same."""
+    async with strangers(machine):
+        reader, writer = await asyncio.open_unix_connection(machine.socket)
+        headers = {**forwarded(), "Host": "sidecar", "Content-Length": "1000"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        writer.write(f"POST /public HTTP/1.1\r\n{head}\r\n".encode())
+        async with asyncio.timeout(10):
+            assert b" 200 OK\r\n" in await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_an_expected_digest_without_a_signature_is_refused(machine: Machine) -> None:
@@ -544,8 +569,22 @@ async def test_public_answers_do_not_quote_the_check_command(machine: Machine) -
     async with strangers(machine, fresh=True) as stranger:
         answer = await stranger.send()
         assert answer.status == 422
-        assert "check command refused" in answer.text
+        assert "(veto)" in answer.text
         assert NAME not in answer.text
+
+
+async def test_strangers_learn_of_a_failure_no_more_than_its_code(machine: Machine) -> None:
+    """Paths, keys and hints are for whoever signs, or is an administrator."""
+    async with strangers(machine) as stranger:
+        machine.store_index.unlink()
+        for accept in ("text/plain", "application/json"):
+            answer = await stranger.send(headers={"Accept": accept})
+            assert answer.status == 502
+            assert "store_missing" in answer.text
+            assert str(machine.folder) not in answer.text
+            trusted = await stranger.send(headers={**signed(), "Accept": accept})
+            assert trusted.status == 502
+            assert str(machine.store_index) in trusted.text
 
 
 async def test_public_answers_tell_no_secret(machine: Machine) -> None:

@@ -51,7 +51,7 @@ CANNOT = {
     "sidecar demo": "runs until it is stopped",
     "systemctl": "needs systemd as process 1",
     "systemd-": "needs root, and writes to the system",
-    "install -D": "writes to the system",
+    "install -": "writes to the system",
     "docker": "needs a container engine",
     "fly ": "needs a cloud account",
     "ruby": "needs the application",

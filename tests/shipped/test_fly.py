@@ -62,6 +62,16 @@ def test_the_two_files_agree() -> None:
     assert set(settings.administrators) == set(), "secrets and names are not in the file"
 
 
+def test_the_same_settings_serve_kamal() -> None:
+    """Without a key to a store the index is the machine's own, and its id the host's."""
+    document = yaml.safe_load((FLY / "sidecar.yml").read_text())
+    environ = {"KAMAL_CONTAINER_NAME": "showcase-web-1f2e", "KAMAL_HOST": "192.0.2.1"}
+    settings = parse(document, environ, "fly/sidecar.yml")
+    assert (settings.profile, settings.machine.id, settings.update.own_index) == ("kamal", "192.0.2.1", True)
+    bucket = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    assert not parse(document, {**environ, **bucket}, "fly/sidecar.yml").update.own_index
+
+
 def test_hooks_go_through_the_sidecar() -> None:
     """Booting and waking up run the sidecar, which waits for a daemon that is starting, and only fetches."""
     profile = yaml.safe_load((ROOT / "sidecar" / "config" / "profiles" / "fly.yml").read_text())
@@ -82,7 +92,13 @@ def test_the_sidecar_gets_one_power_of_root() -> None:
     """The options of setpriv in the script are understood: another user, CAP_KILL, and nothing else ever."""
     text = (FLY / "start.sh").read_text().replace("\\\n", " ")
     [line] = [line for line in text.splitlines() if line.lstrip().startswith("setpriv")]
-    options = line.replace("setpriv", "").replace('"$user"', "daemon").replace('"$@"', "").split()
+    options = (
+        line.replace("setpriv", "")
+        .replace('"$user"', "daemon")
+        .replace('"$group"', "daemon")
+        .replace('"$@"', "")
+        .split()
+    )
     done = subprocess.run(
         ["setpriv", *options, "cat", "/proc/self/status"], capture_output=True, text=True, check=True
     )
@@ -116,6 +132,7 @@ async def booted(machine: Machine, port: int) -> AsyncIterator[Process]:
         CONFIG=str(config),
         APPLICATION=str(machine.application),
         DATA=str(machine.folder / "data"),
+        DEMO=str(machine.folder / "demo"),
         RUN=str(machine.folder / "run"),
         RUN_AS="",
     )

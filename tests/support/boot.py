@@ -153,6 +153,7 @@ class Machine:
             "SIDECAR_CONFIG": str(FLY / "sidecar.yml"),
             "APPLICATION": str(self.application),
             "DATA": str(self.data),
+            "DEMO": str(self.folder / "demo"),
             "RUN": str(self.folder / "run"),
             "RUN_AS": "",
             "HOLD": str(self.folder / "hold"),

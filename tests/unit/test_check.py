@@ -19,11 +19,12 @@ def made(
     paths: tuple[str, ...] = ("/showcase/", "/showcase/2026/boston/"),
     expressions: tuple[str, ...] = (),
     htpasswd: bytes = b"user1:x\n",
+    waiting: int = 0,
 ) -> Generated:
     """A set in which only what is checked matters."""
     artifacts = tuple(Artifact(name, htpasswd if name == "htpasswd" else b"") for name in NAMES)
     tenants = tuple(Tenant(name, name, "", "", None) for name in databases if name not in ("index", "demo"))
-    return Generated(artifacts, "fingerprint", tenants, {}, databases, paths, expressions, (), ())
+    return Generated(artifacts, "fingerprint", tenants, {}, databases, paths, expressions, (), (), waiting)
 
 
 def sized(tenants: int, users: int = 0) -> Generated:
@@ -170,6 +171,14 @@ def test_a_line_without_a_colon_is_refused() -> None:
 def test_a_loss_of_tenants_beyond_the_limit_is_refused(before: int, now: int, refused: bool) -> None:
     """More than the configured share at once is refused, exactly the share is not."""
     assert refusal(sized(now), Counts(before, 0)) == ("loss" if refused else None)
+
+
+def test_users_that_wait_for_their_hash_are_not_lost() -> None:
+    """A first update with many plain-text passwords writes some of them, which is no loss of the others."""
+    before = Counts(tenants=1, users=100)
+    some = b"".join(b"u%d:x\n" % number for number in range(10))
+    assert refusal(made(htpasswd=some), before) == "loss"
+    assert refusal(made(htpasswd=some, waiting=90), before) is None
 
 
 @pytest.mark.parametrize(("now", "refused"), [(75, False), (74, True)])

@@ -93,7 +93,7 @@ def test_an_index_that_is_new_is_installed_where_owners_cannot_be_changed(tmp_pa
     where = Targets(files, tmp_path / "db" / "index.sqlite3", 0o644, 0o640, -1, -1)
     Site(where, install_database, lambda _: None).put_index(source, None)
     assert where.index.read_bytes() == source.read_bytes()
-    assert mode_of(where.index) == 0o644
+    assert mode_of(where.index) == 0o660
 
 
 @pytest.mark.usefixtures("no_chown")

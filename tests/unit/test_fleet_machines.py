@@ -57,6 +57,16 @@ def test_machines_of_single_commands_are_no_servers(group: str, reachable: bool)
     assert skipped.reason == f"belongs to the process group {group}"
 
 
+@pytest.mark.parametrize("name", ["a\r\nX: y", "a b", "", "a\0", "é\u202e", "a" * 300])
+def test_a_machine_whose_id_is_none_is_left_out(name: str) -> None:
+    """It would go into headers: one such entry must not end the update of all the others."""
+    found = fly(document(name, "iad"), document("a1", "iad"))
+    assert [one.id for one in found.targets] == ["a1"]
+    assert [(one.id, one.reason) for one in found.skipped] == [(name, "its id is none")]
+    listed = from_list([FleetMachine(id=name, url="http://10.0.0.1")])
+    assert [one.reason for one in listed.skipped] == ["its id is none"]
+
+
 def test_other_process_groups_can_be_left_out() -> None:
     """Where groups are named, only those count; a machine that tells none is not left out."""
     nobody = document("c", config={"metadata": None})

@@ -202,6 +202,25 @@ def test_a_change_in_any_artifact_is_another_set(name: str, index: Index, machin
     assert before["navigator.yml"] != after["navigator.yml"]
 
 
+def test_a_name_that_looks_like_a_fingerprint() -> None:
+    """Whatever an index says, it is text: nobody can write what the fingerprint is put in for."""
+    name = f"fingerprint-{'0' * 32}"
+    events = tuple(msgspec.structs.replace(event, name=name) for event in EVENTS)
+    studio = msgspec.structs.replace(BOSTON, name=name)
+    made = generate(Index(USERS, (studio, SYDNEY, NOWHERE), events, (IAD, SYD)), deployment(), Memo())
+    assert made["showcases.yml"].count(name.encode()) == 3
+    assert yaml_of(made, "map.yml")["studios"]["boston"]["name"] == name
+    assert made["navigator.yml"].count(made.fingerprint.encode()) == 1
+    assert made["navigator.yml"].count(name.encode()) == 1  # the owner of Boston's event
+
+
+def test_the_machine_s_secret_is_no_part_of_the_fingerprint() -> None:
+    """The same set has the same fingerprint, whatever stood for it meanwhile."""
+    machine = deployment()
+    other = Deployment(machine.profile, machine.values, machine.region, machine.databases, b"another key")
+    assert generate(INDEX, machine, Memo()).artifacts == generate(INDEX, other, Memo()).artifacts
+
+
 def test_a_change_in_htpasswd_alone_changes_only_the_fingerprint() -> None:
     """navigator.yml differs by the marker's name, all other files are the same."""
     before = generate(INDEX, deployment(), Memo())

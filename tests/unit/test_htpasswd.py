@@ -44,6 +44,12 @@ MALFORMED = [
     "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHQ$aGFzaA",
     "$scrypt$whatever",
     "$pbkdf2-sha256$29000$salt$hash",
+    BCRYPT.replace("$05$", "$15$"),
+    BCRYPT.replace("$05$", "$31$"),
+    BCRYPT.replace("$05$", "$99$"),
+    BCRYPT.replace("$05$", "$03$"),
+    "$5$rounds=1000001$salt$" + "x" * 43,
+    "$6$rounds=999999999$salt$" + "x" * 86,
 ]
 
 
@@ -71,7 +77,7 @@ def line() -> str:
 @pytest.mark.parametrize("hashed", HASHES.values(), ids=HASHES.keys())
 def test_every_hash_that_navigator_knows_passes_unchanged(hashed: str) -> None:
     """Apache's MD5, md5-crypt, SHA-1, salted SHA-1, bcrypt and sha-crypt rows are written as they are."""
-    assert htpasswd(rows(f"name:{hashed}"), KEY) == (f"name:{hashed}\n".encode(), [])
+    assert htpasswd(rows(f"name:{hashed}"), KEY) == (f"name:{hashed}\n".encode(), [], 0)
 
 
 def test_the_order_is_kept() -> None:
@@ -82,7 +88,7 @@ def test_the_order_is_kept() -> None:
 
 def test_no_rows_make_an_empty_file() -> None:
     """No users: an empty file, no warning."""
-    assert htpasswd([], KEY) == (b"", [])
+    assert htpasswd([], KEY) == (b"", [], 0)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +116,10 @@ def test_no_rows_make_an_empty_file() -> None:
         "name:hun\u2028ter2",
         "name:hun\x1b[0mter2",
         "name:hun\x9bter2",
+        "na\u202eme:hunter2",
+        f"\ufeffname:{HASHES['sha1']}",
+        f"na\u200bme:{HASHES['sha1']}",
+        f"name\U000e0041:{HASHES['sha1']}",
         "name:" + "hunter2" * 200,
         f"name{'e' * 1000}:{HASHES['bcrypt']}",
         f"na\nme:{HASHES['apr1']}",
@@ -121,7 +131,7 @@ def test_a_bad_row_costs_that_row_alone(bad: str) -> None:
     """A malformed row is left out with a warning that names the user and not the secret."""
     good = [f"one:{HASHES['apr1']}", f"two:{HASHES['sha1']}"]
     users = rows(good[0], bad, good[1])
-    content, warnings = htpasswd(users, KEY)
+    content, warnings, _ = htpasswd(users, KEY)
     assert content.decode().splitlines() == good
     assert len(warnings) == 1
     assert "'1'" in warnings[0]
@@ -132,7 +142,7 @@ def test_a_bad_row_costs_that_row_alone(bad: str) -> None:
 
 def test_the_first_of_duplicates_counts() -> None:
     """A name that occurs twice: the first row is written, the second is left out with a warning."""
-    content, warnings = htpasswd(rows(f"a:{HASHES['apr1']}", f"a:{HASHES['sha1']}", "a:hunter2"), KEY)
+    content, warnings, _ = htpasswd(rows(f"a:{HASHES['apr1']}", f"a:{HASHES['sha1']}", "a:hunter2"), KEY)
     assert content.decode() == f"a:{HASHES['apr1']}\n"
     assert len(warnings) == 2
     assert not any("hunter2" in warning or HASHES["sha1"] in warning for warning in warnings)
@@ -184,10 +194,21 @@ def test_a_plain_password_is_hashed_with_bcrypt(secret: str, password: str) -> N
 )
 def test_a_password_that_bcrypt_would_cut_is_left_out(password: str) -> None:
     """More than 72 bytes: another password with the same beginning would open, so the row is left out."""
-    content, warnings = htpasswd(rows(f"name:{password}"), KEY)
+    content, warnings, _ = htpasswd(rows(f"name:{password}"), KEY)
     assert content == b""
     assert "72" in warnings[0]
     assert "xxx" not in warnings[0]
+
+
+def test_each_update_hashes_a_part() -> None:
+    """However many passwords are plain, an update spends a bounded time on them, and the next one goes on."""
+    users = rows(*(f"name{number}:secret" for number in range(5)), f"name4:{HASHES['sha1']}")
+    content = b""
+    for lines, still in [(2, 3), (4, 1), (5, 0), (5, 0)]:
+        content, warnings, waiting = htpasswd(users, KEY, content, most=2)  # 100 take seconds
+        assert (content.count(b"\n"), waiting) == (lines, still)
+        assert warnings == ["user '5': the name occurs twice; the row is left out of htpasswd"]
+    assert accepts(content.decode().splitlines()[4], "secret")
 
 
 def test_the_line_is_the_same_from_run_to_run(line: str) -> None:
@@ -281,7 +302,7 @@ def previous() -> bytes:
 def test_whatever_the_rows_the_file_is_sound(previous: bytes, lines: list[str]) -> None:
     """Names are unique, each line has one colon, no control characters, and is original or bcrypt."""
     users = rows(*lines)
-    content, warnings = htpasswd(users, KEY, previous)
+    content, warnings, _ = htpasswd(users, KEY, previous)
     assert_sound(users, content)
     assert content.count(b"\n") + len(warnings) == len(users)
 
@@ -291,6 +312,6 @@ def test_whatever_the_rows_the_file_is_sound(previous: bytes, lines: list[str]) 
 def test_whatever_the_text_the_file_is_sound(name: str, secret: str) -> None:
     """The same for a row of any text at all."""
     users = rows(f"{name}:{secret}", f"user1:{HASHES['sha1']}")
-    content, _ = htpasswd(users, KEY)
+    content, _, _ = htpasswd(users, KEY)
     assert_sound(users, content)
     assert f"user1:{HASHES['sha1']}\n".encode() in content or name == "user1"

@@ -26,7 +26,7 @@ LAYERS: dict[str, set[str]] = {
     "navigator": {"config", "system"},
     "update": {"config", "generate", "generations", "inputs", "navigator", "system"},
     "ready": {"config", "generate", "generations", "inputs", "system"},
-    "fleet": {"config", "generations", "inputs", "system"},
+    "fleet": {"config", "generate", "generations", "inputs", "system"},
     "observe": {
         *("config", "fleet", "generate", "generations", "inputs", "navigator", "ready", "system", "update"),
     },

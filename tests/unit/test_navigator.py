@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +55,45 @@ class Program:
         self._popen.wait()
         if self._popen.stdout is not None:
             self._popen.stdout.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount, and become somebody else")
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed (Debian: util-linux)")
+def test_a_process_that_lives_but_cannot_be_seen_is_told_of() -> None:
+    """Behind `hidepid`, as systemd's ProtectProc= sets it, "down" would be wrong: the sentence says so."""
+    script = """
+import os, sys
+from pathlib import Path
+from sidecar.navigator.process import NavigatorProcess
+file = Path(sys.argv[1])
+process = NavigatorProcess(file, ["navigator"])
+file.write_text(str(os.getppid()))
+file.chmod(0o644)
+os.setgroups([])
+os.setresgid(1, 1, 1)
+os.setresuid(1, 1, 1)
+print(process.find(), process.hidden())
+"""
+    hidden = 'mount -t proc -o hidepid=invisible proc /proc && "$@"; true'
+    command = [
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "sh",
+        "-c",
+        hidden,
+        "sh",
+        sys.executable,
+        "-c",
+        script,
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # pytest's own folders are closed to others
+        file = f"{folder}/navigator.pid"
+        done = subprocess.run([*command, file], capture_output=True, text=True, check=False)
+    assert "None process 1 in" in done.stdout, done.stderr
+    assert "hidden from the sidecar" in done.stdout
 
 
 @pytest.fixture

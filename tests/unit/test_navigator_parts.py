@@ -177,6 +177,22 @@ def test_routes_as_written() -> None:
     ]
 
 
+@pytest.mark.parametrize("code", ["x|.*", "x|", ".*", "[a-z]*", "a)|(.*"])
+def test_a_region_s_code_is_no_expression(code: str) -> None:
+    """A code sends its own region's pages away, and nothing else, whatever characters it has."""
+    odd = [programme(2026, "boston", code, "ball")]
+    for path in ("/showcase/", "/anything/at/all", "/showcase/update_config", "/showcase/regions/iad/"):
+        assert replayed(path, "iad", odd) == []
+    assert replayed(f"/showcase/regions/{code}/x", "iad", odd) == [code]
+
+
+def test_the_root_is_no_expression() -> None:
+    """The folder of all is a text, too."""
+    assert replayed("/a.b/2026/lincoln/", "iad", root="/a.b") == ["syd"]
+    assert replayed("/axb/2026/lincoln/", "iad", root="/a.b") == []
+    assert replayed("/axb/regions/syd/x", "iad", root="/a.b") == []
+
+
 def test_nothing_of_its_own_or_of_nobody_is_sent_away() -> None:
     """Events of this region and of no region stay."""
     assert replay_routes([PROGRAMMES[0], PROGRAMMES[3], PROGRAMMES[4]], ROOT, "iad") == []

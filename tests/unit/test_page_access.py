@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bcrypt
 import pytest
 
 from sidecar.errors import TooManyAttempts
-from sidecar.web.access import Attempts
+from sidecar.web.access import Administrators, Attempts
 from sidecar.web.forms import Forms
 
 
@@ -47,6 +48,27 @@ def test_addresses_do_not_hinder_each_other() -> None:
         attempts.give_back("b")
 
 
+def test_a_bucket_may_be_larger() -> None:
+    """A name gets more attempts than an address, and gets them back faster."""
+    clock = Clock()
+    attempts = Attempts(clock, burst=100, pause=2.0)
+    for _ in range(100):
+        attempts.take("admin")
+    with pytest.raises(TooManyAttempts):
+        attempts.take("admin")
+    clock.now += 2
+    attempts.take("admin")
+
+
+def test_an_unknown_name_takes_as_long_as_a_known_one() -> None:
+    """What is verified in its place costs as much as the costliest hash that is configured."""
+    hashes = {f"a{cost}": bcrypt.hashpw(b"x", bcrypt.gensalt(cost)).decode() for cost in (4, 6, 5)}
+    nobody = Administrators(hashes)._nobody
+    assert nobody.startswith(b"$2b$06$")
+    assert not bcrypt.checkpw(b"x", nobody)
+    assert not bcrypt.checkpw(b"x", Administrators({})._nobody)
+
+
 def test_memory_is_bounded() -> None:
     """However many addresses guess, only the latest are remembered."""
     attempts = Attempts(Clock())
@@ -63,6 +85,7 @@ def test_a_token_is_for_one_person_one_action_and_one_hour() -> None:
     assert forms.fits(token, "admin", "update x")
     assert not forms.fits(token, "other", "update x")
     assert not forms.fits(token, "admin", "update y")
+    assert not forms.fits(token, "admin", "update \ud800")
     assert not Forms(clock).fits(token, "admin", "update x")
     until, _, proof = token.partition(".")
     for made_up in (
@@ -73,6 +96,8 @@ def test_a_token_is_for_one_person_one_action_and_one_hour() -> None:
         f"{until}.",
         f"{until}.é",
         "9" * 30,
+        "\ud800",
+        f"{until}.\ud800",
         f"-1.{proof}",
     ):
         assert not forms.fits(made_up, "admin", "update x")

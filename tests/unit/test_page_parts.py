@@ -12,6 +12,7 @@ from sidecar.model.changes import Changes, Delta, Names
 from sidecar.model.record import Problem
 from sidecar.model.runs import TRIGGERS, Outcome
 from sidecar.model.states import HEALTH, SYNC, Health, Sync
+from sidecar.model.words import ago
 from sidecar.model.work import Step
 from sidecar.web.page import atlas, before, change, now, parts, work
 from sidecar.web.page.layout import POLICY, Frame, page, problem
@@ -52,7 +53,7 @@ def test_durations(seconds: float | None, text: str) -> None:
 )
 def test_ages(seconds: float, text: str) -> None:
     """Ages are rough; a clock that is behind makes no negative ones."""
-    assert parts.ago(seconds) == text
+    assert ago(seconds) == text
 
 
 def test_every_state_has_colour_and_word() -> None:
@@ -139,7 +140,7 @@ def test_a_preview_without_changes_has_no_button() -> None:
     nothing = render(change.preview(outcome(tag="t"), [], pinned=False, base="./"))
     assert "page/update" not in nothing
     error = Problem("veto", "the check command refused", "correct `it`", 422)
-    refused = render(change.preview(outcome(tag="t", error=error), [], pinned=False, base="./"))
+    refused = render(change.refused(outcome(tag="t", error=error), None, base="./"))
     assert "page/update" not in refused
     assert "<code>it</code>" in refused
     something = render(change.preview(outcome(tag="t", written=("map.yml",)), [], pinned=False, base="./"))
@@ -317,3 +318,10 @@ def test_pages_hold_nothing_inline() -> None:
         assert not re.search(r'(?:src|href)="(?:https?:)?//', text)
     assert "unsafe" not in POLICY
     assert "default-src 'none'" in POLICY
+
+
+@pytest.mark.parametrize("when", [-62135683140.0, 1e12, 1e300, float("inf"), float("nan")])
+def test_a_time_that_is_none_is_said_to_be_none(when: float) -> None:
+    """What a record from elsewhere holds must not cost the page."""
+    for brief in (False, True):
+        assert "at no known time" in str(parts.moment(when, 1_777_636_800.0, brief=brief))

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import FieldInfo
 
-from sidecar.config.parse import keys, masked, parse, variable
+from sidecar.config.parse import keys, masked, parse, unknown_variables, usable, variable
 from sidecar.config.settings import Bytes, Duration, ExtraFile, FleetMachine, Mode, Secret, Settings
 from sidecar.errors import SettingsError
 
@@ -108,6 +108,15 @@ def test_every_key_is_optional(document: Any) -> None:
     assert settings.administrators == {}
 
 
+def test_a_variable_replaces_the_whole_setting() -> None:
+    """Who is not among the administrators that a variable names may not sign in, whatever the file says."""
+    document = {"administrators": {"revoked": HASH, "admin": HASH}, "listen": {"port": 1}}
+    environ = {"SIDECAR_ADMINISTRATORS": json.dumps({"admin": HASH}), "SIDECAR_LISTEN_HOST": "::1"}
+    settings = parse(document, environ)
+    assert settings.administrators == {"admin": HASH}
+    assert (settings.listen.host, settings.listen.port) == ("::1", 1)
+
+
 def test_paths_follow_the_application() -> None:
     """Folders that are not named lie in the application's."""
     paths = parse({"paths": {"application": "/app/", "storage": "/data/storage"}}, {}).paths
@@ -137,6 +146,7 @@ def test_every_setting_has_its_variable(key: str) -> None:
         "paths.application": ("paths.", "ready.lock", "prerender.command"),
         "paths.temporary": ("ready.lock",),
         "paths.state": ("store",),
+        "profile": ("update.own_index",),
     }
     assert all(other.startswith(follow.get(key, ())) for other in others)
 
@@ -209,8 +219,6 @@ def test_other_variables_are_left_alone(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("SIDECAR_LISTEN_PRT", "1", "SIDECAR_LISTEN_PRT"),
-        ("SIDECAR_", "1", "SIDECAR_"),
         ("SIDECAR_LISTEN_PORT", "many", "SIDECAR_LISTEN_PORT"),
         ("SIDECAR_LISTEN_PORT", "70000", "SIDECAR_LISTEN_PORT"),
         ("SIDECAR_UPDATE_TIMEOUT", "soon", "SIDECAR_UPDATE_TIMEOUT"),
@@ -223,6 +231,30 @@ def test_other_variables_are_left_alone(name: str) -> None:
 def test_a_wrong_variable_is_named(name: str, text: str, said: str) -> None:
     """The error names the variable, which is what has to be corrected."""
     assert said in error({}, {name: text}).message
+
+
+def test_an_unknown_variable_is_a_warning() -> None:
+    """It changes nothing, and is named: with a mistyped secret a machine still boots."""
+    environ = {
+        "SIDECAR_LISTEN_PRT": "1",
+        "SIDECAR_": "1",
+        "SIDECAR_CONFIG": "x",
+        "SIDECAR_STORE": "file:///x",
+    }
+    assert parse({}, environ) == parse({}, {"SIDECAR_STORE": "file:///x"})
+    first, second = unknown_variables(environ)
+    assert "variable SIDECAR_ names no setting" in first
+    assert "variable SIDECAR_LISTEN_PRT names no setting" in second
+
+
+def test_unusable_variables_can_be_left_out() -> None:
+    """Each by itself: the others hold, and what the file says does."""
+    document = {"listen": {"port": 1}, "machine": {"region": "iad"}}
+    environ = {"SIDECAR_LISTEN_PORT": "many", "SIDECAR_TRIGGER_SECRET": "short", "SIDECAR_LISTEN_HOST": "::1"}
+    found = usable(document, {**environ, "FLY_REGION": "fra"})
+    assert found == parse(document, {"SIDECAR_LISTEN_HOST": "::1", "FLY_REGION": "fra"})
+    with pytest.raises(SettingsError):
+        usable({"listen": {"port": "many"}}, environ)
 
 
 # Values

@@ -21,8 +21,18 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "signatures"
 
 
-def started(path: Path, now: float = NOW) -> UsedSignatures:
-    used = UsedSignatures(path, WINDOW)
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def started(path: Path, now: float = NOW, clock: Clock | None = None) -> UsedSignatures:
+    used = UsedSignatures(path, WINDOW, clock or Clock())
     used.startup(now)
     return used
 
@@ -84,13 +94,24 @@ def test_bytes_that_are_no_text_do_no_harm(path: Path) -> None:
 
 def test_what_is_too_old_to_matter_is_forgotten(path: Path) -> None:
     """The file and the memory hold what a valid time could still bring back, not more."""
-    used = started(path)
+    clock = Clock()
+    used = started(path, clock=clock)
     for number in range(50):
         use(used, f"v1={number}", NOW)
     later = NOW + 2 * WINDOW + 1
+    clock.now += 2 * WINDOW + 1
     assert use(used, "v1=0", later)
     started(path, later)
     assert path.read_text() == f"{later} v1=0\n"
+
+
+def test_a_clock_that_is_set_brings_nothing_back(path: Path) -> None:
+    """The wall clock goes forth, far beyond the window, and back: what was used then still was."""
+    used = started(path)
+    assert use(used, "v1=a")
+    assert use(used, "v1=b", NOW + 100 * WINDOW)
+    assert not use(used, "v1=a")
+    assert not use(started(path), "v1=a")
 
 
 moments = st.integers(-WINDOW, WINDOW)
@@ -176,8 +197,10 @@ def test_what_could_not_be_read_at_the_start_is_read_before_the_first_use(path: 
 
 def test_the_file_does_not_grow_for_ever(path: Path) -> None:
     """A daemon that runs for long keeps the lines that matter, and a bounded number of others."""
-    used = started(path)
+    clock = Clock()
+    used = started(path, clock=clock)
     for number in range(2500):
+        clock.now += 2 * WINDOW
         path_size = path.stat().st_size
         assert use(used, f"v1={number}", NOW + number * 2 * WINDOW)
     assert path_size < 1200 * 30

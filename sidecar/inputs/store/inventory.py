@@ -7,12 +7,12 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 import msgspec
 
 from sidecar.errors import StoreError
 from sidecar.inputs.store import Store
+from sidecar.system.sqlite import open_immutable, read_plainly
 
 _TRIES = 5
 
@@ -79,8 +79,8 @@ class Inventory:
 def first_date(path: Path) -> str | None:
     """The date of a database's first event; None when it has none."""
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)) as connection:
-            row = connection.execute("select date from events limit 1").fetchone()
-    except sqlite3.Error:
+        with closing(open_immutable(path)) as connection:
+            dates = read_plainly(connection, "events", "date", 1)
+    except (sqlite3.Error, UnicodeDecodeError):
         return None
-    return str(row[0]) if row and row[0] is not None else None
+    return str(dates[0]) if dates and dates[0] is not None else None

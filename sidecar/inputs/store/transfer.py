@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from types import TracebackType
 from sidecar.errors import StoreError
 
 CHUNK = 64 << 10
+_OLDEST = datetime(1980, 1, 1, tzinfo=UTC).timestamp()
+_DAY = 86400.0
 
 
 class Incoming:
@@ -119,15 +122,19 @@ def changed(where: str) -> StoreError:
 
 
 def parse_age(text: str | None) -> float | None:
-    """The metadata entry `last-modified` (`2026-05-01 12:00:00.25 UTC`) in seconds since 1970, or None."""
+    """The metadata entry `last-modified` (`2026-05-01 12:00:00.25 UTC`) in seconds since 1970, or None.
+
+    Whoever writes to the store may write anything: what cannot be the age of a database is none.
+    """
     if not text:
         return None
     plain = text.strip().removesuffix("UTC").strip()
     try:
         moment = datetime.fromisoformat(plain)
-    except ValueError:
+        age = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return age if _OLDEST <= age <= time.time() + _DAY else None
 
 
 def format_age(seconds: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sidecar.generate.projections import PROJECTIONS
+from sidecar.model.words import plural
 from sidecar.web.page import parts
 from sidecar.web.page.markup import NONE, Content, Markup, h
 
@@ -107,7 +108,7 @@ def _map(
                 class_=f"base {parts.tone(states.get(code, ''))}",
             )
         )
-    counted = f"{parts.plural(len(bases), 'region')}, {parts.plural(len(shown), 'studio')}"
+    counted = f"{plural(len(bases), 'region')}, {plural(len(shown), 'studio')}"
     return h.figure(
         h.svg(
             h.path(d=_grid(name, left, top, width, height), class_="grid"),
@@ -135,7 +136,7 @@ def _legend(
                 str(one.get("name") or ""),
                 h.span("this machine", class_="badge") if code == here else None,
             ),
-            h.span(parts.plural(counts.get(code, 0), "studio"), class_="quiet"),
+            h.span(plural(counts.get(code, 0), "studio"), class_="quiet"),
         )
         for code, one in sorted(regions.items())
     ]
@@ -145,7 +146,7 @@ def _legend(
                 h.span("Everywhere", class_="state quiet"),
                 h.b(NONE),
                 h.span("no region"),
-                h.span(parts.plural(counts[None], "studio"), class_="quiet"),
+                h.span(plural(counts[None], "studio"), class_="quiet"),
             )
         )
     return h.ul(rows, class_="regions")

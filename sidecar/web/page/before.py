@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from sidecar.model.words import plural
 from sidecar.observe.history import Entry
 from sidecar.web.page import parts, work
 from sidecar.web.page.change import summary
@@ -245,7 +246,7 @@ def generation(
                 ),
                 ("Settled", parts.moment(entry.settled, now) if entry.settled else None),
                 ("Index", h.code((outcome.sha256 or NONE)[:12], title=outcome.sha256)),
-                ("Files written", parts.plural(len(outcome.written), "file")),
+                ("Files written", plural(len(outcome.written), "file")),
                 ("Run", str(entry.run)),
             ]
         ),

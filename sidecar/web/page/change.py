@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sidecar.model.changes import Changes, Delta, Names
 from sidecar.model.runs import Outcome
+from sidecar.model.words import plural
 from sidecar.web.page import parts
 from sidecar.web.page.markup import MINUS, Content, Markup, h
 
@@ -32,7 +33,7 @@ def consequences(changes: Changes | None, drift: Mapping[str, str] | Sequence[st
     for kind, what, noun, meaning in _DESTRUCTIVE if changes is not None else ():
         names: Names = getattr(getattr(changes, kind), what)
         if names.count:
-            found.append((h.b(parts.plural(names.count, noun)), f" {meaning}: ", _some(names)))
+            found.append((h.b(plural(names.count, noun)), f" {meaning}: ", _some(names)))
     if drift:
         found.append(
             (h.b("Edits made by hand"), " will be overwritten in ", h.code(", ".join(sorted(drift))), ".")
@@ -115,7 +116,7 @@ def _moves(moved: Names) -> Markup | None:
                 h.dd(before, h.span(" → ", aria_hidden="true"), h.span(" to ", class_="unseen"), h.b(after)),
             )
         )
-    count = h.span(h.span(parts.plural(moved.count, "studio"), class_="mod"), class_="counts")
+    count = h.span(h.span(plural(moved.count, "studio"), class_="mod"), class_="counts")
     more = moved.count - len(rows)
     return h.section(
         h.h3("Moved to another region", count),
@@ -128,7 +129,7 @@ def _moves(moved: Names) -> Markup | None:
 def _plain(title: str, noun: str, delta: Delta) -> Markup | None:
     rows = [
         h.div(
-            h.dt(h.span(sign, aria_hidden="true"), f" {parts.plural(names.count, noun)} {what}", class_=kind),
+            h.dt(h.span(sign, aria_hidden="true"), f" {plural(names.count, noun)} {what}", class_=kind),
             h.dd(
                 h.ul([h.li(name) for name in names.names[:_MOST_NAMES]], class_="names"),
                 f"and {more:,} more" if (more := names.count - len(names.names[:_MOST_NAMES])) else None,
@@ -148,17 +149,35 @@ def _more(delta: Delta) -> Markup | None:
     return h.p(f"and {hidden:,} more, which the differences below show", class_="quiet") if hidden else None
 
 
+def refused(outcome: Outcome, forced: Outcome | None, *, base: str) -> list[Content]:
+    """The page about an update that would be refused; `forced` is what force would make of it, if it may."""
+    found: list[Content] = [
+        h.h1("What would change"),
+        parts.trouble(outcome.error) if outcome.error is not None else None,
+        h.p("An update would be refused; what is in place would stay.", class_="lead"),
+    ]
+    if forced is not None and forced.tag is not None:
+        losses = h.ul([h.li(each) for each in consequences(forced.changes, forced.drift)])
+        found += [
+            h.div(h.h2("What it would take away"), losses, class_="box note"),
+            h.div(
+                h.a(
+                    "Update all the same…",
+                    href=f"{base}page/update?tag={forced.tag}&force=1",
+                    class_="button plain",
+                ),
+                h.p("Only if just that is meant. There is one more question.", class_="quiet"),
+                class_="action",
+            ),
+            h.h2("In short"),
+            summary(forced.changes),
+        ]
+    return [*found, parts.warnings(outcome.warnings), parts.log(outcome.log, folded=True)]
+
+
 def preview(outcome: Outcome, deployment: Sequence[str], *, pinned: bool, base: str) -> list[Content]:
     """The page about an update that was not made."""
     heading = h.h1("What would change")
-    if outcome.error is not None:
-        return [
-            heading,
-            parts.trouble(outcome.error),
-            h.p("An update would be refused; what is in place would stay.", class_="lead"),
-            parts.warnings(outcome.warnings),
-            parts.log(outcome.log, folded=True),
-        ]
     looked = h.p(
         "Index ",
         h.code((outcome.sha256 or "?")[:12]),
@@ -224,20 +243,29 @@ def question(
     fields: Iterable[tuple[str, str]],
     back: str,
     more: Content = None,
+    unknown: Content = None,
+    word: str = "",
 ) -> list[Content]:
-    """The step before something is done: what is destructive by name, and one button."""
+    """The step before something is done: what is destructive by name, and one button.
+
+    `unknown` says why it could not be compared with what is in place, `word` is what has to be typed.
+    """
+    if unknown is not None:
+        verdict = h.div(h.h2("Not compared"), h.p(unknown), class_="box note")
+    elif destructive:
+        losses = h.ul([h.li(each) for each in destructive])
+        verdict = h.div(h.h2("What this takes away or overwrites"), losses, class_="box note")
+    else:
+        verdict = h.p("Nothing is taken away and nothing moves.", class_="box good")
     return [
         h.h1(title),
         h.p(lead, class_="lead"),
-        h.div(
-            h.h2("What this takes away or overwrites"),
-            h.ul([h.li(each) for each in destructive]),
-            class_="box note",
-        )
-        if destructive
-        else h.p("Nothing is taken away and nothing moves.", class_="box good"),
+        verdict,
         h.form(
             [h.input(type="hidden", name=name, value=value) for name, value in fields],
+            h.p(h.label(f"Type “{word}” to confirm: ", h.input(name="word", required="", autocomplete="off")))
+            if word
+            else None,
             h.button(button, type="submit", class_="button"),
             h.a("Back", href=back, class_="button plain"),
             method="post",

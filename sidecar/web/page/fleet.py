@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sidecar.fleet.report import Result, State
+from sidecar.model.words import plural
 from sidecar.web.page import parts
 from sidecar.web.page.markup import NONE, Content, Markup, h
 
@@ -58,7 +59,7 @@ def _counts(machines: Sequence[Result]) -> Content:
     if not machines:
         return None
     late = behind(machines)
-    count = parts.plural(len(machines), "machine")
+    count = plural(len(machines), "machine")
     return h.p(f"{count}, {late} not in sync." if late else f"{count}, all in sync.", class_="quiet")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from sidecar.fleet.report import State
 from sidecar.model.record import Record
 from sidecar.model.runs import Outcome
+from sidecar.model.words import plural
 from sidecar.web.page import fleet, parts, work
 from sidecar.web.page.layout import capital
 from sidecar.web.page.markup import Content, Markup, h, render
@@ -111,9 +112,7 @@ def _run(now: Now, base: str) -> Content:
         waits = now.status["waiting"]
         return h.section(
             h.h2("Under way"),
-            h.p(parts.plural(waits, "request waits", "requests wait") + " for the run before.")
-            if waits
-            else None,
+            h.p(plural(waits, "request waits", "requests wait") + " for the run before.") if waits else None,
             _steps(now, stages, published=True, error=False),
             parts.log(now.last.log, folded=False) if now.last and not waits else None,
             class_="run",

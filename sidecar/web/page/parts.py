@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from html import escape
 
 from sidecar.generate import HTPASSWD
+from sidecar.model import words as wording
 from sidecar.model.record import Problem
-from sidecar.model.runs import TRIGGERS
+from sidecar.model.words import ago, hide_hash, plural
 from sidecar.web.page.layout import as_code, capital
 from sidecar.web.page.markup import MINUS, NONE, Content, Markup, h, render
 
@@ -85,7 +86,10 @@ def moment(when: float | None, now: float, *, brief: bool = False) -> Markup:
     """A time in UTC, and how long ago that is; `now` is the time of the answer, both since 1970."""
     if when is None:
         return render("never")
-    exact = datetime.fromtimestamp(when, UTC)
+    try:
+        exact = datetime.fromtimestamp(when, UTC)
+    except (ValueError, OverflowError, OSError):
+        return render("at no known time")
     form = "%H:%M:%S" if datetime.fromtimestamp(now, UTC).date() == exact.date() else "%-d %b %Y, %H:%M"
     shown = exact.strftime(form) + " UTC"
     if brief:
@@ -99,37 +103,14 @@ def _age(seconds: float) -> Markup:
     return h.span(ago(seconds), data_age=int(max(0.0, seconds)))
 
 
-def ago(seconds: float) -> str:
-    """A rough age in words."""
-    if seconds < 5:
-        return "just now"
-    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {unit}{'s' * (count != 1)} ago"
-    return "just now"
-
-
 def asked(trigger: str, who: str) -> str:
-    """Who or what asked for a run."""
-    known = TRIGGERS.get(trigger)
-    if known is None:
-        return capital(f"{trigger}: {who}" if who else trigger)
-    return capital(known.words.format(who=who or "somebody"))
+    """Who or what asked for a run, at the beginning of a sentence."""
+    return capital(wording.asked(trigger, who))
 
 
 def took(seconds: float | None) -> str:
     """A duration."""
-    if seconds is None:
-        return NONE
-    if seconds < 0.0995:
-        return f"{seconds * 1000:.0f} ms" if seconds >= 0.00095 else "under 1 ms"
-    return f"{seconds:.2f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-
-
-def plural(count: int, one: str, many: str = "") -> str:
-    """A number with its noun."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    return NONE if seconds is None else wording.took(seconds)
 
 
 def facts(pairs: Iterable[tuple[str, Content]]) -> Markup:
@@ -225,8 +206,7 @@ def _lines(kind: str, group: Sequence[str]) -> Content:
 
 def _shown(name: str, line: str) -> str:
     if name == HTPASSWD and line[:1] in "+- ":
-        user, colon, _ = line.partition(":")
-        return f"{user}{colon}••••" if colon else user
+        return hide_hash(line)
     return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…"
 
 

@@ -1,0 +1,31 @@
+"""A machine that boots while no daemon answers: it goes on with what was published, where that is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sidecar.config.settings import Settings
+from sidecar.errors import SidecarError
+from sidecar.generations import Generations, targets
+from sidecar.system.privileges import become_owner
+from sidecar.system.sqlite import install_database
+
+
+def put_in_place(settings: Settings) -> int | None:
+    """The number of the generation that lies in its place and is whole; files that are missing are put back.
+
+    None where there is none, where it is another region's, or where a daemon is at it.
+    """
+    region = settings.machine.region
+    become_owner(Path(settings.paths.state))
+    generations = Generations(
+        Path(settings.paths.state), targets(settings), install_database, settings.update.keep
+    )
+    try:
+        generations.startup(None, region)
+        whole = generations.is_of(region) and generations.is_whole(generations.site.present())
+    except SidecarError:
+        return None
+    finally:
+        generations.shutdown()
+    return generations.current.number if whole and generations.current else None

@@ -1,0 +1,35 @@
+"""What the commands print: text from outside neither rules the terminal nor passes for a line of ours."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, TextIO
+
+import msgspec
+
+from sidecar.model.text import printable
+
+
+def say(line: str, file: TextIO | None = None) -> None:
+    """Print one line; whatever is not printable in it, a line break too, is escaped."""
+    print(printable(line), file=file or sys.stdout, flush=True)
+
+
+def say_lines(text: str) -> None:
+    """Print a text of several lines, with or without a break at its end."""
+    for line in text.removesuffix("\n").split("\n"):
+        say(line)
+
+
+def say_json(data: Any) -> None:
+    """Print a record or plain data as JSON, with escapes for all that is not printable."""
+    text = msgspec.json.format(msgspec.json.encode(data)).decode()
+    # Outside of strings there is nothing of that kind but line breaks, and none within.
+    say_lines("\n".join(_escaped(line) for line in text.split("\n")))
+
+
+def _escaped(line: str) -> str:
+    if line.isprintable():
+        return line
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line)

@@ -1,0 +1,200 @@
+"""What the commands print for people: pure functions from records to text. `--json` has all of it as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from sidecar.generate import HTPASSWD
+from sidecar.model.changes import Changes
+from sidecar.model.runs import Outcome
+from sidecar.model.words import ago, asked, brief, hide_hash, plural, span, took
+
+_WIDTH = 10
+_STATES = {"out_of_sync": "out of sync"}
+
+
+def moment(seconds: float) -> str:
+    """A moment in seconds since 1970, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def status_text(status: Mapping[str, Any], now: float) -> str:
+    """How a machine is doing, from the answer to `GET /status`; `now` in seconds since 1970."""
+    sync, health = status["sync"], status["health"]
+    lines = [f"{_word(sync['state']).capitalize()}, {_word(health['state'])}: {_headline(sync, health)}.", ""]
+    rows: list[tuple[str, str]] = [
+        ("sync", f"{_word(sync['state'])}: {sync['reason']}"),
+        ("", _looks(sync, now)),
+        ("health", f"{_word(health['state'])}: {health['reason']}"),
+        ("", f"since {moment(health['since'])}, {ago(now - health['since'])}"),
+        ("machine", _machine(status, now)),
+        ("set", _set(status, now)),
+        ("last run", _last(status["last"], now)),
+        ("running", _running(status, now)),
+        ("ready", _ready(status["ready"], now)),
+        *(("problem", sentence) for sentence in status["problems"]),
+        *(("drift", f"{name} was changed by someone else") for name in status["drift"]),
+    ]
+    lines += [f"{name:<{_WIDTH}}{text}" for name, text in rows if text]
+    error = status["error"]
+    if error is not None and error.get("hint"):
+        lines += ["", f"What to do: {error['hint']}"]
+    return "\n".join(lines)
+
+
+def _word(state: str) -> str:
+    return _STATES.get(state, state)
+
+
+def _headline(sync: Mapping[str, Any], health: Mapping[str, Any]) -> str:
+    """The reason that matters most: what is served, unless only the store is the trouble."""
+    return str(
+        sync["reason"] if health["state"] == "healthy" and sync["state"] != "synced" else health["reason"]
+    )
+
+
+def _looks(sync: Mapping[str, Any], now: float) -> str:
+    looked, due = sync["looked"], sync["next"]
+    last = (
+        f"the store was looked at {ago(now - looked)}" if looked else "the store has not been looked at yet"
+    )
+    following = f"next look in {span(max(0.0, due - now))}" if due else "there is no regular look"
+    return f"the store {last}; {following}"
+
+
+def _machine(status: Mapping[str, Any], now: float) -> str:
+    region = f" in {status['region']}" if status["region"] else ""
+    return f"{status['machine']}{region}, sidecar {status['version']}, up for {span(now - status['started'])}"
+
+
+def _set(status: Mapping[str, Any], now: float) -> str:
+    number = status["generation"]["current"]
+    if number is None:
+        return "nothing is published yet"
+    counts = f"{plural(status['tenants'], 'event')}, {plural(status['users'], 'user')}"
+    published = status["published"]
+    since = f", published {moment(published)}, {ago(now - published)}" if published else ""
+    pinned = (
+        f", restored by hand from {status['generation']['source']}" if status["generation"]["pinned"] else ""
+    )
+    return f"generation {number}{since}; {counts}{pinned}"
+
+
+def _last(last: Mapping[str, Any] | None, now: float) -> str:
+    if last is None:
+        return "none since the start"
+    error = f": {last['error']['message']}" if last["error"] else ""
+    return (
+        f"{last['state']} {ago(now - last['started'])} in {took(last['seconds'])} ({last['trigger']}){error}"
+    )
+
+
+def _running(status: Mapping[str, Any], now: float) -> str:
+    running, waiting = status["running"], status["waiting"]
+    found = [f"an update ({running['trigger']}) for {span(now - running['since'])}"] if running else []
+    if waiting:
+        found.append(f"{plural(waiting, 'request')} waiting")
+    return ", ".join(found)
+
+
+def _ready(work: Mapping[str, Any], now: float) -> str:
+    if work["generation"] is None:
+        return f"{work['state']}: no event database was fetched, no page rendered since the start"
+    failed = [f"{step['name']}: {step['error']['message']}" for step in work["steps"] if step.get("error")]
+    ended = (
+        f", {ago(now - work['started'])} in {took(work['seconds'])}" if work["seconds"] is not None else ""
+    )
+    steps = "; ".join(failed) or ", ".join(f"{one['name']} {one['state']}" for one in work["steps"])
+    return f"{work['state']} for generation {work['generation']}{ended} ({steps})"
+
+
+def history_text(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Runs, the newest first, a line each."""
+    return "\n".join(_entry_line(entry) for entry in entries) or "There has been no run yet."
+
+
+def _entry_line(entry: Mapping[str, Any]) -> str:
+    outcome = msgspec.convert(entry["outcome"], Outcome)
+    number = outcome.generation if outcome.state == "published" else None
+    problem = outcome.error.message if outcome.error else entry["note"] or brief(outcome.changes)
+    by = asked(outcome.trigger, outcome.who)
+    told = f"  {problem}" if problem else ""
+    return f"{moment(outcome.started)}  {number or '-':>6}  {entry['state']:<11}  {by}{told}"
+
+
+def entry_text(entry: Mapping[str, Any]) -> str:
+    """One run in full."""
+    outcome = msgspec.convert(entry["outcome"], Outcome)
+    number = f"Generation {outcome.generation}" if outcome.state == "published" else f"Run {entry['run']}"
+    lines = [
+        f"{number}: {entry['state']}, {moment(outcome.started)}, {asked(outcome.trigger, outcome.who)}",
+        "",
+    ]
+    if outcome.error is not None:
+        lines.append(f"error: {outcome.error.message}")
+        lines += [f"what to do: {outcome.error.hint}"] if outcome.error.hint else []
+    if entry["note"]:
+        lines.append(f"note: {entry['note']}")
+    if entry["settled"] is not None:
+        after = f", {took(entry['reload_seconds'])} after its publication" if entry["reload_seconds"] else ""
+        lines.append(f"{entry['state'].replace('_', ' ')}: {moment(entry['settled'])}{after}")
+    if outcome.sha256:
+        lines.append(f"index: SHA-256 {outcome.sha256}")
+    lines += changes_lines(outcome.changes)
+    if outcome.written:
+        lines.append(f"files written: {', '.join(outcome.written)}")
+    stages = ", ".join(f"{name} {took(seconds)}" for name, seconds in outcome.stages.items())
+    lines.append(f"took {took(outcome.seconds)}{f': {stages}' if stages else ''}")
+    lines += [f"warning: {warning}" for warning in outcome.warnings]
+    lines += _difference_lines(outcome.drift)
+    if outcome.log:
+        lines += ["", *outcome.log]
+    if entry.get("ready"):
+        lines += ["", *_work_lines(entry["ready"])]
+    return "\n".join(lines)
+
+
+def _work_lines(work: Mapping[str, Any]) -> Iterator[str]:
+    yield f"Ready work: {work['state']} in {took(work['seconds'])}"
+    for step in work["steps"]:
+        error = (step.get("error") or {}).get("message")
+        said = error or step.get("said")
+        yield f"  {step['name']}: {step.get('state', 'waiting')}{f', {said}' if said else ''}"
+        for line in (step.get("output") or "").splitlines():
+            yield f"    {line}"
+
+
+def preview_text(outcome: Outcome, *, diffs: bool) -> str:
+    """What an update would change; with `diffs` file by file, without the hashes of passwords."""
+    lines = changes_lines(outcome.changes)
+    if not outcome.written and not lines:
+        lines.append("An update would change nothing.")
+    lines.append(f"files to write: {', '.join(outcome.written) or 'none'}")
+    lines += [f"warning: {warning}" for warning in outcome.warnings]
+    if diffs:
+        lines += _difference_lines(outcome.diffs)
+    return "\n".join(lines)
+
+
+def changes_lines(changes: Changes | None) -> list[str]:
+    """What was added, removed, moved and changed, by name."""
+    lines = []
+    for kind in ("events", "studios", "users", "regions") if changes is not None else ():
+        delta = getattr(changes, kind)
+        for what in ("added", "removed", "moved", "changed"):
+            names = getattr(delta, what)
+            if names.count:
+                more = names.count - len(names.names)
+                lines.append(f"{kind} {what}: {', '.join(names.names)}{f' and {more} more' if more else ''}")
+    return lines
+
+
+def _difference_lines(differences: Mapping[str, str]) -> Iterator[str]:
+    for name, text in differences.items():
+        for line in text.splitlines():
+            is_row = name == HTPASSWD and line[:1] in "+- " and line[:3] not in ("+++", "---")
+            yield hide_hash(line) if is_row else line
