@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -97,7 +99,10 @@ class Uploader:
         `replace` allows to replace an object that this machine has not seen, as it is now.
         """
         path = self._folder / "local"
+        before = index.stat()
         copied = await self._copy(index, path)
+        if not dry_run:
+            _to_whole_second(index, before)
         stored = await self._store.head(self._key)
         if stored is not None:
             known = self._memory.knows(stored.etag)
@@ -110,7 +115,7 @@ class Uploader:
                 return Current(held, stored.modified, "unchanged", path if held == copied.sha256 else index)
             if known is None and not replace:
                 raise _changed(stored)
-        modified = copied.modified or time.time()
+        modified = float(int(copied.modified or time.time()))
         if dry_run:
             return Current(copied.sha256, modified, "planned", path)
         try:
@@ -145,6 +150,22 @@ class Uploader:
         if fetched is None or fetched.etag != stored.etag:
             raise _changed(None)
         return fetched.sha256
+
+
+def _to_whole_second(index: Path, before: os.stat_result) -> None:
+    """Let the index be as old as its copies will be said to be, unless it has changed since `before`.
+
+    The application's tools read an age in whole seconds from a machine and compare it with this file's, whose
+    fraction would make it newer for ever.
+    """
+    there = index.stat()
+    if (there.st_mtime_ns, there.st_size, there.st_ino) == (
+        before.st_mtime_ns,
+        before.st_size,
+        before.st_ino,
+    ):
+        with suppress(OSError):  # it may be somebody else's
+            os.utime(index, ns=(there.st_atime_ns, there.st_mtime_ns // 10**9 * 10**9))
 
 
 def _at_rest(index: Path) -> str | None:
