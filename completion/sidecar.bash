@@ -7,11 +7,12 @@
 
 _shtab_sidecar_databases_subparsers=(status push)
 _shtab_sidecar_fleet_subparsers=(update status)
-_shtab_sidecar_subparsers=(serve update preview status history rollback ready databases config doctor hash-password sign fleet demo)
+_shtab_sidecar_subparsers=(serve update preview compare status history rollback ready databases config doctor hash-password sign fleet demo)
 
 _shtab_sidecar_serve_option_strings=(-h --help --json)
 _shtab_sidecar_update_option_strings=(-h --help --json --once --wait --force --trigger --patience)
 _shtab_sidecar_preview_option_strings=(-h --help --json --diff --once)
+_shtab_sidecar_compare_option_strings=(-h --help --json --published)
 _shtab_sidecar_status_option_strings=(-h --help --json --alive)
 _shtab_sidecar_history_option_strings=(-h --help --json --limit)
 _shtab_sidecar_rollback_option_strings=(-h --help --json --keep-index --wait)
@@ -23,7 +24,7 @@ _shtab_sidecar_config_option_strings=(-h --help --json --check --maintenance)
 _shtab_sidecar_doctor_option_strings=(-h --help --json)
 _shtab_sidecar_hash_password_option_strings=(-h --help --json --cost)
 _shtab_sidecar_sign_option_strings=(-h --help --json --machine --path --body --expect)
-_shtab_sidecar_fleet_update_option_strings=(-h --help --json --dry-run --only --quorum --wait --index --no-upload --replace)
+_shtab_sidecar_fleet_update_option_strings=(-h --help --json --dry-run --only --quorum --wait --index --no-upload --replace --progress)
 _shtab_sidecar_fleet_status_option_strings=(-h --help --json)
 _shtab_sidecar_fleet_option_strings=(-h --help)
 _shtab_sidecar_demo_option_strings=(-h --help --json --folder --port)
@@ -37,8 +38,9 @@ _shtab_sidecar_rollback___wait_choices=(published loaded ready)
 _shtab_sidecar_databases_pos_0_choices=(status push)
 _shtab_sidecar_hash_password___cost_choices=(8 9 10 11 12 13 14 15)
 _shtab_sidecar_fleet_update___wait_choices=(loaded ready)
+_shtab_sidecar_fleet_update___progress_choices=(auto lines json)
 _shtab_sidecar_fleet_pos_0_choices=(update status)
-_shtab_sidecar_pos_0_choices=(serve update preview status history rollback ready databases config doctor hash-password sign fleet demo)
+_shtab_sidecar_pos_0_choices=(serve update preview compare status history rollback ready databases config doctor hash-password sign fleet demo)
 
 _shtab_sidecar_serve__h_nargs=0
 _shtab_sidecar_serve___help_nargs=0
@@ -53,6 +55,11 @@ _shtab_sidecar_preview___help_nargs=0
 _shtab_sidecar_preview___json_nargs=0
 _shtab_sidecar_preview___diff_nargs=0
 _shtab_sidecar_preview___once_nargs=0
+_shtab_sidecar_compare_pos_0_nargs=+
+_shtab_sidecar_compare__h_nargs=0
+_shtab_sidecar_compare___help_nargs=0
+_shtab_sidecar_compare___json_nargs=0
+_shtab_sidecar_compare___published_nargs=0
 _shtab_sidecar_status__h_nargs=0
 _shtab_sidecar_status___help_nargs=0
 _shtab_sidecar_status___json_nargs=0

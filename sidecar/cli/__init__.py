@@ -24,6 +24,7 @@ import msgspec
 import yaml
 
 from sidecar import __version__
+from sidecar.cli import compare as compare_command
 from sidecar.cli import fleet_commands as fleet_command
 from sidecar.cli import ready_commands as ready_command
 from sidecar.cli.client import Client, NoDaemon
@@ -517,6 +518,8 @@ def _parser() -> argparse.ArgumentParser:
     preview = command("preview", _preview, "show what an update would change now", "sidecar preview --diff")
     preview.add_argument("--diff", action="store_true", help="with unified diffs of the files")
     preview.add_argument("--once", action="store_true", help="run here, without a daemon")
+
+    compare_command.add(command)
 
     status = command("status", _status, "show the state of the running daemon", "sidecar status --json")
     status.add_argument(

@@ -16,12 +16,14 @@ import msgspec
 
 from sidecar.cli.output import say, say_json
 from sidecar.config.settings import Settings
-from sidecar.errors import SettingsError
+from sidecar.errors import SettingsError, SidecarError
+from sidecar.model.record import Problem
 from sidecar.system.privileges import become_owner
 
 if TYPE_CHECKING:
-    from sidecar.fleet.progress import Live
+    from sidecar.fleet.progress import Live, Records
     from sidecar.fleet.report import Report
+    from sidecar.fleet.run import Updates, Wanted
 
 _REFRESH = 0.1
 
@@ -64,11 +66,22 @@ def add(commands: Any, add_parser: AddParser) -> None:
         metavar="FILE",
         help="the index to upload (default: the machine's own where update.own_index is set, else none)",
     )
-    source.add_argument("--no-upload", action="store_true", help="poke with what the store holds")
+    source.add_argument(
+        "--no-upload",
+        action="store_true",
+        help="poke with what the store holds, and run no commands before or after it",
+    )
     update.add_argument(
         "--replace",
         action="store_true",
         help="upload even though the store holds an index that this machine has not seen",
+    )
+    update.add_argument(
+        "--progress",
+        choices=["auto", "lines", "json"],
+        default="auto",
+        help="how to tell of what happens: redrawn on a terminal, a line for each fact, or a JSON object a "
+        "line for programs, the last of which is the report (default %(default)s)",
     )
     add_parser(
         commands,
@@ -87,7 +100,7 @@ def _number(text: str) -> int:
 
 
 def _update(options: argparse.Namespace, settings: Settings) -> int:
-    from sidecar.fleet.progress import Lines, Live, Silence
+    from sidecar.fleet.progress import Lines, Live, Records, Silence
     from sidecar.fleet.report import lines
     from sidecar.fleet.run import Updates, Wanted
 
@@ -99,10 +112,15 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
         quorum=options.quorum,
         wait=options.wait,
         dry_run=options.dry_run,
+        around=not options.no_upload,
     )
-    live = Live(_write, _size, time.monotonic) if sys.stdout.isatty() else None
+    updates = Updates(settings)
+    if options.progress == "json":
+        return _recorded(updates, wanted, Records(_write))
+    on_terminal = options.progress == "auto" and sys.stdout.isatty()
+    live = Live(_write, _size, time.monotonic) if on_terminal and not options.json else None
     listener = Silence() if options.json else live or Lines(_write)
-    work = Updates(settings).update(wanted, listener)
+    work = updates.update(wanted, listener)
     report = asyncio.run(work if live is None else _shown(work, live))
     if options.json:
         say_json(report)
@@ -111,6 +129,17 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
             live.end()
         for line in lines(report):
             say(line)
+    return 0 if report.good or report.dry_run else 1
+
+
+def _recorded(updates: Updates, wanted: Wanted, records: Records) -> int:
+    """Run it with a record for everything, the end included."""
+    try:
+        report = asyncio.run(updates.update(wanted, records))
+    except SidecarError as error:
+        records.end(Problem(error.code, error.message, error.hint, error.status))
+        raise
+    records.end(report)
     return 0 if report.good or report.dry_run else 1
 
 

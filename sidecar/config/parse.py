@@ -269,6 +269,13 @@ def _check(settings: Settings) -> None:
             "page.through_navigator: Navigator reaches the page on TCP only",
             "set listen.tcp to true and listen.port to a number",
         )
+    for extra in settings.files.extra:
+        folder, _, name = extra.key.rpartition("/")
+        if not name or "*" in folder or any(part in ("", ".", "..") for part in extra.key.split("/")):
+            raise SettingsError(
+                f"files.extra: {extra.key!r} is not a key",
+                "such as views/map.html, or views/*.html for several",
+            )
     _check_prerender(settings.prerender)
     _check_fleet(settings)
     for name, hashed in settings.administrators.items():
@@ -302,6 +309,14 @@ def _check_fleet(settings: Settings) -> None:
     for key, url in {"fleet.url": fleet.url, "fleet.api": fleet.api, **named}.items():
         if url and not re.match(r"https?://[^/?#\s]+/?\Z", url):
             raise SettingsError(f"{key}: {url!r} is not a base URL", "such as https://example.com")
+    if not all(command for command in (*fleet.before, *fleet.after)):
+        raise SettingsError("fleet.before, fleet.after: a command is empty", "list its words")
+    for number, url in enumerate(fleet.notify, 1):
+        # The URL itself may be the secret.
+        if not re.match(r"https?://[^/?#\s]+(/\S*)?\Z", url):
+            raise SettingsError(
+                f"fleet.notify: entry {number} is not a URL", "such as https://example.com/hook"
+            )
     if not re.match(r"(/[^?#\s]*[^/?#\s])?\Z", fleet.root):
         raise SettingsError(f"fleet.root: {fleet.root!r} is not a path", "such as /showcase, or nothing")
     if len({one.id for one in fleet.machines}) != len(fleet.machines):

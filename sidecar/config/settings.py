@@ -111,8 +111,18 @@ class Paths(Section, frozen=True):
     ] = ""
 
 
+class ExtraFile(Section, frozen=True):
+    """A file of the application that the store holds, or several of one folder."""
+
+    key: Annotated[str, _doc("the object's key; with `*` in its last part it means several")]
+    path: Annotated[
+        str, _doc("the file, or for several their folder; it may be relative to paths.application")
+    ]
+    mode: Annotated[Mode, _doc("mode of a file that is written")] = Mode(0o644)
+
+
 class Files(Section, frozen=True):
-    """Owner and mode of the files that are published."""
+    """Owner and mode of the files that are published, and what else is fetched."""
 
     mode: Annotated[Mode, _doc("mode of all but htpasswd and the index")] = Mode(0o644)
     htpasswd_mode: Annotated[Mode, _doc("mode of htpasswd; Navigator's user must be able to read it")] = Mode(
@@ -120,6 +130,13 @@ class Files(Section, frozen=True):
     )
     owner: Annotated[str, _doc("user that shall own them; default: the daemon's")] = ""
     group: Annotated[str, _doc("group that shall own them; default: the daemon's")] = ""
+    extra: Annotated[
+        tuple[ExtraFile, ...],
+        _doc(
+            "files that the ready work fetches before it renders; where update.own_index is set, fleet "
+            "updates upload them instead"
+        ),
+    ] = ()
 
 
 class Probe(Section, frozen=True):
@@ -397,6 +414,22 @@ class Fleet(Section, frozen=True):
             description="what a poke carries: the digest to fetch until it comes, or the index itself",
         ),
     ] = "digest"
+    before: Annotated[
+        list[list[str]],
+        _doc(
+            "commands, each a list of words, that run in the application's folder before an update uploads "
+            "anything: one that fails ends the update"
+        ),
+    ] = []
+    after: Annotated[
+        list[list[str]],
+        _doc("commands that run there after a good update: one that fails makes the update count as failed"),
+    ] = []
+    command_timeout: Annotated[Duration, _doc("for each of these commands")] = Duration(600)
+    notify: Annotated[
+        list[Secret],
+        _doc("URLs that are told of a good update, by a POST of JSON; a failure is told of, no more"),
+    ] = []
     follow_local_index: Annotated[
         bool, _doc("with update.own_index: a changed index starts fleet updates until all machines have it")
     ] = False

@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from sidecar.fleet.report import Result
+import msgspec
+
+from sidecar.fleet.report import Report, Result
 from sidecar.fleet.verdicts import BAD, GOOD
+from sidecar.model.record import Problem
 from sidecar.model.text import printable
+
+STEPS = {
+    "before": "Step 0: Running the commands before it...",
+    "upload": "Step 1: Syncing index database...",
+    "find": "Step 2: Getting list of machines...",
+    "update": "Step 3: Triggering configuration update on each machine...",
+    "after": "Step 4: Running the commands after it...",
+    "notify": "Step 5: Telling who is to be told...",
+}
+"""The steps, and the lines that tell of them. The application's progress bar looks for the words of some of
+these, for `Will update N active machines`, and for `✓ Success` once a machine."""
 
 _WORTH_A_LINE = frozenset({"retrying", "stopped", *GOOD, *BAD})
 _DONE = frozenset({"stopped", *GOOD, *BAD})
@@ -19,6 +33,9 @@ _BELOW = "\x1b[J"
 class Silence:
     """For JSON: nothing but the end is printed."""
 
+    def step(self, step: str) -> None:
+        """Nothing."""
+
     def say(self, sentence: str) -> None:
         """Nothing."""
 
@@ -27,6 +44,43 @@ class Silence:
 
     def tell(self, result: Result) -> None:
         """Nothing."""
+
+
+class Records:
+    """For programs: a JSON object a line, each with its `kind`.
+
+    `step` (its name), `line` (its text), `machines` (their ids), `machine` (a `Result`), and at the end
+    `report` (a `Report`) or `error` (a `Problem`).
+    """
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+
+    def step(self, step: str) -> None:
+        """A step begins."""
+        self._record("step", step=step)
+
+    def say(self, sentence: str) -> None:
+        """A sentence about the whole, or a command's line."""
+        self._record("line", line=sentence)
+
+    def expect(self, results: list[Result]) -> None:
+        """Who will be poked."""
+        self._record("machines", machines=[one.machine for one in results])
+
+    def tell(self, result: Result) -> None:
+        """Where a machine stands."""
+        self._record("machine", machine=result)
+
+    def end(self, end: Report | Problem) -> None:
+        """How it ended."""
+        if isinstance(end, Report):
+            self._record("report", report=end)
+        else:
+            self._record("error", error=end)
+
+    def _record(self, kind: str, **more: object) -> None:
+        self._write(f"{msgspec.json.encode({'kind': kind, **more}).decode()}\n")
 
 
 class Lines:
@@ -35,18 +89,23 @@ class Lines:
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
 
+    def step(self, step: str) -> None:
+        """A step begins."""
+        self.say(STEPS[step])
+
     def say(self, sentence: str) -> None:
         """A sentence about the whole."""
         self._write(f"{printable(sentence)}\n")
 
     def expect(self, results: list[Result]) -> None:
-        """How many there are."""
-        self._write(f"poking {len(results)} machine{'' if len(results) == 1 else 's'}\n")
+        """How many there are, and who. It is a number of machines, in the plural, that is looked for."""
+        names = ", ".join(one.machine for one in results)
+        self._write(f"Will update {len(results)} active machines{names and f': {names}'}\n")
 
     def tell(self, result: Result) -> None:
         """A machine's end, or why it is tried again."""
         if result.state in _WORTH_A_LINE:
-            self._write(f"{line(result)}\n")
+            self._write(f"{line(result)}{' ✓ Success' if result.state in GOOD else ''}\n")
 
 
 class Live(Lines):

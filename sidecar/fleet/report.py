@@ -35,6 +35,7 @@ class Report(Record, frozen=True):
 
     `sha256` is the index that it was about, `upload` what was done with the local one: uploaded, unchanged,
     planned (a dry run would upload it) or none. `quorum` machines are enough, None: all are needed.
+    `failures` are the commands that failed after it; without any, and with enough machines, it is `good`.
     """
 
     started: float
@@ -47,6 +48,7 @@ class Report(Record, frozen=True):
     machines: tuple[Result, ...]
     skipped: tuple[Skipped, ...]
     good: bool
+    failures: tuple[str, ...] = ()
 
 
 class State(Record, frozen=True):
@@ -161,7 +163,12 @@ def lines(report: Report) -> list[str]:
         for one in report.machines
     ]
     head = ("MACHINE", "REGION", "STATE", "GENERATION", "INDEX", "AFTER", "")
-    return [*(table(head, rows) if rows else ()), *left_out(report.skipped), summary(report)]
+    return [
+        *(table(head, rows) if rows else ()),
+        *left_out(report.skipped),
+        *report.failures,
+        summary(report),
+    ]
 
 
 def overview_lines(overview: Overview) -> list[str]:

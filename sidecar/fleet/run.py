@@ -1,19 +1,22 @@
 """A fleet update from the upload to the last machine's load. Read this first.
 
+    before   commands that prepare the index; one that fails ends the update
     upload   the local index goes into the store, if it differs and may
     find     who belongs to the fleet, and who of them is active
     poke     all in parallel, bounded; each with the digest that it must come to serve
     follow   until the machine says that it has loaded it
     retry    what failed, and only that, later and later
+    after    commands that follow a good update, and whoever is to be told of it
     report   who has it, who has not, and why
 
-A machine goes its own way through the last four: one that hangs keeps nobody else waiting.
+A machine goes its own way from the poke to its last try: one that hangs keeps nobody else waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import random
 import tempfile
 import time
@@ -25,14 +28,19 @@ from typing import Protocol, TypeVar
 import aiohttp
 
 from sidecar.config.settings import Fleet, Settings
-from sidecar.errors import SettingsError, SidecarError
+from sidecar.errors import SettingsError, SidecarError, StoreError
+from sidecar.fleet.around import Around, Notice
 from sidecar.fleet.discovery import Discovery
+from sidecar.fleet.extra import upload_extras
 from sidecar.fleet.machines import FleetError, Found, Target, only, without
 from sidecar.fleet.poke import Order, Talk
 from sidecar.fleet.report import Overview, Report, Result, Row, enough, row
 from sidecar.fleet.upload import Current, Memory, Uploader
-from sidecar.fleet.verdicts import Answer, Verdict, of_poke, of_status, pause
+from sidecar.fleet.verdicts import GOOD, Answer, Verdict, of_poke, of_status, pause
+from sidecar.inputs.extra import extras
 from sidecar.inputs.store import Store, open_store
+from sidecar.inputs.store.inventory import Inventory, Item, first_date
+from sidecar.inputs.store.transfer import format_age
 from sidecar.model.machine_report import Served, decode
 from sidecar.model.record import Record
 
@@ -49,7 +57,8 @@ class Wanted(Record, frozen=True):
 
     `index` is the local database to upload; None: poke with what the store holds. `replace` lets it replace
     an object that this machine has not seen. `only` are ids, names or regions, `but` the id of a machine to
-    leave out. `quorum` machines are enough; None: all. `wait` is loaded or ready.
+    leave out. `quorum` machines are enough; None: all. `wait` is loaded or ready. `around` tells whether the
+    commands before and after run, and the notices go out.
     """
 
     index: Path | None = None
@@ -59,10 +68,14 @@ class Wanted(Record, frozen=True):
     quorum: int | None = None
     wait: str = "loaded"
     dry_run: bool = False
+    around: bool = True
 
 
 class Listener(Protocol):
     """Who wants to know how it goes."""
+
+    def step(self, step: str) -> None:
+        """One of `progress.STEPS` begins."""
 
     def say(self, sentence: str) -> None:
         """Something about the whole."""
@@ -249,9 +262,23 @@ class Updates:
                 "set it, or SIDECAR_TRIGGER_SECRET, to the fleet's secret",
             )
         started, clock = time.time(), time.monotonic()
+        if not wanted.dry_run:
+            _prepare(Path(settings.paths.state))
         async with self._open(listener) as (discovery, store, session, folder):
+            around = Around(settings, session, listener.say)
+            if wanted.around and not wanted.dry_run and settings.fleet.before:
+                listener.step("before")
+                await around.before()
+            listener.step("upload")
+            # Before the index, which has the machines look: what they then fetch belongs to it.
+            if wanted.index is not None:
+                state, dry = Path(settings.paths.state), wanted.dry_run
+                await upload_extras(extras(settings), store, state, folder, listener.say, dry_run=dry)
             current = await self._current(store, folder, wanted)
             listener.say(_sentence(current))
+            if current.upload == "uploaded":
+                await self._renew_inventory(store, folder, current, listener)
+            listener.step("find")
             found = without(only(await discovery.find(), wanted.only), wanted.but)
             if wanted.quorum is not None and wanted.quorum > len(found.targets):
                 raise FleetError(
@@ -262,7 +289,9 @@ class Updates:
             waiting = [Result(one.id, one.name, one.region, "waiting") for one in found.targets]
             listener.expect(waiting)
             results = tuple(waiting)
+            failures: tuple[str, ...] = ()
             if not wanted.dry_run:
+                listener.step("update")
                 order = Order(current.sha256, await self._body(current))
                 crew = Crew(
                     settings.fleet,
@@ -273,6 +302,8 @@ class Updates:
                     ready=wanted.wait == "ready",
                 )
                 results = await crew.update(found.targets)
+                if wanted.around and enough(results, wanted.quorum):
+                    failures = await self._follow_up(around, current, results, listener)
         return Report(
             started=started,
             seconds=time.monotonic() - clock,
@@ -283,8 +314,39 @@ class Updates:
             dry_run=wanted.dry_run,
             machines=results,
             skipped=found.skipped,
-            good=enough(results, wanted.quorum),
+            failures=failures,
+            good=enough(results, wanted.quorum) and not failures,
         )
+
+    async def _follow_up(
+        self, around: Around, current: Current, results: tuple[Result, ...], listener: Listener
+    ) -> tuple[str, ...]:
+        """What a good update is followed by; the commands that failed."""
+        failures: tuple[str, ...] = ()
+        if self._settings.fleet.after:
+            listener.step("after")
+            failures = await around.after()
+        if self._settings.fleet.notify:
+            listener.step("notify")
+            done = sum(one.state in GOOD for one in results)
+            await around.notify(Notice(current.sha256, current.upload, done))
+        return failures
+
+    async def _renew_inventory(
+        self, store: Store, folder: Path, current: Current, listener: Listener
+    ) -> None:
+        """Tell the application's tools, which look there first for an object's true age."""
+        path = Path(self._settings.index_key)
+        if current.path is None or current.etag is None or current.modified is None:
+            return
+        date = await asyncio.to_thread(first_date, current.path)
+        item = Item(f'"{current.etag}"', date, format_age(current.modified))
+        inventory = Inventory(store, "", folder)
+        try:
+            await inventory.renew({path.name: item})
+        except StoreError as error:
+            # Those tools ask the object itself where the inventory knows another ETag.
+            listener.say(f"{inventory.key} was not renewed: {error.message}")
 
     async def overview(self, listener: Listener) -> Overview:
         """How every active machine is, against what the store holds."""
@@ -348,6 +410,20 @@ class Updates:
             return b""
         return await asyncio.to_thread(
             lambda path: gzip.compress(path.read_bytes(), 6, mtime=0), current.path
+        )
+
+
+def _prepare(state: Path) -> None:
+    """Make the state folder: an upload that cannot be remembered would have every later one refused."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        problem = "" if os.access(state, os.W_OK | os.X_OK) else "it belongs to somebody else"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if problem:
+        raise SettingsError(
+            f"paths.state: {state} cannot be written to: {problem}",
+            "set it to a folder of your own; what the store was seen to hold is remembered there",
         )
 
 

@@ -14,7 +14,7 @@ import msgspec
 from sidecar.config.settings import Paths, Settings
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.fleet.machines import FleetError
-from sidecar.fleet.progress import line
+from sidecar.fleet.progress import STEPS, line
 from sidecar.fleet.report import Report, Result, State, lines
 from sidecar.fleet.run import Updates, Wanted
 from sidecar.generate.cache import Memo
@@ -50,6 +50,10 @@ class Standing:
         self.report: Report | None = None
         self.error: Problem | None = None
         self._emit = emit
+
+    def step(self, step: str) -> None:
+        """A step begins."""
+        self.say(STEPS[step])
 
     def say(self, sentence: str) -> None:
         """Something about the whole."""
@@ -131,15 +135,14 @@ class FleetService:
     async def update(self, wanted: Wanted, who: str, *, upload: bool = True) -> Report:
         """Run one; `FleetConflict` `fleet_busy` while another is under way.
 
-        With `upload` the machine's own index goes into the store first, where it owns that. The update goes
-        on to its end when the caller goes away.
+        With `upload` the machine's own index goes into the store first, where it owns that, and the commands
+        around an update run. The update goes on to its end when the caller goes away.
         """
         if self._running is not None and not self._running.done():
             raise FleetConflict(
                 "a fleet update is under way already", "follow it at /fleet, and try again", code="fleet_busy"
             )
-        if upload and self._index is not None:
-            wanted = msgspec.structs.replace(wanted, index=self._index)
+        wanted = msgspec.structs.replace(wanted, index=self._index if upload else None, around=upload)
         self._running = asyncio.create_task(self._run(wanted, who))
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._running)
@@ -224,9 +227,8 @@ def _outcome(standing: Standing) -> Outcome:
     report, error = standing.report, standing.error
     if report is not None and not report.good:
         failed = [one.machine for one in report.machines if one.state not in ("loaded", "ready", "stopped")]
-        error = Problem(
-            "fleet", f"not loaded by {', '.join(failed[:10])}", "the log below says why of each", 502
-        )
+        message = "; ".join(report.failures) or f"not loaded by {', '.join(failed[:10])}"
+        error = Problem("fleet", message, "the log below says why", 502)
     return Outcome(
         state="failed" if error else "fleet_updated",
         trigger="fleet",

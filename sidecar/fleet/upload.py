@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -41,13 +43,14 @@ class Current(Record, frozen=True):
     """The index that the fleet shall have: SHA-256, age in seconds since 1970, and a file that holds it.
 
     `upload` is uploaded, unchanged, planned, or none when no local index was to be considered. `path` is
-    None where the content was not needed.
+    None where the content was not needed, `etag` the new object's where it was uploaded.
     """
 
     sha256: str
     modified: float | None
     upload: str
     path: Path | None
+    etag: str | None = None
 
 
 class Memory:
@@ -96,7 +99,10 @@ class Uploader:
         `replace` allows to replace an object that this machine has not seen, as it is now.
         """
         path = self._folder / "local"
+        before = index.stat()
         copied = await self._copy(index, path)
+        if not dry_run:
+            _to_whole_second(index, before)
         stored = await self._store.head(self._key)
         if stored is not None:
             known = self._memory.knows(stored.etag)
@@ -109,7 +115,7 @@ class Uploader:
                 return Current(held, stored.modified, "unchanged", path if held == copied.sha256 else index)
             if known is None and not replace:
                 raise _changed(stored)
-        modified = copied.modified or time.time()
+        modified = float(int(copied.modified or time.time()))
         if dry_run:
             return Current(copied.sha256, modified, "planned", path)
         try:
@@ -119,7 +125,7 @@ class Uploader:
                 raise
             raise _changed(None) from error
         self._memory.remember(etag, copied.sha256)
-        return Current(copied.sha256, modified, "uploaded", path)
+        return Current(copied.sha256, modified, "uploaded", path, etag)
 
     async def _copy(self, index: Path, path: Path) -> Fetched:
         copied = await LocalIndex(index, self._limits, lambda *_: None).fetch(self._key, path, None)
@@ -144,6 +150,22 @@ class Uploader:
         if fetched is None or fetched.etag != stored.etag:
             raise _changed(None)
         return fetched.sha256
+
+
+def _to_whole_second(index: Path, before: os.stat_result) -> None:
+    """Let the index be as old as its copies will be said to be, unless it has changed since `before`.
+
+    The application's tools read an age in whole seconds from a machine and compare it with this file's, whose
+    fraction would make it newer for ever.
+    """
+    there = index.stat()
+    if (there.st_mtime_ns, there.st_size, there.st_ino) == (
+        before.st_mtime_ns,
+        before.st_size,
+        before.st_ino,
+    ):
+        with suppress(OSError):  # it may be somebody else's
+            os.utime(index, ns=(there.st_atime_ns, there.st_mtime_ns // 10**9 * 10**9))
 
 
 def _at_rest(index: Path) -> str | None:

@@ -354,6 +354,20 @@ class Generations:
             raise
         self._record(manifest)
 
+    def date_index(self, version: IndexVersion) -> None:
+        """Take the age that the store tells of the index in place: one that came with a poke had none.
+
+        The application's tools would take an index of another age for a newer one, or for an older.
+        """
+        current = self.current
+        if current is None or current.index.sha256 != version.sha256 or version.modified is None:
+            return
+        if current.index.modified != version.modified:
+            manifest = msgspec.structs.replace(current, index=version)
+            self.archive.rewrite(manifest)
+            self.site.date_index(version.modified)
+            self._record(manifest)
+
     def _record(self, manifest: Manifest) -> None:
         self.current = manifest
         record = Installed(manifest.number, self.site.published, self.site.installed_index)

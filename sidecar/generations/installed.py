@@ -228,6 +228,14 @@ class Site:
                 target.chmod(where.index_mode)
             self.installed_index = _stamp(target)
 
+    def date_index(self, modified: float) -> None:
+        """Let the index be as old as the store says of the content, where nobody has changed it since."""
+        target = Path(os.path.realpath(self.where.index))
+        if not self.where.own_index and self.installed_index == _stamp(target) is not None:
+            with explained("the index"):
+                os.utime(target, (modified, modified))
+                self.installed_index = _stamp(target)
+
     def clean(self, names: Iterable[str] | None = None) -> None:
         """Remove what was prepared and will not be installed; everything when no names are given."""
         for name in self.where.files if names is None else names:

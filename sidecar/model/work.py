@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sidecar.model.record import Problem, Record
 
-STEPS = ("databases", "migrate", "orphans", "prerender")
+STEPS = ("databases", "migrate", "orphans", "extra", "prerender")
 
 GOOD = frozenset({"done", "skipped"})
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from sidecar.config.settings import Settings
 from sidecar.generations import Generations
 from sidecar.generations.installed import ids
+from sidecar.inputs.extra import extras
 from sidecar.inputs.index import Deployed
 from sidecar.inputs.store import Store
 from sidecar.model.events import LifecycleEvent, Loaded
 from sidecar.model.runs import Emit
 from sidecar.model.work import Work
 from sidecar.ready.databases import Databases
+from sidecar.ready.extra import ExtraFiles, Held
 from sidecar.ready.facts import Facts, read_facts
 from sidecar.ready.folder import DatabaseFolder
 from sidecar.ready.lock import WorkLock
@@ -64,8 +66,17 @@ def assemble(
     folder = DatabaseFolder(Path(settings.paths.databases), settings.databases.mode, owner, group)
     known = Memory(state / "databases.json", Known)
     databases = Databases(settings, store, folder, known, background)
+    extra = ExtraFiles(
+        extras(settings),
+        store,
+        Memory(state / "extra.json", Held),
+        background,
+        (where.owner, where.group),
+        state,
+        source=settings.update.own_index,
+    )
     prerender = Prerender(
-        settings, Memory(state / "pages.json", Rendered), background, (where.owner, where.group)
+        settings, Memory(state / "pages.json", Rendered), background, (where.owner, where.group), extra.digest
     )
 
     async def facts() -> Facts | None:
@@ -86,6 +97,7 @@ def assemble(
         "databases": fetch,
         "migrate": migrate,
         "orphans": orphans,
+        "extra": extra.fetch,
         "prerender": prerender.render,
     }
     return Parts(

@@ -19,7 +19,6 @@ from sidecar.system.sqlite import (
     Locked,
     copy_database,
     install_database,
-    open_immutable,
     read_plainly,
 )
 
@@ -224,16 +223,6 @@ class DatabaseFolder:
         connection.execute("pragma query_only = on")
         connection.execute("pragma trusted_schema = off")
         return connection
-
-
-def first_date(path: Path) -> str | None:
-    """The date of a database's first event; None when it has none."""
-    try:
-        with closing(open_immutable(path)) as connection:
-            dates = read_plainly(connection, "events", "date", 1)
-    except (sqlite3.Error, UnicodeDecodeError):
-        return None
-    return str(dates[0]) if dates and dates[0] is not None else None
 
 
 def _here(stat: os.stat_result, log: os.stat_result | None) -> Here:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -30,8 +30,14 @@ class Prerender:
     """The pages of one machine's public folder."""
 
     def __init__(
-        self, settings: Settings, memory: Memory[Rendered], background: Background, owner: tuple[int, int]
+        self,
+        settings: Settings,
+        memory: Memory[Rendered],
+        background: Background,
+        owner: tuple[int, int],
+        extra: Callable[[], Awaitable[str]],
     ) -> None:
+        """`extra` gives a digest of the extra files, which any page may show."""
         self._settings = settings.prerender
         self._application = Path(settings.paths.application)
         self._public = Path(settings.paths.public)
@@ -39,6 +45,7 @@ class Prerender:
         self._owner = owner
         self._memory = memory
         self._background = background
+        self._extra = extra
 
     async def render(self, facts: Facts, report: Report, *, everything: bool) -> str | None:
         """Bring the pages up to date, with `everything` also those that cannot have changed."""
@@ -51,6 +58,8 @@ class Prerender:
             for name, page in zip(sorted(documents), documentation(documents), strict=True)
         }
         wanted = fingerprints(pages, facts.index, facts.programmes, facts.owned, digests)
+        if extra := await self._extra():
+            wanted = {file: f"{fingerprint} {extra}" for file, fingerprint in wanted.items()}
         incremental = self._settings.incremental and not everything
         if self._settings.renderer == "command":
             return await self._by_command(wanted, report, incremental=incremental)

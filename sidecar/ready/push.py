@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 from msgspec.structs import replace
 
 from sidecar.errors import NotFound, SidecarError, StoreError
 from sidecar.inputs.store import Store
+from sidecar.inputs.store.inventory import Inventory, Item, first_date
 from sidecar.inputs.store.transfer import format_age
 from sidecar.model.work import Pushed
 from sidecar.ready.databases import Databases, Row
 from sidecar.ready.facts import Facts
-from sidecar.ready.folder import DatabaseFolder, first_date
+from sidecar.ready.folder import DatabaseFolder
 from sidecar.ready.memory import Memory
 from sidecar.ready.plan import SUFFIX, Here, Known, Sent, came_through, key
 from sidecar.system.sqlite import check_database
@@ -30,17 +29,6 @@ class NotOurs(SidecarError):
 
     code = "not_ours"
     status = 409
-
-
-class Item(msgspec.Struct, frozen=True):
-    """An entry of the inventory, as the application's own tools read it.
-
-    `etag` is in quotes, `date` the first event's, `last_modified` as text in UTC.
-    """
-
-    etag: str
-    date: str | None
-    last_modified: str
 
 
 class Push:
@@ -59,9 +47,7 @@ class Push:
         self._store = store
         self._folder = folder
         self._memory = memory
-        # Today's tools keep what belongs to no region under this name.
-        self._inventory = f"inventory/{region or 'index'}.json"
-        self._staging = staging
+        self._inventory = Inventory(store, region, staging)
 
     async def push(self, facts: Facts, names: Sequence[str], *, overwrite: bool) -> Pushed:
         """Upload the databases that are named, or all with something new.
@@ -84,8 +70,8 @@ class Push:
                 said.append(f"{name}: {error}")
         if items:
             await asyncio.to_thread(self._memory.save)
-            await self._update_inventory(items)
-            said.append(f"{self._inventory}: {len(items)} renewed")
+            await self._inventory.renew(items)
+            said.append(f"{self._inventory.key}: {len(items)} renewed")
         return Pushed(tuple(said), tuple(failed))
 
     def _choose(self, rows: dict[str, Row], name: str, *, overwrite: bool) -> Row:
@@ -151,41 +137,3 @@ class Push:
             if found is None or found.etag == replaces or not came_through(sent, found, found.modified):
                 raise
             return found.etag
-
-    async def _update_inventory(self, items: dict[str, Item]) -> None:
-        """Change the entries in the inventory, which others may be changing too."""
-        staged = self._staging / "inventory.json"
-        try:
-            for attempt in range(_TRIES):
-                entries, replaces = await self._read_inventory(staged)
-                entries |= items
-                await asyncio.to_thread(staged.write_bytes, msgspec.json.format(msgspec.json.encode(entries)))
-                try:
-                    await self._store.put(self._inventory, staged, time.time(), replaces)
-                except StoreError as error:
-                    if error.code != "store_changed" or attempt == _TRIES - 1:
-                        raise
-                else:
-                    return
-        finally:
-            staged.unlink(missing_ok=True)
-
-    async def _read_inventory(self, staged: Path) -> tuple[dict[str, object], str | None]:
-        """The entries in the store and their ETag."""
-        try:
-            fetched = await self._store.fetch(self._inventory, staged, None)
-        except StoreError as error:
-            if error.code != "store_missing":
-                raise
-            return {}, None
-        content = await asyncio.to_thread(staged.read_bytes)
-        return self._parse(content), None if fetched is None else fetched.etag
-
-    def _parse(self, content: bytes) -> dict[str, object]:
-        try:
-            return msgspec.json.decode(content, type=dict[str, object])
-        except msgspec.MsgspecError as error:
-            raise StoreError(
-                f"{self._inventory} in the store is no inventory: {error}",
-                "the databases are stored; mend or remove the inventory, and push again",
-            ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +23,9 @@ class Background:
         self._threads = ThreadPoolExecutor(threads, "ready", self._calm)
 
     def _calm(self) -> None:
-        # On Linux every thread has its own niceness.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self.nice)
+        # On Linux every thread has its own niceness; elsewhere a thread's number may be another process's.
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self.nice)
 
     async def run(self, function: Callable[[*Rest], Result], *arguments: *Rest) -> Result:
         """Run what blocks in a thread, which cannot be stopped: a cancelled caller still waits for it."""

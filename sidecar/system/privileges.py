@@ -44,10 +44,14 @@ def _become(user: int, group: int) -> None:
         os.initgroups(pwd.getpwuid(user).pw_name, group)
     except KeyError:  # a number without a name has no groups
         os.setgroups([group])
-    os.setresgid(group, group, group)
+    os.setregid(group, group)
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
-    os.setresuid(user, user, user)
+    # Only on Linux root's powers can be had one by one.
+    if divisible := hasattr(libc, "capset"):
+        libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    os.setreuid(user, user)
+    if not divisible:
+        return
     # Where even root has no CAP_KILL, the other one leaves nothing.
     for kept in (_CAP_KILL, 0):
         header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)

@@ -105,6 +105,8 @@ class FetchStage:
         if judgement.error is not None:
             run.note(etag=served.etag, sha256=served.sha256)
             raise judgement.error
+        if fetched is not None and not run.request.preview:
+            await in_thread(self._generations.date_index, served)
         if judgement.behind:
             target.unlink(missing_ok=True)
             run.say(
@@ -132,7 +134,8 @@ class FetchStage:
         Judged before the request: what is said without a body must not have changed when the answer comes.
         """
         for version in (self._last, in_place):
-            if version is not None:
+            # Of one that came with a poke the store has yet to tell the age.
+            if version is not None and version.modified is not None:
                 judgement = self._judge(version, request, in_place)
                 if not judgement.needs_bytes:
                     return version, judgement

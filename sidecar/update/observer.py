@@ -19,6 +19,7 @@ from sidecar.model.navigator import Process
 from sidecar.navigator.markers import Marker
 from sidecar.navigator.server import Navigator
 from sidecar.update.lifecycle import Facts, Published
+from sidecar.update.sent import since_boot
 
 logger = logging.getLogger(__name__)
 
@@ -167,9 +168,9 @@ class Observer:
         if sight is None or sight.marker != marker:
             of_published = published is not None and marker.fingerprint == published.fingerprint
             here = of_published and self.published_under(process)
-            since_boot = time.clock_gettime(time.CLOCK_BOOTTIME) - (time.time() - marker.touched / 1e9)
+            touched = since_boot() - (time.time() - marker.touched / 1e9)
             known_owner = sight is not None and sight.owner == process == self.process
-            sight = _Sight(marker, process if here or known_owner else None, since_boot)
+            sight = _Sight(marker, process if here or known_owner else None, touched)
             self._sights[marker.fingerprint] = sight
         return sight.owner == process or sight.touched >= process.started / _TICKS
 

@@ -31,9 +31,13 @@ class _Sent(Record, frozen=True):
     at: float
 
 
-def _since_boot() -> float:
+# Only Linux has the first one; elsewhere no machine that serves is suspended.
+_SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def since_boot() -> float:
     """Seconds that no correction of the time moves, and that pass while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.clock_gettime(_SINCE_BOOT)
 
 
 class SentIndexes:
@@ -43,7 +47,7 @@ class SentIndexes:
         self,
         path: Path,
         wall: Callable[[], float] = time.time,
-        steady: Callable[[], float] = _since_boot,
+        steady: Callable[[], float] = since_boot,
     ) -> None:
         self._path = path
         self._wall = wall

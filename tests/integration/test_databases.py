@@ -18,9 +18,10 @@ from sidecar.daemon import Daemon
 from sidecar.demo.sample import Size, add_event
 from sidecar.errors import SidecarError
 from sidecar.generations import LastLoaded
+from sidecar.inputs.store.inventory import first_date
 from sidecar.model.runs import Request
 from sidecar.model.work import Step, Work
-from sidecar.ready.folder import DatabaseFolder, first_date
+from sidecar.ready.folder import DatabaseFolder
 from sidecar.ready.report import Report
 from tests.conftest import Bucket
 from tests.support import proxy as faults

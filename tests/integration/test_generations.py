@@ -141,10 +141,17 @@ async def test_an_unchanged_index_writes_nothing(machine: Machine) -> None:
             outcome = await poke(daemon)
             assert (outcome.state, outcome.written, outcome.generation) == ("unchanged", (), 1)
             assert seen() == before
-        # The same bytes under a new ETag have to be fetched; nothing follows from that either.
-        os.utime(machine.store_index)
+        # The same bytes under a new ETag have to be fetched; only the index's age follows, and no fault.
+        os.utime(machine.store_index, (1.7e9, 1.7e9))
         assert (await poke(daemon)).state == "unchanged"
-        assert stamps(machine) == {name: stamp for name, stamp in before.items() if "/" not in name}
+        here = stamps(machine)
+        assert here.pop(INDEX)[1] == 1_700_000_000 * 10**9
+        assert here == {name: stamp for name, stamp in before.items() if "/" not in name and name != INDEX}
+        assert daemon.generations.site.index_fault() == ""
+    async with machine.daemon() as daemon:  # nor after a restart
+        assert daemon.generations.site.index_fault() == ""
+        assert (await poke(daemon)).state == "unchanged"
+        assert stamps(machine)[INDEX][1] == 1_700_000_000 * 10**9
 
 
 def test_an_unchanged_index_writes_nothing_after_a_restart(published: Machine) -> None:

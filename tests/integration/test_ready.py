@@ -279,7 +279,7 @@ async def test_the_work_follows_a_load_and_is_told_of(tmp_path: Path, bucket: Bu
         assert status["generation"]["ready"] == 1
         assert status["ready"]["state"] == "done"
         assert [step["name"] for step in status["ready"]["steps"]] == [
-            "databases", "migrate", "orphans", "prerender",
+            "databases", "migrate", "orphans", "extra", "prerender",
         ]  # fmt: skip
         await until(lambda: (entry := daemon.history.generation(1)) is not None and entry.ready is not None)
         async with client.get("/generations/1", headers={"Accept": "application/json"}) as answer:

@@ -805,9 +805,12 @@ async def test_a_sent_index_is_not_undone_by_a_stale_store(site: Site) -> None:
     async with site.running() as client:  # nor after a restart
         assert (await client.poke())[1]["state"] == "unchanged"
         assert site.snapshot() == before
-        site.upload()  # now the store has caught up
+        site.upload()  # now the store has caught up, and says how old the index is
         assert (await client.poke())[1]["state"] == "unchanged"
-        assert site.snapshot() == before
+        after, index = site.snapshot(), str(site.machine.target("index.sqlite3"))
+        age = site.bucket.client.head_object(Bucket=site.bucket.name, Key="db/index.sqlite3")["LastModified"]
+        assert after[index][1] == int(age.timestamp()) * 10**9
+        assert {**after, index: before[index]} == before
         site.change()
         assert (await client.poke())[1]["state"] == "published"
     assert b"ahead:" in site.machine.targets()["htpasswd"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import msgspec
 import pytest
 
 from sidecar.fleet.follower import due
 from sidecar.fleet.machines import Skipped
-from sidecar.fleet.progress import Lines, Live, picture
+from sidecar.fleet.progress import Lines, Live, Records, picture
 from sidecar.fleet.report import Overview, Report, Result, enough, lines, overview_lines, row
 from sidecar.fleet.verdicts import BAD
 from sidecar.model.machine_report import Served
+from sidecar.model.record import Problem
 
 OLD, NEW = "a" * 64, "b" * 64
 
@@ -158,10 +162,49 @@ def test_elsewhere_a_line_for_what_matters() -> None:
     for state in ("poking", "published", "retrying", "loaded"):
         plain.tell(result("m1", state, "it answers 500" if state == "retrying" else ""))
     assert written == [
-        "poking 1 machine\n",
+        "Will update 1 active machines: m1\n",
         "m1 (iad): retrying: it answers 500\n",
-        "m1 (iad): loaded after 1.2 s\n",
+        "m1 (iad): loaded after 1.2 s ✓ Success\n",
     ]
+
+
+def test_the_lines_move_the_applications_progress_bar() -> None:
+    """Its four expressions each find what they look for, in this order, the last one once a machine."""
+    written: list[str] = []
+    plain = Lines(written.append)
+    for step in ("before", "upload", "find"):
+        plain.step(step)
+    plain.expect([result("m1", "waiting"), result("m2", "waiting")])
+    plain.step("update")
+    for machine in ("m1", "m2"):
+        plain.tell(result(machine, "poking"))
+        plain.tell(result(machine, "loaded"))
+    for step in ("after", "notify"):
+        plain.step(step)
+    looked_for = (
+        "Step 1: Syncing index database",
+        r"Will update (\d+) active machines",
+        "Step 3: Triggering configuration update",
+        "✓ Success",
+    )
+    found = [word for line in written for word in looked_for if re.search(word, line)]
+    assert found == [*looked_for, "✓ Success"]
+
+
+def test_programs_get_a_record_for_everything() -> None:
+    """One JSON object a line, each with its kind, the end included."""
+    written: list[str] = []
+    records = Records(written.append)
+    records.step("upload")
+    records.say("two\nlines")
+    records.expect([result("m1", "waiting")])
+    records.tell(result("m1", "loaded"))
+    records.end(report(result("m1", "loaded")))
+    records.end(Problem("fleet", "it failed", "mend it", 502))
+    assert all(line.count("\n") == 1 for line in written)
+    read = [json.loads(line) for line in written]
+    assert [one["kind"] for one in read] == ["step", "line", "machines", "machine", "report", "error"]
+    assert (read[3]["machine"]["state"], read[4]["report"]["good"]) == ("loaded", True)
 
 
 def test_quiet_has_an_upper_bound() -> None:

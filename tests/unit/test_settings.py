@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import FieldInfo
 
 from sidecar.config.parse import keys, masked, parse, unknown_variables, usable, variable
-from sidecar.config.settings import Bytes, Duration, FleetMachine, Mode, Secret, Settings
+from sidecar.config.settings import Bytes, Duration, ExtraFile, FleetMachine, Mode, Secret, Settings
 from sidecar.errors import SettingsError
 
 HASH = "$2b$10$abcdefghijklmnopqrstuuHZ9PqJmrZy1rZzGg3R3b1mJ1N1xHJHu"
@@ -35,6 +35,10 @@ SPECIAL: dict[str, tuple[str, Any]] = {
         '[{"id": "a", "url": "http://10.0.0.1"}]',
         (FleetMachine(id="a", url="http://10.0.0.1"),),
     ),
+    "files.extra": ('[{"key": "a/*.html", "path": "a"}]', (ExtraFile(key="a/*.html", path="a"),)),
+    "fleet.before": ('[["one", "two"]]', [["one", "two"]]),
+    "fleet.after": ('[["one"], ["two"]]', [["one"], ["two"]]),
+    "fleet.notify": (f'["https://example.com/{SECRET}"]', [f"https://example.com/{SECRET}"]),
     "fleet.source": ("dns", "dns"),
     "fleet.url": ("https://example.com", "https://example.com"),
     "fleet.api": ("http://_api.internal:4280", "http://_api.internal:4280"),
@@ -443,3 +447,19 @@ def test_masked_settings_can_be_read_again() -> None:
 def test_a_renderer_knows_where_to_ask(prerender: dict[str, str], place: str) -> None:
     """The origin is a whole URL without a path, and documents come from the application's folder only."""
     assert error({"prerender": prerender}).message.startswith(f"{place}: ")
+
+
+@pytest.mark.parametrize("key", ["", "/views/map", "views/", "views/../map", "views/*/map", "views//map"])
+def test_an_extra_file_has_a_key(key: str) -> None:
+    """Nothing that leads out of its folder, and a star in the last part only."""
+    assert error({"files": {"extra": [{"key": key, "path": "map"}]}}).message.startswith("files.extra: ")
+
+
+@pytest.mark.parametrize(
+    "fleet", [{"before": [[]]}, {"after": [["true"], []]}, {"notify": ["example.com/hook"]}, {"notify": [""]}]
+)
+def test_what_runs_around_a_fleet_update_is_looked_at(fleet: dict[str, Any]) -> None:
+    """A command has a word at least, a notice goes to a URL, which is never quoted: it may be a secret."""
+    found = error({"fleet": fleet}).message
+    assert found.startswith(f"fleet.{next(iter(fleet))}") or "fleet.after" in found
+    assert "example.com" not in found

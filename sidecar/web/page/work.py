@@ -13,6 +13,7 @@ _TITLES = {
     "databases": "Event databases",
     "migrate": "Migrations",
     "orphans": "Databases of events that left",
+    "extra": "Extra files",
     "prerender": "Public pages",
 }
 

@@ -1,0 +1,45 @@
+"""Extra files: what the store holds for the application besides the index and the events' databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from sidecar.config.settings import ExtraFile, Settings
+
+
+class Extra:
+    """One entry of `files.extra`: a key and its file, or with `*` in its name several and their folder."""
+
+    def __init__(self, entry: ExtraFile, application: Path) -> None:
+        self.mode = entry.mode
+        folder, slash, self._name = entry.key.rpartition("/")
+        self._folder = f"{folder}{slash}"
+        self.several = "*" in self._name
+        self.key = f"{self._folder}{self._name.partition('*')[0]}"
+        """The object's key, or what the keys of several begin with."""
+        self._path = application / entry.path
+
+    def fits(self, key: str) -> bool:
+        """Whether an object is one of the several."""
+        name = key.removeprefix(self._folder)
+        return "/" not in name and not name.startswith(".") and fnmatchcase(name, self._name)
+
+    def target(self, key: str) -> Path:
+        """The file of an object."""
+        return self._path / key.removeprefix(self._folder) if self.several else self._path
+
+    def here(self) -> Iterator[tuple[str, Path]]:
+        """The files that are in place, by their keys. It blocks."""
+        if self.several:
+            found = ((f"{self._folder}{path.name}", path) for path in sorted(self._path.glob(self._name)))
+            yield from ((key, path) for key, path in found if self.fits(key) and path.is_file())
+        elif self._path.is_file():
+            yield self.key, self._path
+
+
+def extras(settings: Settings) -> tuple[Extra, ...]:
+    """The entries of the settings."""
+    application = Path(settings.paths.application)
+    return tuple(Extra(entry, application) for entry in settings.files.extra)

@@ -1,0 +1,121 @@
+"""Fetches the extra files, such as the drawn maps, before the pages are rendered that show them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from sidecar.errors import SidecarError, StoreError
+from sidecar.inputs.extra import Extra
+from sidecar.inputs.store import Store
+from sidecar.model.record import Record
+from sidecar.ready.facts import Facts
+from sidecar.ready.memory import Memory
+from sidecar.ready.report import Report
+from sidecar.system.background import Background
+from sidecar.system.files import replace
+
+
+class Held(Record, frozen=True):
+    """What is remembered of a file: the ETag it was fetched with, and its signature then."""
+
+    etag: str
+    signature: str
+
+
+class ExtraFiles:
+    """The extra files of one machine. Where they are made (`source`) they are never fetched."""
+
+    def __init__(
+        self,
+        extras: tuple[Extra, ...],
+        store: Store,
+        memory: Memory[Held],
+        background: Background,
+        owner: tuple[int, int],
+        staging: Path,
+        *,
+        source: bool,
+    ) -> None:
+        self._extras = extras
+        self._store = store
+        self._memory = memory
+        self._background = background
+        self._owner = owner
+        self._staged = staging / "extra-file"
+        self._source = source
+
+    async def fetch(self, facts: Facts, report: Report, *, everything: bool) -> str | None:
+        """Bring the files up to date; what the store does not hold stays as it is."""
+        if self._source or not self._extras:
+            return None
+        wanted = [(extra, key) for extra in self._extras for key in await self._keys(extra)]
+        report.expect(len(wanted))
+        written = 0
+        try:
+            for extra, key in wanted:
+                report.begin(key)
+                try:
+                    written += await self._fetch(extra, key, known=not everything)
+                except SidecarError as error:
+                    report.fail(f"{key}: {error.message}")
+                except OSError as error:
+                    report.fail(f"{extra.target(key)} cannot be written: {error.strerror}")
+                report.advance()
+        finally:
+            await self._background.run(self._memory.save)
+        return f"{len(wanted)} looked at, {written} written"
+
+    async def digest(self) -> str:
+        """Changes whenever a file in place does; empty without any."""
+        return await self._background.run(self._digest)
+
+    def _digest(self) -> str:
+        found = [
+            (key, hashlib.sha256(path.read_bytes()).hexdigest())
+            for extra in self._extras
+            for key, path in extra.here()
+        ]
+        return hashlib.sha256(repr(found).encode()).hexdigest()[:32] if found else ""
+
+    async def _keys(self, extra: Extra) -> list[str]:
+        if not extra.several:
+            return [extra.key]
+        return [one.key for one in await self._store.objects(extra.key) if extra.fits(one.key)]
+
+    async def _fetch(self, extra: Extra, key: str, *, known: bool) -> bool:
+        """Fetch one unless it is in place already; whether it was written."""
+        target, held = extra.target(key), self._memory.entries.get(key)
+        signature = await self._background.run(_signature, target)
+        in_place = known and held is not None and held.signature == signature
+        self._staged.unlink(missing_ok=True)
+        try:
+            fetched = await self._store.fetch(key, self._staged, held.etag if in_place and held else None)
+            if fetched is None:
+                return False
+            changed, signature = await self._background.run(self._install, target, extra.mode)
+        except StoreError as error:
+            if error.code == "store_missing":
+                return False
+            raise
+        finally:
+            self._staged.unlink(missing_ok=True)
+        self._memory.entries[key] = Held(fetched.etag, signature)
+        return changed
+
+    def _install(self, target: Path, mode: int) -> tuple[bool, str]:
+        content = self._staged.read_bytes()
+        changed = not (target.is_file() and target.read_bytes() == content)
+        if changed:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            replace(target, content, mode=mode, owner=self._owner, synced=True)
+        return changed, _signature(target)
+
+
+def _signature(path: Path) -> str:
+    """Of a file as it lies there; empty when there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ""
+    return f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"
