@@ -39,7 +39,7 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.errors import Busy, NotFound, PublishError
+from sidecar.errors import Busy, NotFound, PublishError, SidecarError
 from sidecar.generate import MAINTENANCE, NAMES, NAVIGATOR
 from sidecar.generations.archive import Archive
 from sidecar.generations.installed import Checkpoint, InstallIndex, Site, Targets, targets
@@ -71,7 +71,7 @@ class Generations:
         self._checkpoint = checkpoint
         self._lock = -1
         self.archive = Archive(state / "generations")
-        self.site = Site(where, install_index, clear_marker)
+        self.site = Site(where, install_index, clear_marker, self._other_indexes)
         self.current: Manifest | None = None
 
     @property
@@ -353,6 +353,15 @@ class Generations:
             self.site.clean(chosen)
             raise
         self._record(manifest)
+
+    def _other_indexes(self) -> set[str]:
+        """The SHA-256 of the indexes of the kept generations, but for that of the current one."""
+        found = set()
+        for number in self.archive.numbers():
+            with suppress(OSError, SidecarError):
+                found.add(self.archive.manifest(number).index.sha256)
+        current = self.current or self.archive.newest_whole()[0]
+        return found - {current.index.sha256} if current else found
 
     def date_index(self, version: IndexVersion) -> None:
         """Take the age that the store tells of the index in place: one that came with a poke had none.

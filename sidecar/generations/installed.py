@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import errno
 import grp
+import hashlib
 import os
 import pwd
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,11 +89,18 @@ class Site:
     """The targets of one machine."""
 
     def __init__(
-        self, where: Targets, install_index: InstallIndex, clear_marker: Callable[[str], None]
+        self,
+        where: Targets,
+        install_index: InstallIndex,
+        clear_marker: Callable[[str], None],
+        others: Callable[[], Collection[str]],
     ) -> None:
+        """`others` gives the SHA-256 of the indexes that are known and should not be in place."""
         self.where = where
         self.install_index = install_index
         self._clear_marker = clear_marker
+        self._others = others
+        self._judged: tuple[Stamp, bool] | None = None
         # What the file system makes of modes and owners, where that is not what was asked of it.
         self._granted: dict[str, tuple[int, int, int]] = {}
         self.published = 0.0
@@ -150,8 +158,9 @@ class Site:
     def index_fault(self) -> str:
         """What is wrong with the index in place, in words; empty for nothing.
 
-        The application may write to the index, so its content may be any. Another file in its place is a
-        fault, unless time and size say that it is a copy of the one that was installed.
+        The application may write to the index, so its content may be any but that of another generation.
+        Another file in its place is a fault, unless time and size say that it is a copy of the one that was
+        installed.
         """
         if self.where.own_index:
             return ""
@@ -162,7 +171,20 @@ class Site:
         there, installed = _stamp(target), self.installed_index
         if there and installed and there[2] != installed[2] and there[:2] != installed[:2]:
             return "another file is in its place"
+        if there and installed and there != installed and self._is_another(target, there):
+            return "the index of another generation is in its place"
         return ""
+
+    def _is_another(self, target: Path, there: Stamp) -> bool:
+        """Whether it has become a known index, to the byte: nobody who writes to it comes to that."""
+        if self._judged is None or self._judged[0] != there:
+            try:
+                with target.open("rb") as stream:
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            except OSError:
+                return False
+            self._judged = there, digest in self._others()
+        return self._judged[1]
 
     def unwritable(self) -> str | None:
         """In a sentence: a folder of the targets that this process may not write to; None for none."""

@@ -653,6 +653,29 @@ async def test_a_damaged_index_is_put_back_by_the_next_update(machine: Machine, 
         assert (await poke(daemon)).state == "unchanged"
 
 
+async def test_an_index_that_a_tool_has_fetched_is_drift(machine: Machine) -> None:
+    """It comes into the same file, as the store held it once. What the application writes is none."""
+    machine.put_index(SIZE)
+    async with machine.daemon() as daemon:
+        assert (await poke(daemon)).state == "published"
+        older = machine.store_index.read_bytes()
+        machine.put_index(SIZE, seed=2)
+        assert (await poke(daemon)).state == "published"
+        target = machine.target(INDEX)
+        with closing(sqlite3.connect(target)) as connection:
+            connection.execute("update users set userid = userid")
+            connection.commit()
+        assert daemon.generations.site.index_fault() == ""
+        with target.open("r+b") as stream:
+            stream.write(older)
+            stream.truncate()
+        os.utime(target, (1.7e9, 1.7e9))
+        assert daemon.generations.site.index_fault() == "the index of another generation is in its place"
+        assert (await poke(daemon)).state == "published"
+        check_whole(machine, daemon.generations.current, machine.store_index)
+        assert daemon.generations.site.index_fault() == ""
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_index_is_put_back_at_the_start(published: Machine, damage: Damage) -> None:
     """A start finds the index damaged that lay there whole, says so and puts it back, once."""
