@@ -163,12 +163,19 @@ class DatabaseFolder:
         return digest.hexdigest() == md5
 
     def adopt(self, name: str) -> None:
-        """Give a database that a command made, and what lies beside it, the right owner and mode."""
+        """Give a database that a command made, and what lies beside it, the right owner and mode.
+
+        A file of somebody else, whose mode grants as much already, is left as it is: only its owner may change
+        it.
+        """
         path = self.path(name)
         for part in (path, *(path.with_name(path.name + end) for end in SIDE_FILES)):
             with suppress(FileNotFoundError):
                 give(part, self._owner, self._group)
-                part.chmod(self._mode)
+                there = part.stat()
+                is_ours = os.geteuid() in (0, there.st_uid)
+                if is_ours or there.st_mode & self._mode != self._mode:
+                    part.chmod(self._mode)
 
     def discard(self, name: str) -> None:
         """Remove what a command that was cut off has left of a database that was not there before."""

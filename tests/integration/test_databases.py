@@ -691,6 +691,21 @@ async def test_a_studio_that_moves_here_brings_its_newest_database(tmp_path: Pat
         assert read_event(database(machine, name)) == "newest"
 
 
+def test_a_file_of_somebody_else_is_left_where_it_grants_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its owner may change a file's mode: what the tenants' user made must not end the ready work."""
+    write_event(tmp_path / "2026-boston.sqlite3", "theirs")
+    (tmp_path / "2026-boston.sqlite3").chmod(0o664)
+    folder = DatabaseFolder(tmp_path, 0o660, -1, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    folder.adopt("2026-boston")
+    assert (tmp_path / "2026-boston.sqlite3").stat().st_mode & 0o777 == 0o664
+    (tmp_path / "2026-boston.sqlite3").chmod(0o640)
+    folder.adopt("2026-boston")
+    assert (tmp_path / "2026-boston.sqlite3").stat().st_mode & 0o777 == 0o660
+
+
 def first_studio(index: Path) -> str:
     with closing(sqlite3.connect(index)) as connection:
         (key,) = connection.execute("select key from locations order by key").fetchone()
