@@ -88,6 +88,7 @@ class Prerender:
             return "no page can have changed"
         report.expect(1)
         report.begin(self._settings.command[0])
+        before = await self._background.run(self._signatures, list(wanted))
         finished = await run_command(
             self._settings.command,
             self._application,
@@ -100,11 +101,20 @@ class Prerender:
                 f"{self._settings.command[0]} ended with exit status {finished.status}",
                 "its output says why; the pages in place stay",
             )
+        after = await self._background.run(self._signatures, list(wanted))
+        written = sum(after[file] is not None and after[file] != before[file] for file in wanted)
+        if wanted and not written:
+            # A script can end well though what it started did not.
+            raise CommandError(
+                f"{self._settings.command[0]} ended well, and wrote none of {len(wanted)} pages",
+                f"its output says why; may this user write to {self._public}?",
+            )
         report.advance()
         self._memory.entries.clear()
         self._memory.entries[_ALL] = made
         await self._background.run(self._memory.save)
-        return f"{len(wanted)} pages rendered by {Path(self._settings.command[0]).name}"
+        left = f", {len(wanted) - written} it left as they were" if written < len(wanted) else ""
+        return f"{written} pages rendered by {Path(self._settings.command[0]).name}{left}"
 
     def _missing(self, files: Sequence[str]) -> bool:
         return any(not (self._public / file).exists() for file in files)

@@ -198,6 +198,19 @@ async def test_the_command_runs_only_when_something_changed(tmp_path: Path) -> N
         assert calls.read_text() == "xx"
 
 
+async def test_a_command_that_writes_nothing_has_failed(tmp_path: Path) -> None:
+    """A script can hide how its renderer ended: without a page written nothing is remembered as rendered."""
+    machine = machine_with(tmp_path, "", renderer="command", command=["sh", "-c", "echo no rake; true"])
+    machine.put_index()
+    async with machine.daemon() as daemon:
+        for _ in range(2):
+            said = await render(daemon)
+            assert said.state == "failed"
+            assert said.error is not None
+            assert "wrote none of" in said.error.message
+            assert "no rake" in said.output
+
+
 async def test_a_command_that_fails_is_told_of(tmp_path: Path) -> None:
     """Its exit status and what it printed are kept."""
     script = "import sys; print('no such view'); sys.exit(3)"
