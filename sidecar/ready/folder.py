@@ -165,7 +165,7 @@ class DatabaseFolder:
     def adopt(self, name: str) -> None:
         """Give a database that a command made, and what lies beside it, the right owner and mode.
 
-        A file of somebody else whose mode grants as much already stays as it is: only its owner may change it.
+        A file of somebody else whose mode grants as much stays as it is: only its owner may change it.
         """
         path = self.path(name)
         for part in (path, *(path.with_name(path.name + end) for end in SIDE_FILES)):
