@@ -47,6 +47,8 @@ _IGNORED = "Sidecar-Body"
 _LONGEST_BODY = 100.0
 # Between two looks of a poke that waits for the store: from the first to the longest, doubling.
 _PAUSE, _LONGEST_PAUSE = 0.25, 1.0
+# After a poke with an index that is not read, and nothing new in the store: when it is looked at again.
+_LATER = (2.0, 8.0)
 
 
 class PublicTrigger:
@@ -78,6 +80,7 @@ class PublicTrigger:
         self._clock = clock
         self._secrets = [secret for secret in (settings.secret, settings.previous_secret) if secret]
         self._received = 0
+        self._looking: asyncio.Task[None] | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One poke from outside, or a question how this machine is doing."""
@@ -104,9 +107,7 @@ class PublicTrigger:
                     answer.headers[LOOK] = "yes"
         except SidecarError as error:
             answer = error_answer(request, error, headers)
-        if signing.SIGNATURE not in request.headers and (
-            _IGNORED in request.headers or request.can_read_body
-        ):
+        if _is_unread(request):
             notice += "The body was not read, as it is not signed: what counts is what the store holds.\n"
         if notice and answer.content_type == "text/plain":
             answer.text = notice + (answer.text or "")
@@ -122,8 +123,26 @@ class PublicTrigger:
         finally:
             if wanted.received is not None:
                 wanted.received.path.unlink(missing_ok=True)
+        if outcome.state == "unchanged" and _is_unread(request):
+            self._look_again()
         shown = outcome.for_strangers() if wanted.public else outcome.without_names()
         return outcome_answer(request, shown, headers)
+
+    def _look_again(self) -> None:
+        """Whoever sends an index has stored it just now, and the store may serve it here a moment later."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look_later())
+
+    async def _look_later(self) -> None:
+        for pause in _LATER:
+            await asyncio.sleep(pause)
+            try:
+                outcome = await self._worker.submit(Request(trigger="timer", who="a look after a poke"))
+            except SidecarError as error:
+                logger.warning("the look after a poke was not made: %s", error)
+                return
+            if outcome.state != "unchanged":
+                return
 
     async def _brings_up(self) -> bool:
         """Whether Navigator is on its maintenance page, and a set that it can serve is in place."""
@@ -209,6 +228,12 @@ def discard_received(folder: Path) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         logger.warning("what was received before the start cannot be removed from %s: %s", folder, error)
+
+
+def _is_unread(request: web.Request) -> bool:
+    """Whether somebody sent a body without a signature, which counts for nothing."""
+    has_body = _IGNORED in request.headers or request.can_read_body
+    return has_body and signing.SIGNATURE not in request.headers
 
 
 def _asks_for(path: str, name: str) -> bool:

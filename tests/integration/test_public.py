@@ -299,6 +299,15 @@ async def test_a_body_without_a_signature_is_a_plain_poke(machine: Machine) -> N
     assert b"someone-new:" not in machine.targets()["htpasswd"]
 
 
+async def test_what_a_poke_with_a_body_announced_is_looked_for_again(machine: Machine) -> None:
+    """The application stores the index and pokes at once: a store that serves it a moment later is believed."""
+    async with strangers(machine) as stranger:
+        answer = await stranger.send(changed_index(machine))
+        assert "nothing changed" in answer.text
+        add_user(machine.store_index, "stored", f"stored:{HASH}")
+        await until(lambda: b"stored:" in machine.targets()["htpasswd"], 30)
+
+
 async def test_a_body_without_a_signature_is_not_waited_for(machine: Machine) -> None:
     """A stranger who announces a body and never sends it gets the answer all the same."""
     async with strangers(machine):
