@@ -300,7 +300,7 @@ async def test_a_body_without_a_signature_is_a_plain_poke(machine: Machine) -> N
 
 
 async def test_what_a_poke_with_a_body_announced_is_looked_for_again(machine: Machine) -> None:
-    """The application stores the index and pokes at once: a store that serves it a moment later is believed."""
+    """The application stores the index and pokes at once: a store that serves it later is believed, too."""
     async with strangers(machine) as stranger:
         answer = await stranger.send(changed_index(machine))
         assert "nothing changed" in answer.text
