@@ -13,7 +13,7 @@ from sidecar.generations.installed import ids
 from sidecar.inputs.index import Deployed
 from sidecar.inputs.store import Store
 from sidecar.model.events import LifecycleEvent, Loaded
-from sidecar.model.runs import Emit
+from sidecar.model.stream import Emit
 from sidecar.model.work import Work
 from sidecar.ready.databases import Databases
 from sidecar.ready.facts import Facts, read_facts

@@ -7,106 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from sidecar import __version__
-from sidecar.fleet.report import Report
-from sidecar.model.record import Problem
+from sidecar.fleet.report import Report, Result, State
+from sidecar.model.record import ErrorAnswer, Record
 from sidecar.model.runs import TRIGGERS, Outcome
-from sidecar.model.states import Health, Sync
+from sidecar.model.status import Status
+from sidecar.model.stream import STREAM_EVENTS
 from sidecar.model.work import Pushed, Work
 from sidecar.observe.history import Entry
 from sidecar.ready.table import Line
-from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer
+from sidecar.web.answers import EVENTS, JSON, TEXT, Accepted, Fine, json_answer
 
 Schema = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
 _OPENMETRICS = "application/openmetrics-text"
 
-_NUMBER: Schema = {"type": "number"}
-_COUNT: Schema = {"type": "integer", "minimum": 0}
-_FLAG: Schema = {"type": "boolean"}
-
 
 def _ref(name: str) -> Schema:
     return {"$ref": _REF.format(name=name)}
 
 
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _object(**properties: Schema) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
 _TEXT: Schema = {"type": "string"}
-_MAYBE_TEXT, _MAYBE_COUNT, _MAYBE_NUMBER = _or_null(_TEXT), _or_null(_COUNT), _or_null(_NUMBER)
-
-STATUS: Schema = _object(
-    version=_TEXT,
-    machine=_TEXT,
-    app=_MAYBE_TEXT,
-    region=_MAYBE_TEXT,
-    sync=_ref("Sync"),
-    health=_ref("Health"),
-    generation=_object(
-        current=_MAYBE_COUNT,
-        loaded=_MAYBE_COUNT,
-        ready=_MAYBE_COUNT,
-        pending=_MAYBE_COUNT,
-        source=_MAYBE_COUNT,
-        pinned=_FLAG,
-    ),
-    fingerprint=_MAYBE_TEXT,
-    index=_object(etag=_MAYBE_TEXT, sha256=_MAYBE_TEXT, modified={}),
-    published=_MAYBE_NUMBER,
-    tenants=_MAYBE_COUNT,
-    users=_MAYBE_COUNT,
-    navigator=_object(state={"type": "string", "enum": ["up", "down"]}, process=_MAYBE_TEXT),
-    ready=_object(
-        state={
-            "type": "string",
-            "enum": ["idle", "waiting", "running", "done", "failed", "superseded"],
-        },
-        generation=_MAYBE_COUNT,
-        started=_MAYBE_NUMBER,
-        seconds=_MAYBE_NUMBER,
-        steps={"type": "array", "items": _ref("Step")},
-    ),
-    drift={"type": "array", "items": _TEXT},
-    waiting=_COUNT,
-    running=_or_null(_object(trigger=_TEXT, since=_NUMBER)),
-    last=_or_null(
-        _object(
-            state=_TEXT,
-            trigger=_TEXT,
-            started=_NUMBER,
-            seconds=_NUMBER,
-            stages={},
-            error=_or_null(_ref("Problem")),
-        )
-    ),
-    error=_or_null(_ref("Problem")),
-    problems={"type": "array", "items": _TEXT},
-    started=_NUMBER,
-)
-
-_FLEET: Schema = _object(
-    state={"type": "string", "enum": ["idle", "running", "done", "failed"]},
-    running=_FLAG,
-    who=_MAYBE_TEXT,
-    started=_MAYBE_NUMBER,
-    seconds=_MAYBE_NUMBER,
-    sha256=_MAYBE_TEXT,
-    machines={"type": "array", "items": _ref("Result")},
-    skipped={"type": "array", "items": _ref("Skipped")},
-    error=_or_null(_ref("Problem")),
-)
 
 
 def _answer(description: str, **content: Schema) -> Schema:
@@ -120,12 +48,14 @@ _KINDS = {"json": JSON, "text": TEXT, "events": EVENTS, "open": _OPENMETRICS, "h
 
 
 def _error(description: str) -> Schema:
-    return _answer(description, json=_ref("Error"), text=_TEXT, html=_TEXT)
+    return _answer(description, json=_ref("ErrorAnswer"), text=_TEXT, html=_TEXT)
 
 
 def _failed(description: str) -> Schema:
     """An answer that is the outcome of a run, with its error; or an error alone when there was no run."""
-    return _answer(description, json={"anyOf": [_ref("Outcome"), _ref("Error")]}, text=_TEXT, html=_TEXT)
+    return _answer(
+        description, json={"anyOf": [_ref("Outcome"), _ref("ErrorAnswer")]}, text=_TEXT, html=_TEXT
+    )
 
 
 _NOT_ALLOWED = {
@@ -290,7 +220,7 @@ PATHS: dict[str, dict[str, Schema]] = {
                 "404": _error("there is no such database here, or no generation yet"),
                 "409": _answer(
                     "some are not stored",
-                    json={"anyOf": [_ref("Pushed"), _ref("Error")]},
+                    json={"anyOf": [_ref("Pushed"), _ref("ErrorAnswer")]},
                     text=_TEXT,
                     html=_TEXT,
                 ),
@@ -305,7 +235,7 @@ PATHS: dict[str, dict[str, Schema]] = {
             "summary": "The store has something new, or may have: a poke, whatever the body says.",
             "requestBody": {"content": {JSON: {"schema": {}}}},
             "responses": {
-                "202": _answer("an update will run", json=_object(accepted=_FLAG)),
+                "202": _answer("an update will run", json=_ref("Accepted")),
                 "401": _error("the token is wrong"),
                 "404": _error("no token is configured: the webhook is off"),
             },
@@ -330,7 +260,7 @@ PATHS: dict[str, dict[str, Schema]] = {
     "/fleet": {
         "get": {
             "summary": "The update of all machines that is under way, or how the last one ended.",
-            "responses": {"200": _answer("how it stands", json=_FLEET), **_NOT_ALLOWED},
+            "responses": {"200": _answer("how it stands", json=_ref("State")), **_NOT_ALLOWED},
             "security": _BASIC,
         }
     },
@@ -354,7 +284,7 @@ PATHS: dict[str, dict[str, Schema]] = {
                 "409": _error("one is under way already, or this machine is not configured for it"),
                 "502": _answer(
                     "not all have loaded it, or their list or the store failed",
-                    json={"anyOf": [_ref("Report"), _ref("Error")]},
+                    json={"anyOf": [_ref("Report"), _ref("ErrorAnswer")]},
                     text=_TEXT,
                     html=_TEXT,
                 ),
@@ -429,7 +359,7 @@ PATHS: dict[str, dict[str, Schema]] = {
         "get": {
             "summary": "Alive: the loop that does the work turns.",
             "responses": {
-                "200": _answer("ok", text=_TEXT, json=_object(ok=_FLAG)),
+                "200": _answer("ok", text=_TEXT, json=_ref("Fine")),
                 "503": _error("it is stuck"),
             },
         }
@@ -438,7 +368,7 @@ PATHS: dict[str, dict[str, Schema]] = {
         "get": {
             "summary": "Ready: the living web server serves a generation.",
             "responses": {
-                "200": _answer("ok", text=_TEXT, json=_object(ok=_FLAG)),
+                "200": _answer("ok", text=_TEXT, json=_ref("Fine")),
                 "503": _error("no generation was loaded yet"),
             },
         }
@@ -452,12 +382,28 @@ PATHS: dict[str, dict[str, Schema]] = {
 }
 
 
+_ANSWERS: tuple[type[Record], ...] = (
+    *(Status, Outcome, Entry, Work, Line, Pushed, State, Report, Accepted, Fine, ErrorAnswer),
+    *STREAM_EVENTS,
+    Result,
+)
+
+
+def _schemas() -> dict[str, Schema]:
+    """The schemas of all records that are told, by their names."""
+    _, components = msgspec.json.schema_components(_ANSWERS, ref_template=_REF)
+    for schema in components.values():
+        schema["description"] = cleandoc(schema["description"])
+    for record in _ANSWERS:
+        if not record.__struct_config__.omit_defaults:
+            # A field with a default may be left out by whoever makes the record, but is always told.
+            components[record.__name__]["required"] = list(record.__struct_encode_fields__)
+    return components
+
+
 @cache
 def document() -> Schema:
     """The whole description."""
-    _, components = msgspec.json.schema_components(
-        [Outcome, Entry, Problem, Work, Line, Pushed, Report, Sync, Health], ref_template=_REF
-    )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -472,7 +418,7 @@ def document() -> Schema:
         "servers": [{"url": "/"}],
         "paths": PATHS,
         "components": {
-            "schemas": {**components, "Status": STATUS, "Error": _object(error=_ref("Problem"))},
+            "schemas": _schemas(),
             "securitySchemes": {
                 "administrator": {"type": "http", "scheme": "basic"},
                 "token": {"type": "http", "scheme": "bearer"},

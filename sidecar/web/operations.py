@@ -20,7 +20,7 @@ from sidecar.ready.runner import ReadyWork
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators, basic_credentials, on_unix_socket
-from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, outcome_answer, preferred
+from sidecar.web.answers import EVENTS, JSON, TEXT, Accepted, json_answer, outcome_answer, preferred
 from sidecar.web.streams import stream
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Operations:
         self._check_token(request)
         # The sender waits for some seconds only and sends again what was not answered.
         self._keep(self._poke(request.remote or "unknown"))
-        return json_answer({"accepted": True}, 202)
+        return json_answer(Accepted(), 202)
 
     async def _poke(self, address: str) -> None:
         try:
