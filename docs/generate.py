@@ -25,7 +25,7 @@ from sidecar.config.parse import keys as setting_keys
 from sidecar.fleet.report import Result
 from sidecar.model.stream import STREAM_EVENTS, StreamEvent
 from sidecar.observe.metrics import Metrics
-from sidecar.web import openapi
+from sidecar.web.routes import document
 
 DOCS = Path(__file__).parent
 COMPLETION = DOCS.parent / "completion"
@@ -300,12 +300,12 @@ def metrics() -> str:
 def endpoints() -> str:
     """Every endpoint: who may use it, what it gives."""
     lines = ["| endpoint | needs | gives |", "| --- | --- | --- |"]
-    for path, item in openapi.PATHS.items():
+    for path, item in document()["paths"].items():
         for method, operation in item.items():
             schemes = {name for scheme in operation.get("security", ()) for name in scheme}
             needs = "the token" if "token" in schemes else "an administrator" if schemes else "-"
             lines.append(f"| `{method.upper()} {path}` | {needs} | {operation['summary']} |")
-    for path, item in openapi.PATHS.items():
+    for path, item in document()["paths"].items():
         for method, operation in item.items():
             about = f"{operation['summary']} {operation.get('description', '')}".strip()
             lines += ["", f"### {method.upper()} {path}", "", about]

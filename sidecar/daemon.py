@@ -52,6 +52,7 @@ from sidecar.web.fleet import FleetViews
 from sidecar.web.operations import Operations
 from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger, discard_received
+from sidecar.web.routes import Parts
 from sidecar.web.server import Server
 from sidecar.web.signatures import UsedSignatures
 from sidecar.web.views import Views
@@ -175,46 +176,48 @@ class Daemon:
         )
         self.server = Server(
             application(
-                Operations(
-                    self.worker,
-                    self.reconciler,
-                    self.updater.stands,
-                    self.ready.work,
-                    self.broker,
-                    administrators,
-                    trigger.webhook_token,
-                    navigator.reload_timeout,
-                    self._relay.changed if settings.fleet.relay_webhook else lambda: None,
+                Parts(
+                    Operations(
+                        self.worker,
+                        self.reconciler,
+                        self.updater.stands,
+                        self.ready.work,
+                        self.broker,
+                        administrators,
+                        trigger.webhook_token,
+                        navigator.reload_timeout,
+                        self._relay.changed if settings.fleet.relay_webhook else lambda: None,
+                    ),
+                    Background(self.ready, self.broker, administrators),
+                    Views(self.worker, self.status, self.history, self.metrics, self.broker, administrators),
+                    PublicTrigger(
+                        trigger,
+                        self._id,
+                        self.worker,
+                        self.reconciler,
+                        self.updater.stands,
+                        self._signatures,
+                        state / "received",
+                        self._served,
+                        settings.fetch.expect_timeout,
+                    ),
+                    Pages(
+                        settings,
+                        self.worker,
+                        self.status,
+                        self.reconciler,
+                        self.generations,
+                        self.history,
+                        self.broker,
+                        administrators,
+                        self._deployed,
+                        self._pending_regions,
+                        self.fleet.known,
+                        lambda who: self.fleet.update(Wanted(), who),
+                        self.fleet.changes,
+                    ),
+                    FleetViews(self.fleet, self.broker, administrators),
                 ),
-                Background(self.ready, self.broker, administrators),
-                Views(self.worker, self.status, self.history, self.metrics, self.broker, administrators),
-                PublicTrigger(
-                    trigger,
-                    self._id,
-                    self.worker,
-                    self.reconciler,
-                    self.updater.stands,
-                    self._signatures,
-                    state / "received",
-                    self._served,
-                    settings.fetch.expect_timeout,
-                ),
-                Pages(
-                    settings,
-                    self.worker,
-                    self.status,
-                    self.reconciler,
-                    self.generations,
-                    self.history,
-                    self.broker,
-                    administrators,
-                    self._deployed,
-                    self._pending_regions,
-                    self.fleet.known,
-                    lambda who: self.fleet.update(Wanted(), who),
-                    self.fleet.changes,
-                ),
-                FleetViews(self.fleet, self.broker, administrators),
                 _names(settings),
             ),
             settings.listen,

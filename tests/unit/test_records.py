@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.fleet.report import Result
 from sidecar.model.stream import STREAM_EVENTS, FleetEvent, GenerationNotLoaded, StreamEvent
-from sidecar.web.openapi import document
+from sidecar.web.routes import document
 from tests.support.status import status
 
 
