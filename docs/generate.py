@@ -7,6 +7,7 @@ shell completions are generated whole. A test sees to it that all of them are cu
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -21,8 +22,10 @@ from sidecar import cli
 from sidecar.config import settings
 from sidecar.config.parse import PREFIX, variable
 from sidecar.config.parse import keys as setting_keys
+from sidecar.fleet.report import Result
+from sidecar.model.stream import STREAM_EVENTS, StreamEvent
 from sidecar.observe.metrics import Metrics
-from sidecar.web import openapi
+from sidecar.web.routes import document
 
 DOCS = Path(__file__).parent
 COMPLETION = DOCS.parent / "completion"
@@ -297,12 +300,12 @@ def metrics() -> str:
 def endpoints() -> str:
     """Every endpoint: who may use it, what it gives."""
     lines = ["| endpoint | needs | gives |", "| --- | --- | --- |"]
-    for path, item in openapi.PATHS.items():
+    for path, item in document()["paths"].items():
         for method, operation in item.items():
             schemes = {name for scheme in operation.get("security", ()) for name in scheme}
             needs = "the token" if "token" in schemes else "an administrator" if schemes else "-"
             lines.append(f"| `{method.upper()} {path}` | {needs} | {operation['summary']} |")
-    for path, item in openapi.PATHS.items():
+    for path, item in document()["paths"].items():
         for method, operation in item.items():
             about = f"{operation['summary']} {operation.get('description', '')}".strip()
             lines += ["", f"### {method.upper()} {path}", "", about]
@@ -318,11 +321,23 @@ def endpoints() -> str:
     return "\n".join(lines)
 
 
+def events() -> str:
+    """Every kind of event: what it holds, when it is told."""
+    lines = ["| event | holds | tells |", "| --- | --- | --- |"]
+    told: tuple[type[StreamEvent], ...] = (*STREAM_EVENTS, Result)
+    for record in told:
+        holds = ", ".join(f"`{name}`" for name in record.__struct_encode_fields__)
+        first, _, _ = inspect.cleandoc(record.__doc__ or "").partition("\n\n")
+        lines.append(f"| `{record.kind}` | {holds} | {_cell(' '.join(first.split()))} |")
+    return "\n".join(lines)
+
+
 _PARTS: dict[str, Callable[[], str]] = {
     "configuration": configuration,
     "commands": commands,
     "metrics": metrics,
     "endpoints": endpoints,
+    "events": events,
 }
 
 

@@ -24,6 +24,7 @@ from sidecar.inputs.store import open_store, own_index
 from sidecar.model.events import LifecycleEvent
 from sidecar.model.machine_report import LoadedIndex, Served, served
 from sidecar.model.runs import Outcome, Request
+from sidecar.model.stream import ReadyProgress, RunFinished
 from sidecar.model.work import Work
 from sidecar.navigator.markers import Markers
 from sidecar.navigator.probes import Gate, Probes
@@ -33,7 +34,7 @@ from sidecar.observe.drift import Drift
 from sidecar.observe.events import Broker
 from sidecar.observe.history import History, HistoryWriter
 from sidecar.observe.metrics import Metrics
-from sidecar.observe.status import Status
+from sidecar.observe.status import StatusSource
 from sidecar.ready.assembly import assemble
 from sidecar.system import systemd
 from sidecar.system.sqlite import install_database, warm_up
@@ -51,6 +52,7 @@ from sidecar.web.fleet import FleetViews
 from sidecar.web.operations import Operations
 from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger, discard_received
+from sidecar.web.routes import Parts
 from sidecar.web.server import Server
 from sidecar.web.signatures import UsedSignatures
 from sidecar.web.views import Views
@@ -144,7 +146,7 @@ class Daemon:
         )
         self.drift = Drift(self.generations)
         self._ticker = Ticker(settings.update.poll, self._poll, self._resumed)
-        self.status = Status(
+        self.status = StatusSource(
             settings,
             self._id,
             self.generations,
@@ -174,46 +176,48 @@ class Daemon:
         )
         self.server = Server(
             application(
-                Operations(
-                    self.worker,
-                    self.reconciler,
-                    self.updater.stands,
-                    self.ready.work,
-                    self.broker,
-                    administrators,
-                    trigger.webhook_token,
-                    navigator.reload_timeout,
-                    self._relay.changed if settings.fleet.relay_webhook else lambda: None,
+                Parts(
+                    Operations(
+                        self.worker,
+                        self.reconciler,
+                        self.updater.stands,
+                        self.ready.work,
+                        self.broker,
+                        administrators,
+                        trigger.webhook_token,
+                        navigator.reload_timeout,
+                        self._relay.changed if settings.fleet.relay_webhook else lambda: None,
+                    ),
+                    Background(self.ready, self.broker, administrators),
+                    Views(self.worker, self.status, self.history, self.metrics, self.broker, administrators),
+                    PublicTrigger(
+                        trigger,
+                        self._id,
+                        self.worker,
+                        self.reconciler,
+                        self.updater.stands,
+                        self._signatures,
+                        state / "received",
+                        self._served,
+                        settings.fetch.expect_timeout,
+                    ),
+                    Pages(
+                        settings,
+                        self.worker,
+                        self.status,
+                        self.reconciler,
+                        self.generations,
+                        self.history,
+                        self.broker,
+                        administrators,
+                        self._deployed,
+                        self._pending_regions,
+                        self.fleet.known,
+                        lambda who: self.fleet.update(Wanted(), who),
+                        self.fleet.changes,
+                    ),
+                    FleetViews(self.fleet, self.broker, administrators),
                 ),
-                Background(self.ready, self.broker, administrators),
-                Views(self.worker, self.status, self.history, self.metrics, self.broker, administrators),
-                PublicTrigger(
-                    trigger,
-                    self._id,
-                    self.worker,
-                    self.reconciler,
-                    self.updater.stands,
-                    self._signatures,
-                    state / "received",
-                    self._served,
-                    settings.fetch.expect_timeout,
-                ),
-                Pages(
-                    settings,
-                    self.worker,
-                    self.status,
-                    self.reconciler,
-                    self.generations,
-                    self.history,
-                    self.broker,
-                    administrators,
-                    self._deployed,
-                    self._pending_regions,
-                    self.fleet.known,
-                    lambda who: self.fleet.update(Wanted(), who),
-                    self.fleet.changes,
-                ),
-                FleetViews(self.fleet, self.broker, administrators),
                 _names(settings),
             ),
             settings.listen,
@@ -369,9 +373,7 @@ class Daemon:
         self.metrics.count_update(outcome, self.updater.tenants, self.updater.skipped_rows)
         self.status.note(outcome)
         self._history_writer.add(outcome)
-        self.broker.emit(
-            "finished", {"state": outcome.state, "generation": outcome.generation, "seconds": outcome.seconds}
-        )
+        self.broker.emit(RunFinished(outcome.state, outcome.generation, outcome.seconds))
         systemd.notify(f"STATUS={self.status.sentence()}")
 
     def _remember(self, outcome: Outcome) -> None:
@@ -406,7 +408,7 @@ class Daemon:
             self.metrics.set_generation("ready", work.generation)
         self._history_writer.add_ready(work)
         self._soon(self._serve_the_waiting())
-        self.broker.emit("ready", {"generation": work.generation, "state": work.state, "steps": work.steps})
+        self.broker.emit(ReadyProgress(work.generation, work.state, work.steps))
 
     async def _serve_the_waiting(self) -> None:
         """A tenant whose database has come is served from now on."""
@@ -438,7 +440,7 @@ class Daemon:
             if found is not None
             else None
         )
-        return served(self.status.data(), loaded, self._rejections.newest)
+        return served(self.status.status(), loaded, self._rejections.newest)
 
     def _deployed(self) -> Deployed:
         paths = self._settings.paths

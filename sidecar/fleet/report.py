@@ -9,14 +9,17 @@ from sidecar.fleet.machines import Skipped
 from sidecar.fleet.verdicts import BAD, GOOD
 from sidecar.model.machine_report import Served
 from sidecar.model.record import Problem, Record
+from sidecar.model.states import FleetWord
+from sidecar.model.stream import FleetEvent
 
 _SHOWN = 12
 
 
-class Result(Record, frozen=True):
-    """What became of one machine: `state` as in `verdicts`, or where it stands while it is under way.
+class Result(FleetEvent, frozen=True):
+    """What became of one machine in a fleet update, or where it stands.
 
-    `generation` is the one that is loaded, `sha256` its index's, `seconds` since the first poke.
+    `state` is one of `verdicts`, or a step on the way. `generation` is the one that is loaded, `sha256` its
+    index's, `seconds` since the first poke.
     """
 
     machine: str
@@ -57,7 +60,7 @@ class State(Record, frozen=True):
     `state` is idle, running, done or failed; `started` in seconds since 1970.
     """
 
-    state: str = "idle"
+    state: FleetWord = "idle"
     running: bool = False
     who: str | None = None
     started: float | None = None

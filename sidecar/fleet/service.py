@@ -23,7 +23,8 @@ from sidecar.inputs.index import read_deployed, read_index
 from sidecar.inputs.store import Store, own_index
 from sidecar.model.changes import Changes, changes
 from sidecar.model.record import Problem, Record
-from sidecar.model.runs import Emit, Outcome
+from sidecar.model.runs import Outcome
+from sidecar.model.stream import Emit, FleetEnded, FleetLogLine, FleetSize, FleetStarted
 from sidecar.system.background import in_thread
 from sidecar.system.files import load, replace
 
@@ -58,19 +59,19 @@ class Standing:
     def say(self, sentence: str) -> None:
         """Something about the whole."""
         self._note(sentence)
-        self._emit("fleet", {"line": sentence})
+        self._emit(FleetLogLine(sentence))
 
     def expect(self, results: list[Result]) -> None:
         """Who will be poked."""
         self.machines = {one.machine: one for one in results}
-        self._emit("fleet", {"machines": len(results)})
+        self._emit(FleetSize(len(results)))
 
     def tell(self, result: Result) -> None:
         """Where a machine stands."""
         self.machines[result.machine] = result
         if result.state == "retrying":
             self._note(line(result))
-        self._emit("fleet", msgspec.to_builtins(result))
+        self._emit(result)
 
     def _note(self, sentence: str) -> None:
         self.lines.append(sentence)
@@ -192,7 +193,7 @@ class FleetService:
 
     async def _run(self, wanted: Wanted, who: str) -> Report:
         standing = self._standing = Standing(who, self._emit)
-        self._emit("fleet", {"started": standing.started, "who": who})
+        self._emit(FleetStarted(standing.started, who))
         # Only what every machine was asked for is where the fleet is.
         is_whole = wanted == Wanted(index=self._index, replace=wanted.replace, wait=wanted.wait)
         try:
@@ -210,7 +211,7 @@ class FleetService:
             raise
         finally:
             self._remember(_outcome(standing))
-            self._emit("fleet", {"state": standing.state().state})
+            self._emit(FleetEnded(standing.state().state))
         if index is not None and report.good:
             await asyncio.to_thread(self._remember_reached, index)
         return report

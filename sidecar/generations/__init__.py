@@ -294,8 +294,8 @@ class Generations:
         manifest = describe(number, {artifact.name: sha256(artifact.content) for artifact in artifacts})
         with explained("the new generation"):
             try:
-                self._write(artifacts, todo, manifest)
-                archive.commit(number)
+                self._write(artifacts, todo, manifest)  # steps 1 and 2
+                archive.commit(number)  # step 3
                 self._checkpoint("renamed")
                 archive.sync()
                 self._checkpoint("committed")
@@ -306,17 +306,17 @@ class Generations:
                 raise
         installed: list[str] = []
         try:
-            self._install(names, manifest, index=todo.index, installed=installed)
+            self._install(names, manifest, index=todo.index, installed=installed)  # step 4
         except BaseException:
             self._undo(number, before, installed)
             self.site.clean(names)
             raise
-        self._record(manifest)
+        self._record(manifest)  # step 5
         archive.prune(self._keep, {self.last_loaded()})
         return manifest
 
     def _write(self, artifacts: Iterable[Artifact], todo: Plan, manifest: Manifest) -> None:
-        """Stage the generation and prepare its files, and wait for the disk once for all of them."""
+        """Steps 1 and 2: stage and prepare; and wait for the disk once for all of the files."""
         written: list[Path] = []
         for path in self.archive.stage(artifacts, manifest, self.current):
             written.append(path)
@@ -330,7 +330,7 @@ class Generations:
     def _install(
         self, names: Iterable[str], manifest: Manifest, *, index: bool, installed: list[str] | None = None
     ) -> None:
-        """Put prepared files in place, noting in `installed` what has been put there."""
+        """Step 4: put prepared files in place, noting in `installed` what has been put there."""
         done = [] if installed is None else installed
         if index:
             self.site.put_index(self.archive.index(manifest.number), manifest.index.modified)
@@ -378,6 +378,7 @@ class Generations:
             self._record(manifest)
 
     def _record(self, manifest: Manifest) -> None:
+        """Step 5: remember which generation is in place."""
         self.current = manifest
         record = Installed(manifest.number, self.site.published, self.site.installed_index)
         try:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 
 from sidecar.model.record import Record
+from sidecar.model.status import Status
 
 
 class Served(Record, frozen=True):
@@ -46,29 +44,29 @@ class LoadedIndex(Record, frozen=True):
     created: float
 
 
-def served(status: Mapping[str, Any], loaded: LoadedIndex | None, refusal: tuple[str, str] | None) -> Served:
+def served(status: Status, loaded: LoadedIndex | None, refusal: tuple[str, str] | None) -> Served:
     """What `GET /status` tells, cut down to what the public may know.
 
     `refusal` is the SHA-256 of the index that was refused last, with the code of the reason.
     """
-    generation, work = status["generation"], status["ready"]
-    in_force = loaded is not None and generation["loaded"] is not None
+    generation, work = status.generation, status.ready
+    in_force = loaded is not None and generation.loaded is not None
     return Served(
-        machine=status["machine"],
-        region=status["region"],
-        sync=status["sync"].state,
-        health=status["health"].state,
-        busy=status["running"] is not None,
-        generation=generation["current"],
-        published=status["index"]["sha256"],
-        loaded=generation["loaded"],
+        machine=status.machine,
+        region=status.region,
+        sync=status.sync.state,
+        health=status.health.state,
+        busy=status.running is not None,
+        generation=generation.current,
+        published=status.index.sha256,
+        loaded=generation.loaded,
         sha256=loaded.sha256 if loaded and in_force else None,
-        since=(status["published"] if generation["loaded"] == generation["current"] else loaded.created)
+        since=(status.published if generation.loaded == generation.current else loaded.created)
         if loaded and in_force
         else None,
         modified=loaded.modified if loaded and in_force else None,
-        ready=generation["ready"],
-        unready=work["generation"] if work["state"] == "failed" else None,
+        ready=generation.ready,
+        unready=work.generation if work.state == "failed" else None,
         refused=refusal[0] if refusal else None,
         reason=refusal[1] if refusal else None,
     )

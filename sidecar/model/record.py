@@ -16,3 +16,9 @@ class Problem(Record, frozen=True):
     message: str
     hint: str
     status: int
+
+
+class ErrorAnswer(Record, frozen=True):
+    """The answer where there is nothing else to tell."""
+
+    error: Problem

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -19,10 +17,6 @@ STALE = "store_stale"
 """The code of an error: the store serves another index than the one that is expected."""
 
 _REFUSED = ("changed", STALE)
-
-
-Emit = Callable[[str, dict[str, Any]], None]
-"""Tells whoever listens of an event: its kind and its data."""
 
 
 class Received(Record, frozen=True):

@@ -8,6 +8,7 @@ from sidecar.model.record import Record
 
 SyncState = Literal["synced", "out_of_sync", "pinned", "unknown"]
 HealthState = Literal["healthy", "progressing", "degraded", "waiting"]
+FleetWord = Literal["idle", "running", "done", "failed"]
 SYNC: tuple[SyncState, ...] = get_args(SyncState)
 HEALTH: tuple[HealthState, ...] = get_args(HealthState)
 

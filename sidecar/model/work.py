@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from sidecar.model.record import Problem, Record
+
+StepState = Literal["waiting", "running", "done", "skipped", "failed", "cancelled"]
+WorkState = Literal["running", "done", "failed", "superseded"]
 
 STEPS = ("databases", "migrate", "orphans", "extra", "prerender")
 
@@ -18,7 +23,7 @@ class Step(Record, frozen=True, omit_defaults=True):
     """
 
     name: str
-    state: str = "waiting"
+    state: StepState = "waiting"
     seconds: float = 0.0
     done: int = 0
     total: int = 0
@@ -40,7 +45,7 @@ class Work(Record, frozen=True):
     who: str
     started: float
     seconds: float
-    state: str
+    state: WorkState
     steps: tuple[Step, ...]
 
     @property
@@ -85,7 +90,7 @@ def work_text(work: Work) -> str:
     return "\n".join([*rows, ended])
 
 
-def outcome_of(steps: tuple[Step, ...]) -> str:
+def outcome_of(steps: tuple[Step, ...]) -> WorkState:
     """The state of work whose steps have ended."""
     if any(step.state == "failed" for step in steps):
         return "failed"

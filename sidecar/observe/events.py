@@ -7,20 +7,25 @@ import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from sidecar.model.events import LifecycleEvent, Loaded, NavigatorSeen, NotLoaded
 from sidecar.model.record import Record
+from sidecar.model.stream import (
+    GenerationLoaded,
+    GenerationNotLoaded,
+    NavigatorChanged,
+    NavigatorReloaded,
+    StreamEvent,
+)
 
 _BACKLOG = 1000
 
 
 class Event(Record, frozen=True):
-    """Something that happened: a running number, a kind and its data."""
+    """Something that happened, with its running number."""
 
     number: int
-    kind: str
-    data: dict[str, Any]
+    data: StreamEvent
 
 
 class Broker:
@@ -38,11 +43,11 @@ class Broker:
         """Remember the loop, so that other threads can emit."""
         self._loop = asyncio.get_running_loop()
 
-    def emit(self, kind: str, data: dict[str, Any]) -> None:
+    def emit(self, data: StreamEvent) -> None:
         """Tell of an event, from any thread."""
         if self._loop is None or not self._listeners:
             return
-        event = Event(next(self._numbers), kind, data)
+        event = Event(next(self._numbers), data)
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
@@ -55,14 +60,13 @@ class Broker:
     def on_event(self, event: LifecycleEvent) -> None:
         """Tell of what became of a generation."""
         if isinstance(event, Loaded):
-            self.emit("loaded", {"generation": event.generation, "seconds": event.seconds})
+            self.emit(GenerationLoaded(event.generation, event.seconds))
         elif isinstance(event, NotLoaded):
-            said = {"generation": event.generation, "reason": event.reason, "message": event.message}
-            self.emit("not_loaded", said)
+            self.emit(GenerationNotLoaded(event.generation, event.reason, event.message))
         elif isinstance(event, NavigatorSeen):
-            self.emit("navigator", {"process": None if event.process is None else str(event.process)})
+            self.emit(NavigatorChanged(None if event.process is None else str(event.process)))
         else:
-            self.emit("reloaded", {"at": time.time()})
+            self.emit(NavigatorReloaded(time.time()))
 
     def _deliver(self, event: Event | None) -> None:
         for queue in self._listeners:

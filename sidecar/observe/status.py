@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -13,6 +12,15 @@ from sidecar.config.settings import Settings
 from sidecar.generations import Generations
 from sidecar.model.runs import Outcome
 from sidecar.model.states import Health, Sync, SyncState
+from sidecar.model.status import (
+    GenerationNumbers,
+    LastRun,
+    NavigatorState,
+    PublishedIndex,
+    ReadyState,
+    RunUnderWay,
+    Status,
+)
 from sidecar.observe.drift import Drift
 from sidecar.ready.runner import ReadyWork
 from sidecar.update.reconciler import Reconciler
@@ -20,7 +28,7 @@ from sidecar.update.run import Run
 from sidecar.update.worker import Worker
 
 
-class Status:
+class StatusSource:
     """Puts together what the parts know."""
 
     def __init__(
@@ -128,62 +136,55 @@ class Status:
         """Whether the living Navigator serves a set of ours."""
         return self._reconciler.served is not None
 
-    def data(self) -> dict[str, Any]:
-        """Everything for `GET /status`: nothing secret, no names of users."""
+    def status(self) -> Status:
+        """Everything for `GET /status`."""
         current = self._generations.current
         last, running = self.last, self._updating
         process = self._reconciler.process
-        return {
-            "version": __version__,
-            "machine": self._machine,
-            "app": self._settings.machine.app or None,
-            "region": self._settings.machine.region or None,
-            "sync": self.sync(),
-            "health": self.health(),
-            "generation": {
-                "current": current.number if current else None,
-                "loaded": self._reconciler.served,
-                "ready": self._generations.ready(),
-                "pending": self._reconciler.pending,
-                "source": current.source if current else None,
-                "pinned": current.pinned if current else False,
-            },
-            "fingerprint": current.fingerprint if current else None,
-            "index": {
-                "etag": current.index.etag if current else None,
-                "sha256": current.index.sha256 if current else None,
-                "modified": current.index.modified if current else None,
-            },
-            "published": self._generations.published or None,
-            "tenants": current.counts.tenants if current else None,
-            "users": current.counts.users if current else None,
-            "navigator": {"state": "up" if process else "down", "process": str(process) if process else None},
-            "ready": self._ready(),
-            "drift": self._drift.names,
-            "waiting": self._worker.waiting,
-            "running": {"trigger": running.request.trigger, "since": running.started} if running else None,
-            "last": None
-            if last is None
-            else {
-                "state": last.state,
-                "trigger": last.trigger,
-                "started": last.started,
-                "seconds": last.seconds,
-                "stages": last.stages,
-                "error": last.error,
-            },
-            "error": self._verdict.error if self._verdict else None,
-            "problems": [problem for ask in self.problems if (problem := ask()) is not None],
-            "started": self._started,
-        }
+        return Status(
+            version=__version__,
+            machine=self._machine,
+            app=self._settings.machine.app or None,
+            region=self._settings.machine.region or None,
+            sync=self.sync(),
+            health=self.health(),
+            generation=GenerationNumbers(
+                current=current.number if current else None,
+                loaded=self._reconciler.served,
+                ready=self._generations.ready(),
+                pending=self._reconciler.pending,
+                source=current.source if current else None,
+                pinned=current.pinned if current else False,
+            ),
+            fingerprint=current.fingerprint if current else None,
+            index=PublishedIndex(
+                etag=current.index.etag if current else None,
+                sha256=current.index.sha256 if current else None,
+                modified=current.index.modified if current else None,
+            ),
+            published=self._generations.published or None,
+            tenants=current.counts.tenants if current else None,
+            users=current.counts.users if current else None,
+            navigator=NavigatorState("up" if process else "down", str(process) if process else None),
+            ready=self._ready(),
+            drift=tuple(self._drift.names),
+            waiting=self._worker.waiting,
+            running=RunUnderWay(running.request.trigger, running.started) if running else None,
+            last=LastRun(last.state, last.trigger, last.started, last.seconds, last.stages, last.error)
+            if last
+            else None,
+            error=self._verdict.error if self._verdict else None,
+            problems=tuple(problem for ask in self.problems if (problem := ask()) is not None),
+            started=self._started,
+        )
 
-    def _ready(self) -> dict[str, Any]:
-        """The ready work: under way, or as it ended; without what its commands printed."""
+    def _ready(self) -> ReadyState:
+        """The ready work: under way, or as it ended."""
         work = self._ready_work.current or self._ready_work.last
-        return {
-            "state": "waiting" if self._ready_work.waits else work.state if work else "idle",
-            "generation": work.generation if work else None,
-            "started": work.started if work else None,
-            "seconds": work.seconds if work else None,
-            "steps": [msgspec.structs.replace(step, output="") for step in work.steps] if work else [],
-        }
+        return ReadyState(
+            state="waiting" if self._ready_work.waits else work.state if work else "idle",
+            generation=work.generation if work else None,
+            started=work.started if work else None,
+            seconds=work.seconds if work else None,
+            steps=tuple(msgspec.structs.replace(step, output="") for step in work.steps) if work else (),
+        )

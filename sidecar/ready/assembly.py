@@ -14,7 +14,7 @@ from sidecar.inputs.extra import extras
 from sidecar.inputs.index import Deployed
 from sidecar.inputs.store import Store
 from sidecar.model.events import LifecycleEvent, Loaded
-from sidecar.model.runs import Emit
+from sidecar.model.stream import Emit
 from sidecar.model.work import Work
 from sidecar.ready.databases import Databases
 from sidecar.ready.extra import ExtraFiles, Held

@@ -19,8 +19,8 @@ import msgspec
 from sidecar.config.settings import Ready
 from sidecar.errors import SidecarError
 from sidecar.model.record import Problem
-from sidecar.model.runs import Emit
-from sidecar.model.work import Step, Work, outcome_of
+from sidecar.model.stream import Emit, ReadyLogLine, ReadyProgress
+from sidecar.model.work import Step, StepState, Work, WorkState, outcome_of
 from sidecar.ready.facts import Facts
 from sidecar.ready.lock import WorkLock
 from sidecar.ready.report import Report, Superseded
@@ -55,7 +55,7 @@ class _Active:
     steps: dict[str, Step] = field(default_factory=dict)
     cancelled: bool = False
 
-    def work(self, state: str) -> Work:
+    def work(self, state: WorkState) -> Work:
         return Work(
             generation=self.facts.generation,
             fingerprint=self.facts.fingerprint,
@@ -224,12 +224,13 @@ class ReadyWork:
             self._tell()
 
         def line(text: str) -> None:
-            self._emit("ready_log", {"step": name, "line": text})
+            self._emit(ReadyLogLine(name, text))
 
         report = Report(changed, line, lambda: active.cancelled)
         active.steps[name] = Step(name, "running")
         self._tell()
-        state, said, error = "done", "", None
+        state: StepState = "done"
+        said, error = "", None
         try:
             report.safe_point()
             async with asyncio.timeout(self._settings.step_timeout):
@@ -282,7 +283,7 @@ class ReadyWork:
         )
         self._tell()
 
-    def _end(self, state: str) -> Work:
+    def _end(self, state: WorkState) -> Work:
         assert self._active is not None  # noqa: S101 - only called while it is
         work = self.last = self._active.work(state)
         self._failed = state == "failed"
@@ -292,5 +293,5 @@ class ReadyWork:
 
     def _tell(self) -> None:
         if (work := self.current) is not None:
-            steps = [msgspec.structs.replace(step, output="") for step in work.steps]
-            self._emit("ready", {"generation": work.generation, "state": "running", "steps": steps})
+            steps = tuple(msgspec.structs.replace(step, output="") for step in work.steps)
+            self._emit(ReadyProgress(work.generation, work.state, steps))

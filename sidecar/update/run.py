@@ -11,7 +11,8 @@ from typing import Any
 
 from sidecar.errors import SidecarError
 from sidecar.model.record import Problem
-from sidecar.model.runs import Emit, Outcome, Request
+from sidecar.model.runs import Outcome, Request
+from sidecar.model.stream import Emit, LogLine, StageEnded
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Run:
         logger.info(
             sentence, extra={"generation": self.found.get("generation"), "trigger": self.request.trigger}
         )
-        self._emit("log", {"line": self.lines[-1]})
+        self._emit(LogLine(self.lines[-1]))
 
     def warn(self, sentence: str) -> None:
         """Note something for administrators; it may name users."""
@@ -53,7 +54,7 @@ class Run:
             yield
         finally:
             self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - started
-            self._emit("stage", {"stage": name, "seconds": self.stages[name]})
+            self._emit(StageEnded(name, self.stages[name]))
 
     def note(self, **facts: Any) -> None:
         """Remember facts for the outcome."""

@@ -20,7 +20,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from sidecar.errors import Busy, SidecarError
-from sidecar.model.runs import Emit, Outcome, Request
+from sidecar.model.runs import Outcome, Request
+from sidecar.model.stream import Emit, RunStarted
 from sidecar.system.tasks import happens
 from sidecar.update.run import Run
 
@@ -194,7 +195,7 @@ class Worker:
         run = Run(batch.request, self._emit)
         self._current, self.running = batch, run
         self._idle.clear()
-        self._emit("started", {"trigger": run.request.trigger, "who": run.request.who})
+        self._emit(RunStarted(run.request.trigger, run.request.who))
         task = asyncio.ensure_future(self._execute(run))
         try:
             outcome = await self._watch(run, task)

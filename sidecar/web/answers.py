@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from sidecar.errors import BadRequest, SidecarError
-from sidecar.model.record import Problem
+from sidecar.model.record import ErrorAnswer, Problem, Record
 from sidecar.model.runs import Outcome
 from sidecar.model.text import printable
 from sidecar.web.html import HTML, error_page
@@ -24,6 +24,18 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 JSON = "application/json"
 TEXT = "text/plain"
 EVENTS = "text/event-stream"
+
+
+class Accepted(Record, frozen=True):
+    """What was sent is taken, and worked on later."""
+
+    accepted: bool = True
+
+
+class Fine(Record, frozen=True):
+    """The answer of a probe when all is well."""
+
+    ok: bool = True
 
 
 def preferred(request: web.Request, *offered: str) -> str:
@@ -103,7 +115,7 @@ def error_answer(
         return error_page(request, error, headers)
     if preferred(request, TEXT, JSON) == JSON:
         problem = Problem(error.code, error.message, error.hint, error.status)
-        return json_answer({"error": problem}, error.status, headers)
+        return json_answer(ErrorAnswer(problem), error.status, headers)
     hint = f"What to do: {printable(error.hint)}.\n" if error.hint else ""
     message = printable(error.message)
     return text_answer(f"{message[:1].upper()}{message[1:]}.\n{hint}", error.status, headers)

@@ -19,7 +19,12 @@ from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, preferred, text
 from sidecar.web.streams import stream
 
 
-class _Push(Record, frozen=True, forbid_unknown_fields=True):
+class PushBody(Record, frozen=True, forbid_unknown_fields=True):
+    """Which databases to upload: without `names` all with something new.
+
+    With `overwrite` also over objects that were not seen here.
+    """
+
     names: tuple[str, ...] = ()
     overwrite: bool = False
 
@@ -74,7 +79,7 @@ class Background:
         """Upload databases that are written here."""
         await self._administrators.require(request)
         try:
-            asked = msgspec.json.decode(await request.read() or b"{}", type=_Push)
+            asked = msgspec.json.decode(await request.read() or b"{}", type=PushBody)
         except msgspec.MsgspecError as error:
             raise BadRequest(
                 f"the body does not say what to push: {error}", 'send {"names": ["2026-boston"]}, or nothing'

@@ -7,7 +7,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 from aiohttp import web
@@ -20,12 +20,13 @@ from sidecar.ready.runner import ReadyWork
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators, basic_credentials, on_unix_socket
-from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, outcome_answer, preferred
+from sidecar.web.answers import EVENTS, JSON, TEXT, Accepted, json_answer, outcome_answer, preferred
 from sidecar.web.streams import stream
 
 logger = logging.getLogger(__name__)
 
-_WAITS = ("published", "loaded", "ready")
+Wait = Literal["published", "loaded", "ready"]
+_WAITS: tuple[str, ...] = get_args(Wait)
 _LONGEST_WORK = 3600.0
 BOOT_PATIENCE = 2.0
 """Seconds that a machine that boots shows its maintenance page for the newest, with a whole set in place."""
@@ -33,7 +34,9 @@ BOOT_PATIENCE = 2.0
 Result = TypeVar("Result")
 
 
-class _Rollback(Record, frozen=True, forbid_unknown_fields=True):
+class RollbackBody(Record, frozen=True, forbid_unknown_fields=True):
+    """Which generation to restore; with `index` its index database too, not the files only."""
+
     generation: Annotated[int, msgspec.Meta(ge=1, le=10**9)]
     index: bool = True
 
@@ -88,7 +91,7 @@ class Operations:
         """Restore an older generation, which then stays until somebody asks for an update."""
         who = await self._administrators.require(request)
         try:
-            asked = msgspec.json.decode(await request.read(), type=_Rollback)
+            asked = msgspec.json.decode(await request.read(), type=RollbackBody)
         except msgspec.MsgspecError as error:
             raise BadRequest(
                 f"the body does not say what to restore: {error}", 'send {"generation": 12}'
@@ -107,7 +110,7 @@ class Operations:
         self._check_token(request)
         # The sender waits for some seconds only and sends again what was not answered.
         self._keep(self._poke(request.remote or "unknown"))
-        return json_answer({"accepted": True}, 202)
+        return json_answer(Accepted(), 202)
 
     async def _poke(self, address: str) -> None:
         try:

@@ -28,7 +28,7 @@ from sidecar.model.runs import PREVIEW, Outcome, Request
 from sidecar.model.words import plural
 from sidecar.observe.events import Broker
 from sidecar.observe.history import History
-from sidecar.observe.status import Status
+from sidecar.observe.status import StatusSource
 from sidecar.system.commands import run_command
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
@@ -75,7 +75,7 @@ class Pages:
         self,
         settings: Settings,
         worker: Worker,
-        status: Status,
+        status: StatusSource,
         reconciler: Reconciler,
         generations: Generations,
         history: History,
@@ -158,7 +158,7 @@ class Pages:
         return response
 
     def _seen(self) -> now.Now:
-        status = self._status.data()
+        status = self._status.status()
         run = self._worker.running
         if run is not None and run.request.preview:
             run = None
@@ -175,7 +175,7 @@ class Pages:
             running = now.Active(
                 run.request.trigger, run.request.who, run.started, dict(run.stages), tuple(run.lines)
             )
-        status = {**status, "waiting": self._worker.queued}
+        status = msgspec.structs.replace(status, waiting=self._worker.queued)
         return now.Now(time.time(), status, active, running, self._status.last, fleet)
 
     async def _atlas(self, seen: now.Now) -> Markup | None:
@@ -397,7 +397,7 @@ class Pages:
         if current is not None:
             found = await asyncio.to_thread(self._compare, current.number, number)
             diffs = await asyncio.to_thread(self._diffs, current.number, number)
-        drift = dict.fromkeys(self._status.data()["drift"], "")
+        drift = dict.fromkeys(self._status.status().drift, "")
         lead = (
             "Its files and its index come back as a new generation, which stays until somebody asks for an "
             "update."
@@ -479,12 +479,12 @@ class Pages:
             logger.warning("a run asked for on the page was not run: %s", task.exception())
 
     def _frame(self, request: web.Request, who: str) -> Frame:
-        data = self._status.data()
+        status = self._status.status()
         return Frame(
             base=base_of(request),
             assets=ADDRESSES,
-            machine=str(data["machine"]),
-            region=str(data["region"] or ""),
+            machine=status.machine,
+            region=status.region or "",
             who=who,
         )
 

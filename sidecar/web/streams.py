@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from sidecar.errors import SidecarError
-from sidecar.model.record import Problem, Record
+from sidecar.model.record import ErrorAnswer, Problem, Record
 from sidecar.observe.events import Broker, Event
 from sidecar.web.answers import EVENTS
 
@@ -37,13 +37,13 @@ async def stream(
                 continue
             if event is None:
                 break
-            await _write(response, event.kind, msgspec.json.encode(event.data), event.number)
+            await _write(response, event.data.kind, msgspec.json.encode(event.data), event.number)
         if task is not None:
             try:
                 await _write(response, "outcome", msgspec.json.encode(await task))
             except SidecarError as error:
                 problem = Problem(error.code, error.message, error.hint, error.status)
-                await _write(response, "error", msgspec.json.encode({"error": problem}))
+                await _write(response, "error", msgspec.json.encode(ErrorAnswer(problem)))
     return response
 
 

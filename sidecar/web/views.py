@@ -14,10 +14,19 @@ from sidecar.model.text import printable
 from sidecar.observe.events import Broker
 from sidecar.observe.history import Entry, History
 from sidecar.observe.metrics import Metrics
-from sidecar.observe.status import Status
+from sidecar.observe.status import StatusSource
 from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators
-from sidecar.web.answers import JSON, TEXT, json_answer, outcome_text, preferred, text_answer, wants_page
+from sidecar.web.answers import (
+    JSON,
+    TEXT,
+    Fine,
+    json_answer,
+    outcome_text,
+    preferred,
+    text_answer,
+    wants_page,
+)
 from sidecar.web.streams import stream
 
 _MOST_ENTRIES = 500
@@ -29,7 +38,7 @@ class Views:
     def __init__(
         self,
         worker: Worker,
-        status: Status,
+        status: StatusSource,
         history: History,
         metrics: Metrics,
         broker: Broker,
@@ -45,11 +54,13 @@ class Views:
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         """The state of this machine, without names of users."""
-        data = self._status.data()
+        status = self._status.status()
         if preferred(request, JSON, TEXT) == JSON:
-            return json_answer(data)
+            return json_answer(status)
         return text_answer(
-            "\n".join(f"{key}: {msgspec.json.encode(value).decode()}" for key, value in data.items())
+            "\n".join(
+                f"{key}: {msgspec.json.encode(value).decode()}" for key, value in status.fields().items()
+            )
         )
 
     async def generations(self, request: web.Request) -> web.StreamResponse:
@@ -96,7 +107,7 @@ class Views:
 
 
 def _fine(request: web.Request) -> web.Response:
-    return json_answer({"ok": True}) if preferred(request, TEXT, JSON) == JSON else text_answer("ok")
+    return json_answer(Fine()) if preferred(request, TEXT, JSON) == JSON else text_answer("ok")
 
 
 def _number(request: web.Request, name: str, default: int) -> int:

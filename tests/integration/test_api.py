@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import bcrypt
@@ -28,6 +28,7 @@ from sidecar import __version__
 from sidecar.daemon import Daemon
 from sidecar.demo.sample import add_user, set_password
 from sidecar.errors import Busy, SettingsError
+from sidecar.model.stream import StreamEvent
 from sidecar.web.server import unix_socket
 from tests.support.cgi import forwarded, signed
 from tests.support.machine import QUIET_START, SECRET, Machine, until
@@ -728,8 +729,11 @@ async def test_a_listener_that_goes_away_leaves_no_trace(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-class Unspeakable:
-    """What no event can tell of."""
+class Unspeakable(StreamEvent, frozen=True):
+    """What cannot be encoded."""
+
+    kind: ClassVar[str] = "unspeakable"
+    thing: object
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/events"), ("POST", "/update")])
@@ -742,7 +746,7 @@ async def test_a_stream_that_fails_is_broken_off(
     machine.extra["update"] = {"check_command": gate.command}
     async with running(machine) as site:
         async with site.unix.request(method, path, headers={"Accept": EVENTS}) as answer:
-            site.daemon.broker.emit("unspeakable", {"thing": Unspeakable()})
+            site.daemon.broker.emit(Unspeakable(object()))
             async with asyncio.timeout(10):
                 with pytest.raises(aiohttp.ClientPayloadError):
                     await answer.read()

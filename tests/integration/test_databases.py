@@ -546,13 +546,13 @@ async def test_a_lost_disk_loses_nothing(tmp_path: Path, bucket: Bucket) -> None
             assert tenants(fresh) == []
             text = fresh.target("navigator.yml").read_text()
             assert not any(name in text for name in names)
-            (problem,) = daemon.status.data()["problems"]
+            (problem,) = daemon.status.status().problems
             assert "not served yet" in problem
             answers.set()
             await work(daemon)
             await until(lambda: tenants(fresh) == names)
             assert [read_event(database(fresh, name)) for name in names] == names
-            assert daemon.status.data()["problems"] == []
+            assert daemon.status.status().problems == ()
             pushed = await daemon.ready.push.push(await facts(daemon), [], overwrite=False)
             assert pushed.said == ()
 
@@ -569,7 +569,7 @@ async def test_an_object_that_was_never_seen_is_not_pushed_over(tmp_path: Path, 
             assert not any("stored" in said for said in pushed.said)
             head = bucket.client.head_object(Bucket=bucket.name, Key=f"db/{name}.sqlite3")
             assert head["ETag"].strip('"') == full
-        (problem,) = daemon.status.data()["problems"]
+        (problem,) = daemon.status.status().problems
         assert name in problem
         assert "conflict" in step(await work(daemon), "databases").said
 
@@ -581,7 +581,7 @@ async def test_a_file_that_has_the_very_bytes_is_known_again(tmp_path: Path, buc
         name = tenants(machine)[0]
         bucket.put(f"db/{name}.sqlite3", write_event(database(machine, name), "same"), OLD)
         await work(daemon)
-        assert daemon.status.data()["problems"] == []
+        assert daemon.status.status().problems == ()
         change_event(database(machine, name), "diff")
         pushed = await daemon.ready.push.push(await facts(daemon), [], overwrite=False)
         assert pushed.said[0] == f"{name}: stored"

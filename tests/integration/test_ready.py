@@ -61,7 +61,7 @@ class Bench:
 
         steps = {"databases": self._first, "prerender": self._last}
         lock = self.work_lock or WorkLock(self.lock)
-        self.work = ReadyWork(self.settings, lock, facts, steps, lambda kind, data: None, self.ended.append)
+        self.work = ReadyWork(self.settings, lock, facts, steps, lambda event: None, self.ended.append)
 
     async def _first(self, facts: Facts, report: Report, *, everything: bool) -> str:
         self.began.append(facts.generation)

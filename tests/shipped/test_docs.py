@@ -22,7 +22,7 @@ from sidecar.config.parse import keys as setting_keys
 from sidecar.model.states import HEALTH, SYNC
 from sidecar.observe.metrics import Metrics
 from sidecar.update.lifecycle import Phase
-from sidecar.web.openapi import document
+from sidecar.web.routes import document
 from tests.conftest import ROOT, free_port
 from tests.support.cgi import BIN, Daemon, environment, run, serving
 from tests.support.machine import SECRET, Machine

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import bcrypt
 import jsonschema_rs
 import pytest
 
 from sidecar.daemon import Daemon
-from sidecar.web.openapi import document
+from sidecar.web.routes import ROUTES, document
 from tests.support.machine import Machine, until
 from tests.support.navigator import NavigatorProcess, free_port
 
@@ -80,6 +81,19 @@ def test_whatever_changes_or_names_users_needs_proof() -> None:
         if not operation.get("security")
     }
     assert open_to_all - {"/"} == {"/status", "/metrics", "/healthz", "/readyz", "/openapi.json", "/public"}
+
+
+async def test_each_route_needs_what_its_record_says(machine: Machine) -> None:
+    """Without a password, whatever needs an administrator or the token is refused, and the rest is not."""
+    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    # Without them the one is forbidden and the other off, with a password or without.
+    machine.extra["administrators"] = {"admin": hashed}
+    machine.extra["trigger"] = {"webhook_token": PASSWORD}
+    async with machine.daemon() as daemon, aiohttp.ClientSession(daemon.server.url) as client:
+        for route in ROUTES:
+            url = route.path.replace("{number}", "1")
+            async with client.request(route.method, url, headers={"Accept": "application/json"}) as answer:
+                assert (answer.status == 401) == (route.needs != "nothing"), route.path
 
 
 async def test_it_is_served_and_json(machine: Machine) -> None:

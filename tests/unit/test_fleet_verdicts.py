@@ -9,7 +9,9 @@ import pytest
 
 from sidecar.fleet.verdicts import Answer, Verdict, of_poke, of_status, pause, seconds_of
 from sidecar.model.machine_report import LoadedIndex, Served, served
-from sidecar.model.states import Health, Sync
+from sidecar.model.states import Health
+from sidecar.model.status import Status
+from tests.support.status import status as known_status
 
 OLD, NEW = "a" * 64, "b" * 64
 
@@ -198,20 +200,18 @@ def test_pauses_double_within_bounds() -> None:
     assert seconds_of({}) is None
 
 
-def status(**more: Any) -> dict[str, Any]:
-    work = {"state": "idle", "generation": None}
-    generation = {"current": 2, "loaded": 1, "ready": None, "pending": 2, "source": None, "pinned": False}
-    return {
-        "ready": more.pop("work", work),
-        "machine": "m1",
-        "region": None,
-        "sync": Sync("synced", "a sentence"),
-        "health": Health("progressing", "a sentence", "loading", 15.0),
-        "running": more.pop("running", None),
-        "generation": {**generation, **more},
-        "index": {"sha256": NEW},
-        "published": 20.0,
-    }
+def status(*, work: Any = None, running: Any = None, **generation: Any) -> Status:
+    """That of a machine that has published generation 2, while Navigator serves 1."""
+    numbers = {"current": 2, "loaded": 1, "pending": 2, **generation}
+    return known_status(
+        region=None,
+        health=Health("progressing", "a sentence", "loading", 15.0),
+        generation=numbers,
+        index={"sha256": NEW},
+        published=20.0,
+        ready=work or {},
+        running=running,
+    )
 
 
 def test_the_public_word_tells_state_and_digests_only() -> None:

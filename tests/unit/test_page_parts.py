@@ -17,6 +17,7 @@ from sidecar.model.work import Step
 from sidecar.web.page import atlas, before, change, now, parts, work
 from sidecar.web.page.layout import POLICY, Frame, page, problem
 from sidecar.web.page.markup import render
+from tests.support.status import status
 
 
 def names(*found: str) -> Names:
@@ -159,35 +160,13 @@ def test_a_required_deployment_takes_the_buttons_place() -> None:
     assert "page/update" not in shown
 
 
-IDLE: dict[str, Any] = {"state": "idle", "holder": None, "generation": None, "steps": []}
-
-
-def status(**given: Any) -> dict[str, Any]:
-    return {
-        "sync": Sync("synced", "the store's index (abab) is published"),
-        "health": Health("healthy", "Navigator serves generation 3", "loaded", 10.0),
-        "region": "iad",
-        "generation": {"current": 3, "loaded": 3, "pending": None, "source": None, "pinned": False},
-        "index": {"etag": "e", "sha256": "ab" * 32, "modified": 5.0},
-        "published": 10.0,
-        "tenants": 4,
-        "users": 5,
-        "navigator": {"state": "up", "process": "x"},
-        "ready": IDLE,
-        "drift": [],
-        "waiting": 0,
-        "error": None,
-        "started": 1.0,
-    } | given
-
-
 def test_work_in_the_background_shows_when_there_is_some() -> None:
     """Ready work with its progress, the fleet with its machines; no trace of either where it is not told."""
     bare = now.panel(now.Now(100.0, status(), False, None, None), base="./")
     assert "Ready work" not in bare
     assert "fleet" not in bare
     steps = [Step("databases", "running", done=3, total=12, current="2026-<i>"), Step("migrate")]
-    ready = {**IDLE, "state": "running", "steps": steps}
+    ready = {"state": "running", "steps": steps}
     fleet = State("failed", started=1.0, machines=(Result("<b>1</b>", "", "syd", "unreachable", 2),))
     full = now.panel(now.Now(100.0, status(ready=ready), True, None, None, fleet), base="./")
     assert '<progress value="3" max="12"' in full

@@ -83,7 +83,7 @@ async def working(
     """A worker at work. The time limit only turns a test that would hang into one that fails."""
     worker = Worker(
         execute=execute,
-        emit=lambda kind, data: None,
+        emit=lambda event: None,
         finished=finished,
         throttle=throttle or Throttle(0, 1000, Clock()),
         may_publish=door or Door(),

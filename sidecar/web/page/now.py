@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sidecar.fleet.report import State
 from sidecar.model.record import Record
 from sidecar.model.runs import Outcome
+from sidecar.model.status import ReadyState, Status
 from sidecar.model.words import plural
 from sidecar.web.page import fleet, parts, work
 from sidecar.web.page.layout import capital
@@ -40,7 +40,7 @@ class Now(Record, frozen=True):
     """
 
     at: float
-    status: Mapping[str, Any]
+    status: Status
     active: bool
     running: Active | None
     last: Outcome | None
@@ -50,9 +50,9 @@ class Now(Record, frozen=True):
 def sentence(now: Now) -> str:
     """The state in a sentence, to be read aloud when it changes."""
     status = now.status
-    if now.running is not None or status["waiting"]:
+    if now.running is not None or status.waiting:
         return "An update is under way."
-    sync, health = status["sync"], status["health"]
+    sync, health = status.sync, status.health
     if sync.state == "synced" and health.state == "healthy":
         return f"{capital(health.reason)}, made of the store's index."
     return f"{capital(sync.reason)}. {capital(health.reason)}."
@@ -60,36 +60,36 @@ def sentence(now: Now) -> str:
 
 def state(now: Now) -> str:
     """The worse of the two words; while something runs or waits its turn, that."""
-    if now.running is not None or now.status["waiting"]:
+    if now.running is not None or now.status.waiting:
         return "updating"
-    sync, health = now.status["sync"].state, now.status["health"].state
+    sync, health = now.status.sync.state, now.status.health.state
     return str(health if health in ("degraded", "waiting") or sync == "synced" else sync)
 
 
 def _words(now: Now) -> Content:
     """Both words, each with its own colour."""
-    words = [parts.pill(now.status["sync"].state), " ", parts.pill(now.status["health"].state)]
+    words = [parts.pill(now.status.sync.state), " ", parts.pill(now.status.health.state)]
     return [parts.pill("updating"), " ", *words] if state(now) == "updating" else words
 
 
 def panel(now: Now, *, base: str, acting: bool = True) -> Markup:
     """The part that changes while something is under way."""
-    ready, generation = now.status["ready"], now.status["generation"]
+    ready, generation = now.status.ready, now.status.generation
     return h.div(
         h.h1(_words(now)),
         h.p(sentence(now), class_="lead", data_say=True),
         _run(now, base) if acting else None,
         _facts(now),
         h.p(h.a("What would an update change?", href=f"{base}preview", class_="button plain"))
-        if acting and not now.active and generation["current"]
+        if acting and not now.active and generation.current
         else None,
-        _first(now, base) if acting and not now.active and not generation["current"] else None,
+        _first(now, base) if acting and not now.active and not generation.current else None,
         _ready(ready),
         fleet.section(now.fleet, now.at, base=base) if now.fleet is not None and acting else None,
         id="now",
         data_live=f"{base}page/live" if acting and now.active else None,
         data_state=state(now),
-        data_generation=str(generation["current"] or ""),
+        data_generation=str(generation.current or ""),
     )
 
 
@@ -109,7 +109,7 @@ def _run(now: Now, base: str) -> Content:
         )
     if now.active:
         stages = now.last.stages if now.last else {}
-        waits = now.status["waiting"]
+        waits = now.status.waiting
         return h.section(
             h.h2("Under way"),
             h.p(plural(waits, "request waits", "requests wait") + " for the run before.") if waits else None,
@@ -120,7 +120,7 @@ def _run(now: Now, base: str) -> Content:
     if now.last is None:
         return None
     last = now.last
-    loaded = now.status["generation"]["loaded"] == last.generation and last.state == "published"
+    loaded = now.status.generation.loaded == last.generation and last.state == "published"
     return h.section(
         h.h2("Last run ", parts.pill("loaded" if loaded else last.state)),
         _by(last.trigger, last.who, last.started, now.at, last.seconds),
@@ -144,9 +144,9 @@ def _by(trigger: str, who: str, started: float, at: float, seconds: float | None
 
 def _steps(now: Now, stages: Mapping[str, float], *, published: bool, error: bool) -> Markup:
     """The life of a generation, as far as this one has come."""
-    generation = now.status["generation"]
-    current = generation["current"]
-    loaded = published and generation["loaded"] == current and not generation["pending"]
+    generation = now.status.generation
+    current = generation.current
+    loaded = published and generation.loaded == current and not generation.pending
     items: list[Content] = []
     reached = True
     for stage, name in _STEPS:
@@ -174,34 +174,34 @@ def _steps(now: Now, stages: Mapping[str, float], *, published: bool, error: boo
 
 def _facts(now: Now) -> Markup:
     status, at = now.status, now.at
-    generation, index = status["generation"], status["index"]
-    navigator = status["navigator"]["state"]
-    drift = status["drift"]
+    generation, index = status.generation, status.index
+    navigator = status.navigator.state
+    drift = status.drift
     return parts.facts(
         [
             (
                 "In place",
                 (
-                    f"generation {generation['current']}",
-                    f", a copy of {generation['source']}" if generation["source"] else "",
+                    f"generation {generation.current}",
+                    f", a copy of {generation.source}" if generation.source else "",
                 )
-                if generation["current"]
+                if generation.current
                 else "nothing yet",
             ),
-            ("Since", parts.moment(status["published"], at) if status["published"] else None),
+            ("Since", parts.moment(status.published, at) if status.published else None),
             (
                 "Navigator serves",
-                f"generation {generation['loaded']}" if generation["loaded"] else "none of ours",
+                f"generation {generation.loaded}" if generation.loaded else "none of ours",
             ),
-            ("Tenants", f"{status['tenants']:,}" if status["tenants"] is not None else None),
-            ("Users", f"{status['users']:,}" if status["users"] is not None else None),
+            ("Tenants", f"{status.tenants:,}" if status.tenants is not None else None),
+            ("Users", f"{status.users:,}" if status.users is not None else None),
             (
                 "Navigator",
                 h.span("up" if navigator == "up" else "down", class_="good" if navigator == "up" else "bad"),
             ),
-            ("Index from", parts.moment(index["modified"], at) if index["modified"] else None),
-            ("Index", h.code(index["sha256"][:12], title=index["sha256"]) if index["sha256"] else None),
-            ("Daemon up since", parts.moment(status["started"], at)),
+            ("Index from", parts.moment(index.modified, at) if index.modified else None),
+            ("Index", h.code(index.sha256[:12], title=index.sha256) if index.sha256 else None),
+            ("Daemon up since", parts.moment(status.started, at)),
             (
                 "Changed by hand",
                 h.span(", ".join(drift), class_="bad") if drift else None,
@@ -213,9 +213,9 @@ def _facts(now: Now) -> Markup:
 # Work in the background, and the fleet.
 
 
-def _ready(ready: Mapping[str, Any]) -> Markup | None:
-    note = "Another process on this machine does it now." if ready["state"] == "waiting" else ""
-    return work.section(ready["state"], ready["generation"], ready["steps"], note)
+def _ready(ready: ReadyState) -> Markup | None:
+    note = "Another process on this machine does it now." if ready.state == "waiting" else ""
+    return work.section(ready.state, ready.generation, ready.steps, note)
 
 
 def main(now: Now, map_: Content, *, base: str) -> Markup:

@@ -1,0 +1,338 @@
+"""Every route of the interface, in one table: `app` adds them, `openapi` describes them.
+
+To add one: a record here, and its handler in `operations`, `views`, `background` or `fleet`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal
+
+import msgspec
+from aiohttp import web
+
+from sidecar.fleet.report import Report, State
+from sidecar.model.record import ErrorAnswer
+from sidecar.model.runs import TRIGGERS, Outcome
+from sidecar.model.status import Status
+from sidecar.model.work import Pushed, Work
+from sidecar.observe.history import Entry
+from sidecar.ready.table import Line
+from sidecar.web import openapi
+from sidecar.web.answers import EVENTS, TEXT, Accepted, Fine, json_answer
+from sidecar.web.background import Background, PushBody
+from sidecar.web.fleet import FleetViews
+from sidecar.web.html import asset
+from sidecar.web.operations import Operations, RollbackBody, Wait
+from sidecar.web.pages import Pages
+from sidecar.web.public import PublicTrigger
+from sidecar.web.route import OPENMETRICS, Answer, Body, Parameter, Route, answer, followed, shown
+from sidecar.web.views import Views
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What handles the requests."""
+
+    operations: Operations
+    background: Background
+    views: Views
+    public: PublicTrigger
+    pages: Pages
+    fleet: FleetViews
+
+
+def _error(words: str) -> Answer:
+    return shown(words, ErrorAnswer)
+
+
+def _failed(words: str) -> Answer:
+    """The outcome of a run, with its error; or an error alone when there was no run."""
+    return shown(words, Outcome, ErrorAnswer)
+
+
+_RUN = {
+    200: followed("done", Outcome),
+    400: _error("a parameter or the body cannot be used"),
+    404: _failed("there is no such generation"),
+    409: _failed("another generation was published before this one was loaded"),
+    412: _failed("the preview that If-Match names is not what would be published now"),
+    413: _error("the body is too large"),
+    422: _failed("the index is refused; the configuration in place stays"),
+    500: _failed("the update failed on this machine"),
+    502: _failed("the store failed, or Navigator did not load the generation"),
+    503: _failed("too many are waiting, the daemon is stopping, or Navigator is down"),
+    504: _failed("no sign yet that the generation was loaded"),
+}
+_WAIT = Parameter(
+    "wait",
+    "answer when it is in place, when Navigator has loaded it, or when its ready work is done",
+    Wait,
+    "published",
+)
+_SWITCH = "1, true or yes: "
+
+
+async def _describe(request: web.Request) -> web.StreamResponse:
+    return json_answer(document())
+
+
+ROUTES: tuple[Route[Parts], ...] = (
+    Route(
+        "GET",
+        "/",
+        "The operators' page for browsers; the state for everyone else.",
+        lambda parts: parts.views.status,
+        page=lambda parts: parts.pages.home,
+        description="The addresses below /page are the page's own and not described.",
+        answers={200: shown("the page, or the state", Status), **openapi.NOT_ALLOWED},
+    ),
+    Route(
+        "POST",
+        "/update",
+        "Run an update.",
+        lambda parts: parts.operations.update,
+        needs="administrator",
+        description="It answers when the update is published. Pokes that arrive during a run share "
+        "the next one. As text/event-stream the run's log comes line by line, its outcome last.",
+        parameters=(
+            _WAIT,
+            Parameter("force", f"{_SWITCH}accept large losses, retry what was refused"),
+            Parameter("trigger", "what asks, for the records", Literal[tuple(TRIGGERS)]),
+            Parameter("If-Match", "the ETag of a preview: publish exactly that", where="header"),
+        ),
+        answers=_RUN,
+    ),
+    Route(
+        "GET",
+        "/preview",
+        "What an update would change now: a summary and unified diffs.",
+        lambda parts: parts.operations.preview,
+        needs="administrator",
+        page=lambda parts: parts.pages.preview,
+        answers={
+            **_RUN,
+            200: msgspec.structs.replace(
+                shown("what would change", Outcome), headers=(("ETag", "for If-Match of POST /update"),)
+            ),
+        },
+    ),
+    Route(
+        "POST",
+        "/rollback",
+        "Restore an older generation. It stays until somebody asks for an update.",
+        lambda parts: parts.operations.rollback,
+        needs="administrator",
+        parameters=(_WAIT,),
+        body=Body(RollbackBody, {"generation": 1}, required=True),
+        answers=_RUN,
+    ),
+    Route(
+        "POST",
+        "/ready",
+        "Run the ready work: event databases and prerendered pages.",
+        lambda parts: parts.background.ready,
+        needs="administrator",
+        description="It answers when the work has ended. As text/event-stream its progress comes "
+        "as it happens, its result last.",
+        parameters=(Parameter("everything", f"{_SWITCH}render also what cannot have changed"),),
+        answers={
+            200: followed("done", Work),
+            500: shown("a step failed", Work),
+            503: _error("there is no generation yet, or another process does the work"),
+        },
+    ),
+    Route(
+        "GET",
+        "/databases",
+        "The event databases that belong here: local, in the store, whose, what would happen.",
+        lambda parts: parts.background.databases,
+        needs="administrator",
+        answers={
+            200: answer("the databases", tuple[Line, ...]),
+            404: _error("there is no generation yet"),
+            502: _error("the store failed"),
+        },
+    ),
+    Route(
+        "POST",
+        "/databases/push",
+        "Upload event databases that are written here, and renew the inventory.",
+        lambda parts: parts.background.push,
+        needs="administrator",
+        description="Without names all with something new. What the store holds is replaced only "
+        "if it is what was last seen here, or with `overwrite`.",
+        body=Body(PushBody, {"names": []}),
+        answers={
+            200: answer("all are stored", Pushed),
+            400: _error("the body cannot be used"),
+            404: _error("there is no such database here, or no generation yet"),
+            409: shown("some are not stored", Pushed, ErrorAnswer),
+            413: _error("the body is too large"),
+            502: _error("the store failed"),
+        },
+    ),
+    Route(
+        "POST",
+        "/webhook",
+        "The store has something new, or may have: a poke, whatever the body says.",
+        lambda parts: parts.operations.webhook,
+        needs="token",
+        body=Body(Any),
+        answers={
+            202: answer("an update will run", Accepted, also=()),
+            401: _error("the token is wrong"),
+            404: _error("no token is configured: the webhook is off"),
+        },
+    ),
+    Route(
+        "POST",
+        "/public",
+        "What Navigator's CGI passes on. On the Unix socket only.",
+        lambda parts: parts.public.handle,
+        description="The forwarder adds the headers Sidecar-Method, Sidecar-Path and Sidecar-Remote. "
+        "A body without a signature is not read; an expected digest needs one. A GET of "
+        "`<root>/update_status` that it passes on is answered with this machine's state and digests.",
+        answers={
+            **{status: answers for status, answers in _RUN.items() if status != 412},
+            401: _error("the signature is missing, wrong, too old, or used already"),
+            404: _error("this is not the Unix socket"),
+            405: _error("the request that was forwarded is not a POST"),
+            408: _error("the signed body did not come in time"),
+            415: _error("the body's encoding is not understood"),
+        },
+    ),
+    Route(
+        "GET",
+        "/fleet",
+        "The update of all machines that is under way, or how the last one ended.",
+        lambda parts: parts.fleet.state,
+        needs="administrator",
+        answers={200: answer("how it stands", State, also=())},
+    ),
+    Route(
+        "POST",
+        "/fleet/update",
+        "Bring all machines to the newest index, and see that they load it.",
+        lambda parts: parts.fleet.update,
+        needs="administrator",
+        description="Where this machine owns the index, it is uploaded first. It answers when the "
+        "last machine is done; as text/event-stream the events tell how each stands. One at a time.",
+        parameters=(
+            Parameter("only", "machines with this id, name or region; may be repeated"),
+            Parameter("quorum", "so many machines are enough", Annotated[int, msgspec.Meta(ge=1)]),
+            Parameter("wait", "until when", Literal["loaded", "ready"]),
+            Parameter("upload", "0, false or no: poke with what the store holds"),
+            Parameter("replace", f"{_SWITCH}upload over an index that was not seen here"),
+            Parameter("dry_run", f"{_SWITCH}only say what would be done"),
+        ),
+        answers={
+            200: followed("all have loaded it", Report),
+            400: _error("a parameter cannot be used"),
+            409: _error("one is under way already, or this machine is not configured for it"),
+            502: shown("not all have loaded it, or their list or the store failed", Report, ErrorAnswer),
+            503: _error("the daemon is stopping"),
+        },
+    ),
+    Route(
+        "GET",
+        "/status",
+        "The state of this machine; nothing secret, no names of users.",
+        lambda parts: parts.views.status,
+        page=lambda parts: parts.pages.state,
+        answers={200: shown("the state", Status)},
+    ),
+    Route(
+        "GET",
+        "/generations",
+        "What ran and how it ended, newest first.",
+        lambda parts: parts.views.generations,
+        needs="administrator",
+        page=lambda parts: parts.pages.past,
+        parameters=(
+            Parameter("limit", "how many", Annotated[int, msgspec.Meta(ge=0, le=500)], 50),
+            Parameter("before", "only runs below this number", Annotated[int, msgspec.Meta(ge=0)]),
+        ),
+        answers={
+            200: shown("the runs", tuple[Entry, ...]),
+            400: _error("a parameter is not a whole number"),
+        },
+    ),
+    Route(
+        "GET",
+        "/generations/{number}",
+        "Everything that is remembered of one generation.",
+        lambda parts: parts.views.generation,
+        needs="administrator",
+        page=lambda parts: parts.pages.generation,
+        parameters=(Parameter("number", "which one", Annotated[int, msgspec.Meta(ge=1)], where="path"),),
+        answers={
+            200: shown("the run that published it", Entry),
+            404: _error("the history does not know it"),
+        },
+    ),
+    Route(
+        "GET",
+        "/events",
+        "What happens, as it happens, as server-sent events.",
+        lambda parts: parts.views.events,
+        needs="administrator",
+        answers={
+            200: Answer("events until the client leaves", kinds=(EVENTS,)),
+            303: Answer("a browser that wants HTML is sent to the page"),
+        },
+    ),
+    Route(
+        "GET",
+        "/metrics",
+        "The metrics for Prometheus; OpenMetrics when that is asked for.",
+        lambda parts: parts.views.metrics,
+        parameters=(Parameter("name[]", "only these", list[str]),),
+        answers={200: Answer("the metrics", kinds=(TEXT, OPENMETRICS))},
+    ),
+    Route(
+        "GET",
+        "/healthz",
+        "Alive: the loop that does the work turns.",
+        lambda parts: parts.views.healthz,
+        answers={200: answer("ok", Fine), 503: _error("it is stuck")},
+    ),
+    Route(
+        "GET",
+        "/readyz",
+        "Ready: the living web server serves a generation.",
+        lambda parts: parts.views.readyz,
+        answers={200: answer("ok", Fine), 503: _error("no generation was loaded yet")},
+    ),
+    Route(
+        "GET",
+        "/openapi.json",
+        "This description.",
+        lambda _: _describe,
+        answers={200: answer("an OpenAPI 3.1 document", dict[str, Any], also=())},
+    ),
+)
+
+PAGE_ROUTES: tuple[Route[Parts], ...] = (
+    Route("GET", "/page/live", "The page's changing part.", lambda parts: parts.pages.live),
+    Route("GET", "/page/update", "Asks before an update.", lambda parts: parts.pages.confirm),
+    Route("POST", "/page/update", "Begins an update.", lambda parts: parts.pages.apply),
+    Route("GET", "/page/fleet", "Asks before a fleet update.", lambda parts: parts.pages.confirm_fleet),
+    Route("POST", "/page/fleet", "Begins a fleet update.", lambda parts: parts.pages.apply_fleet),
+    Route(
+        "GET",
+        "/page/rollback/{number}",
+        "Asks before a rollback.",
+        lambda parts: parts.pages.confirm_rollback,
+    ),
+    Route("POST", "/page/rollback/{number}", "Begins a rollback.", lambda parts: parts.pages.roll_back),
+    Route("GET", "/page/assets/{digest}/{name}", "The page's style and script.", lambda _: asset),
+)
+"""What the page needs for itself; nothing else should rely on it. Without a password only the assets come."""
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The description of the interface."""
+    return openapi.document(ROUTES)
