@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import shutil
 import sys
@@ -87,6 +86,8 @@ def _number(text: str) -> int:
 
 
 def _update(options: argparse.Namespace, settings: Settings) -> int:
+    import asyncio
+
     from sidecar.fleet.progress import Lines, Live, Silence
     from sidecar.fleet.report import lines
     from sidecar.fleet.run import Updates, Wanted
@@ -116,6 +117,8 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
 
 async def _shown(work: Coroutine[Any, Any, Report], live: Live) -> Report:
     """Keep the picture fresh while the work goes on: it may be quiet for long."""
+    import asyncio
+
     task = asyncio.create_task(work)
     try:
         while not task.done():
@@ -144,6 +147,8 @@ def _index(options: argparse.Namespace, settings: Settings) -> Path | None:
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
+    import asyncio
+
     from sidecar.fleet.progress import Silence
     from sidecar.fleet.report import overview_lines
     from sidecar.fleet.run import Updates
