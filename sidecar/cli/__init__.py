@@ -1,9 +1,11 @@
-"""The command line. Exit status: 0 done, 1 failed or refused, 2 wrong usage or configuration."""
+"""The command line. Exit status: 0 done, 1 failed or refused, 2 wrong usage or configuration.
+
+What only some commands need is imported by these: Navigator's hooks wait for `sidecar update`.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import ctypes
 import getpass
 import hashlib
@@ -120,6 +122,8 @@ def load_settings(
 def _serve(options: argparse.Namespace, settings: Settings) -> int:
     _spare_memory()
     _raise_limit_of_files()
+    import asyncio
+
     from sidecar.daemon import Daemon
 
     become_owner(Path(settings.paths.state))
@@ -220,6 +224,8 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _once(settings: Settings, request: Request) -> Outcome:
+    import asyncio
+
     from sidecar.daemon import Daemon
 
     become_owner(Path(settings.paths.state))
@@ -271,6 +277,8 @@ def _alone(settings: Settings) -> ready_command.Alone:
     """Where no daemon runs, this process does the work instead, and holds the daemon's lock meanwhile."""
 
     def alone(do: Callable[[Parts], Awaitable[Result]]) -> Result:
+        import asyncio
+
         from sidecar.daemon import Daemon
 
         become_owner(Path(settings.paths.state))
@@ -309,6 +317,8 @@ def _config(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _doctor(options: argparse.Namespace, settings: Settings) -> int:
+    import asyncio
+
     from sidecar.cli.doctor import examine
 
     become_owner(Path(settings.paths.state))
@@ -366,6 +376,8 @@ def _sign(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _demo(options: argparse.Namespace, settings: Settings) -> int:
+    import asyncio
+
     from sidecar.daemon import Daemon
     from sidecar.demo.prepare import prepare
 

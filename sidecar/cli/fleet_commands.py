@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import shutil
 import sys
@@ -100,6 +99,8 @@ def _number(text: str) -> int:
 
 
 def _update(options: argparse.Namespace, settings: Settings) -> int:
+    import asyncio
+
     from sidecar.fleet.progress import Lines, Live, Records, Silence
     from sidecar.fleet.report import lines
     from sidecar.fleet.run import Updates, Wanted
@@ -134,6 +135,8 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
 
 def _recorded(updates: Updates, wanted: Wanted, records: Records) -> int:
     """Run it with a record for everything, the end included."""
+    import asyncio
+
     try:
         report = asyncio.run(updates.update(wanted, records))
     except SidecarError as error:
@@ -145,6 +148,8 @@ def _recorded(updates: Updates, wanted: Wanted, records: Records) -> int:
 
 async def _shown(work: Coroutine[Any, Any, Report], live: Live) -> Report:
     """Keep the picture fresh while the work goes on: it may be quiet for long."""
+    import asyncio
+
     task = asyncio.create_task(work)
     try:
         while not task.done():
@@ -173,6 +178,8 @@ def _index(options: argparse.Namespace, settings: Settings) -> Path | None:
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
+    import asyncio
+
     from sidecar.fleet.progress import Silence
     from sidecar.fleet.report import overview_lines
     from sidecar.fleet.run import Updates

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -158,6 +157,8 @@ def ready(
         _unless_absent(error)
 
         async def work(parts: Parts) -> Work:
+            import asyncio
+
             running = asyncio.create_task(parts.work.run())
             try:
                 done = await parts.work.request("command", "a command", everything=everything)

@@ -150,13 +150,13 @@ class Generations:
             return done
         if inputs is not None and last.inputs != inputs:
             done.append(self._leave(last, installed))
-            missing = self.site.missing()
+            missing = self._missing(last)
             if self.current is last and missing and self.is_of(region):
                 # Older than today's settings, but this machine's: better than nothing, until an update.
                 self._install_whole(last, missing, index=False)
                 done.append(f"put files of generation {last.number} back: {', '.join(missing)}")
             return done
-        missing, fault = self.site.missing(), self.site.index_fault()
+        missing, fault = self._missing(last), self.site.index_fault()
         try:
             if installed is None or installed.generation != last.number:
                 self._install_whole(last, NAMES, index=True)
@@ -171,6 +171,10 @@ class Generations:
             raise
         self.current = last
         return done
+
+    def _missing(self, manifest: Manifest) -> list[str]:
+        """The artifacts of a generation that are not in their places."""
+        return [name for name in self.site.missing() if name in manifest.digests]
 
     def _leave(self, last: Manifest, installed: Installed | None) -> str:
         """Leave everything in its place, and say why the last generation is not installed."""
@@ -343,7 +347,7 @@ class Generations:
 
     def _install_whole(self, manifest: Manifest, names: Iterable[str], *, index: bool) -> None:
         """Install files of a committed generation from its folder."""
-        chosen = {*names, NAVIGATOR}
+        chosen = {*names, NAVIGATOR} & manifest.digests.keys()
         artifacts = [one for one in self.archive.artifacts(manifest.number) if one.name in chosen]
         try:
             with explained(f"generation {manifest.number}"):
@@ -406,5 +410,5 @@ def _changed(present: Present, manifest: Manifest) -> list[str]:
     return [
         name
         for name, content in present.contents.items()
-        if content is None or sha256(content) != manifest.digests.get(name)
+        if name in manifest.digests and (content is None or sha256(content) != manifest.digests[name])
     ]

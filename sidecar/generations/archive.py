@@ -57,10 +57,14 @@ class Archive:
         return found
 
     def artifacts(self, number: int) -> tuple[Artifact, ...]:
-        """The artifacts of a kept generation; `NotFound` when they are not whole."""
+        """The artifacts of a kept generation; `NotFound` when they are not whole.
+
+        Its manifest says which there are: one of an older version may lack what is made today.
+        """
         manifest = self.manifest(number)
+        names = [name for name in NAMES if name in manifest.digests]
         try:
-            found = tuple(Artifact(name, (self.folder(number) / name).read_bytes()) for name in NAMES)
+            found = tuple(Artifact(name, (self.folder(number) / name).read_bytes()) for name in names)
         except OSError as error:
             raise NotFound(f"generation {number} is not whole: {error}", "choose another") from error
         if any(sha256(one.content) != manifest.digests.get(one.name) for one in found):

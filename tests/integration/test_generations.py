@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sidecar.daemon import Daemon
@@ -246,6 +247,31 @@ def test_modes_are_explicit(tmp_path: Path) -> None:
     assert mode(machine.state) == 0o700
     assert mode(machine.state / "generations") == 0o700
     assert mode(machine.state / "generations" / "00000001" / "htpasswd") == 0o600
+
+
+def test_a_generation_of_a_version_that_made_less_stays_usable(published: Machine) -> None:
+    """Its manifest says what it holds: it is whole, is put in place again, and can be gone back to."""
+    machine = published
+    one_password(machine, 1)
+    assert update(machine).state == "published"
+    archive = open_generations(machine).archive
+    for number in (1, 2):
+        manifest = archive.manifest(number)
+        kept = {name: digest for name, digest in manifest.digests.items() if name != "prerender.txt"}
+        (archive.folder(number) / "prerender.txt").unlink()
+        archive.rewrite(msgspec.structs.replace(manifest, digests=kept))
+    machine.target("prerender.txt").unlink()
+    machine.target("map.yml").unlink()
+    generations = open_generations(machine)
+    said = generations.startup()
+    generations.shutdown()
+    assert said == ["put files of generation 2 back: map.yml"]
+    assert "prerender.txt" not in {one.name for one in archive.artifacts(1)}
+    outcome = update(machine, rollback=1)
+    assert outcome.state == "published", outcome.error
+    one_password(machine, 2)
+    assert update(machine).state == "published"
+    assert "prerender.txt" in machine.targets()
 
 
 def test_the_default_mode_of_what_holds_passwords(published: Machine) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -165,3 +167,10 @@ def test_numbers_and_durations() -> None:
     assert (took(0.0001), took(0.012), took(1.234), took(61.2)) == ("under 1 ms", "12 ms", "1.23 s", "61 s")
     assert brief(None) == brief(Changes()) == ""
     assert hide_hash("ann") == "ann"
+
+
+def test_commands_start_without_what_they_do_not_need() -> None:
+    """A hook of a booting machine waits for `sidecar update`, which needs nothing of what a daemon needs."""
+    code = "import sys, sidecar.cli; print(*{'asyncio', 'aiohttp', 'aioboto3'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.split() == []
