@@ -261,18 +261,9 @@ class Ready(Section, frozen=True):
     """The work in the background once a generation is loaded."""
 
     at_start: Annotated[bool, _doc("whether it runs when the daemon starts, too")] = True
-    every: Annotated[Duration, _doc("how often it runs without any reason; 0: never")] = Duration(0)
     retry: Annotated[Duration, _doc("how long after a failure it runs again; 0: not by itself")] = Duration(
         300
     )
-    supersede: Annotated[
-        str,
-        Meta(
-            pattern="^(finish|cancel)$",
-            description="what becomes of the work under way when a newer generation is loaded: "
-            "`finish` ends it first, `cancel` stops it at the next safe point",
-        ),
-    ] = "finish"
     nice: Annotated[
         int,
         Meta(

@@ -6,8 +6,8 @@ from typing import Literal
 
 from sidecar.model.record import Problem, Record
 
-StepState = Literal["waiting", "running", "done", "skipped", "failed", "cancelled"]
-WorkState = Literal["running", "done", "failed", "superseded"]
+StepState = Literal["waiting", "running", "done", "skipped", "failed"]
+WorkState = Literal["running", "done", "failed"]
 
 STEPS = ("databases", "migrate", "orphans", "extra", "prerender")
 
@@ -17,7 +17,7 @@ GOOD = frozenset({"done", "skipped"})
 class Step(Record, frozen=True, omit_defaults=True):
     """One step of the work.
 
-    `state` is waiting, running, done, skipped, failed, or cancelled. `done` of `total` items are behind it,
+    `state` is waiting, running, done, skipped or failed. `done` of `total` items are behind it,
     `current` names the one that was begun last. `said` is its result in a sentence, `output` the end of what
     its commands printed.
     """
@@ -36,7 +36,7 @@ class Step(Record, frozen=True, omit_defaults=True):
 class Work(Record, frozen=True):
     """All steps for one generation, whose `fingerprint` names its content.
 
-    `state` is running, done, failed or superseded (a newer generation was loaded meanwhile).
+    `state` is running, done or failed.
     """
 
     generation: int
@@ -92,6 +92,4 @@ def work_text(work: Work) -> str:
 
 def outcome_of(steps: tuple[Step, ...]) -> WorkState:
     """The state of work whose steps have ended."""
-    if any(step.state == "failed" for step in steps):
-        return "failed"
-    return "superseded" if any(step.state == "cancelled" for step in steps) else "done"
+    return "failed" if any(step.state == "failed" for step in steps) else "done"

@@ -54,7 +54,7 @@ _STORE_OUTCOMES = (
     "too_large",
     "error",
 )
-READY_OUTCOMES = ("done", "skipped", "failed", "cancelled")
+READY_OUTCOMES = ("done", "skipped", "failed")
 _READY_SECONDS = (0.01, 0.05, 0.2, 1, 5, 15, 60, 300, 900, 1800)
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 

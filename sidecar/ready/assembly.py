@@ -44,7 +44,7 @@ class Parts:
     def on_event(self, event: LifecycleEvent) -> None:
         """A generation that is loaded has its slow work done."""
         if isinstance(event, Loaded):
-            self.work.request("loaded", f"generation {event.generation}", generation=event.generation)
+            self.work.request("loaded", f"generation {event.generation}")
 
 
 def assemble(

@@ -299,7 +299,7 @@ class Databases:
         undone, unserved = set(todo), {name for name in todo if _is_empty(here.get(name))}
 
         async def prepare(name: str) -> None:
-            report = Report(_nothing, _ignore, _never)
+            report = Report(_nothing, _ignore)
             # Nobody has written it here yet, whoever may from now on.
             row = await self._judge(Wanted(name, None, False, False), here.get(name), listing.get(name))
             action = row.verdict.action
@@ -468,7 +468,3 @@ def _nothing() -> None:
 
 def _ignore(line: str) -> None:
     """Nobody reads this."""
-
-
-def _never() -> bool:
-    return False

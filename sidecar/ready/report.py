@@ -9,19 +9,12 @@ _KEPT = 16_000
 _TELL_EVERY = 0.2
 
 
-class Superseded(Exception):
-    """A newer generation was loaded, and this work is to end at the next safe point."""
-
-
 class Report:
     """One step's progress. `changed` is called now and then, `line` for each line of output."""
 
-    def __init__(
-        self, changed: Callable[[], None], line: Callable[[str], None], superseded: Callable[[], bool]
-    ) -> None:
+    def __init__(self, changed: Callable[[], None], line: Callable[[str], None]) -> None:
         self._changed = changed
         self._line = line
-        self._superseded = superseded
         self._told = 0.0
         self.done = 0
         self.total = 0
@@ -35,8 +28,7 @@ class Report:
         self._changed()
 
     def begin(self, current: str) -> None:
-        """Say which item is begun. A safe point: raises `Superseded` when this work shall end."""
-        self.safe_point()
+        """Say which item is begun."""
         self.current = current
         self._tell()
 
@@ -44,11 +36,6 @@ class Report:
         """Say that items are done."""
         self.done += count
         self._tell()
-
-    def safe_point(self) -> None:
-        """Raise `Superseded` when this work shall end."""
-        if self._superseded():
-            raise Superseded
 
     def say(self, text: str) -> None:
         """Keep and pass on what was printed or found; of much the end is kept."""

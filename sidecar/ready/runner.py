@@ -23,7 +23,7 @@ from sidecar.model.stream import Emit, ReadyLogLine, ReadyProgress
 from sidecar.model.work import Step, StepState, Work, WorkState, outcome_of
 from sidecar.ready.facts import Facts
 from sidecar.ready.lock import WorkLock
-from sidecar.ready.report import Report, Superseded
+from sidecar.ready.report import Report
 from sidecar.system.tasks import happens
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,6 @@ class _Active:
     job: Job
     started: float
     steps: dict[str, Step] = field(default_factory=dict)
-    cancelled: bool = False
 
     def work(self, state: WorkState) -> Work:
         return Work(
@@ -95,22 +94,16 @@ class ReadyWork:
 
     # Asking
 
-    def request(
-        self, trigger: str, who: str, *, everything: bool = False, generation: int | None = None
-    ) -> asyncio.Future[Work | None]:
+    def request(self, trigger: str, who: str, *, everything: bool = False) -> asyncio.Future[Work | None]:
         """Ask for the work; the future gives how it ended, or None when there is no generation yet.
 
-        It raises `SidecarError` when the work could not begin. `generation` is one that was just loaded:
-        work that is under way for another one may be ended for it.
+        It raises `SidecarError` when the work could not begin.
         """
         if self._next is None:
             future = asyncio.get_running_loop().create_future()
             self._next = Job(trigger, who, everything, future)
         else:
             self._next.everything |= everything
-        active = self._active
-        if active is not None and generation not in (None, active.facts.generation):
-            active.cancelled = self._settings.supersede == "cancel"
         self._arrived.set()
         return self._next.future
 
@@ -118,11 +111,7 @@ class ReadyWork:
         """How the work for a generation, or a newer one, ended; None when not within `patience` seconds."""
         deadline = time.monotonic() + patience
         while True:
-            if (
-                self.last is not None
-                and self.last.generation >= generation
-                and self.last.state != "superseded"
-            ):
+            if self.last is not None and self.last.generation >= generation:
                 return self.last
             active, waiting = self._active, self._next
             if waiting is not None:
@@ -151,7 +140,7 @@ class ReadyWork:
     # Doing
 
     async def run(self) -> None:
-        """Work until cancelled; after a failure, and every so often where that is set, by itself."""
+        """Work until cancelled; after a failure by itself."""
         job: Job | None = None
         try:
             while True:
@@ -173,11 +162,10 @@ class ReadyWork:
 
     async def _take(self) -> Job:
         while self._next is None:
-            failed = self._failed and self._settings.retry > 0
-            pause = self._settings.retry if failed else self._settings.every
+            pause = self._settings.retry if self._failed else 0.0
             self._arrived.clear()
             if not await happens(self._arrived, pause or None):
-                self.request("timer", "a failure before" if failed else "the interval")
+                self.request("timer", "a failure before")
         job, self._next = self._next, None
         return job
 
@@ -226,13 +214,12 @@ class ReadyWork:
         def line(text: str) -> None:
             self._emit(ReadyLogLine(name, text))
 
-        report = Report(changed, line, lambda: active.cancelled)
+        report = Report(changed, line)
         active.steps[name] = Step(name, "running")
         self._tell()
         state: StepState = "done"
         said, error = "", None
         try:
-            report.safe_point()
             async with asyncio.timeout(self._settings.step_timeout):
                 result = await do(active.facts, report, everything=active.job.everything)
             state, said = ("skipped", "nothing to do") if result is None else ("done", result)
@@ -243,8 +230,6 @@ class ReadyWork:
                     "the step's output names each",
                     code="items_failed",
                 )
-        except Superseded:
-            state, said = "cancelled", "a newer generation was loaded"
         except TimeoutError:
             error = SidecarError(
                 f"it took longer than {self._settings.step_timeout:g} s and was ended",

@@ -179,7 +179,7 @@ class World:
         databases, _, memory = place.parts
         memory.killed = killed
         try:
-            await databases.fetch(self.facts(place), Report(lambda: None, lambda _: None, lambda: False))
+            await databases.fetch(self.facts(place), Report(lambda: None, lambda _: None))
         except Killed:
             place.start()
         if self.owner == number and databases.resolves((NAME,)):

@@ -64,7 +64,7 @@ class Bench:
     async def fetch(self, *, everything: bool = False) -> tuple[str | None, list[str]]:
         """One step; what it says, and what failed."""
         facts: Facts = facts_of(1)
-        report = Report(lambda: None, lambda _: None, lambda: False)
+        report = Report(lambda: None, lambda _: None)
         self.store.asked.clear()
         return await self.files.fetch(facts, report, everything=everything), report.failures
 

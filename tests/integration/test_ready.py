@@ -41,6 +41,16 @@ def facts_of(generation: int) -> Facts:
     return Facts(generation, f"content {generation}", Index((), (), (), ()), {}, (), (), ())
 
 
+# What a renderer does: it writes the pages.
+RENDERS = (
+    "import pathlib\n"
+    "for line in pathlib.Path('tmp/prerender.txt').read_text().splitlines():\n"
+    "    file = pathlib.Path('public') / line.split(chr(9))[1]\n"
+    "    file.parent.mkdir(parents=True, exist_ok=True)\n"
+    "    file.write_text('page')\n"
+)
+
+
 @dataclass
 class Bench:
     """A runner with two steps: the first one waits for `go`, item by item, where a test wants that."""
@@ -109,26 +119,6 @@ async def test_requests_during_the_work_share_one_more_run(tmp_path: Path) -> No
         assert bench.began == [1, 3]
 
 
-async def test_supersede_ends_the_older_work_at_a_safe_point(tmp_path: Path) -> None:
-    """With `cancel` a newer generation ends the work under way between two items; nothing more is begun."""
-    bench = Bench(tmp_path / "lock", Ready(retry=Duration(0), supersede="cancel"))
-    async with bench.running() as work, asyncio.timeout(20):
-        first = work.request("loaded", "one")
-        await until(lambda: bench.began == [1])
-        bench.generation = 2
-        newest = work.request("loaded", "two", generation=2)
-        bench.go.set()
-        done = await first
-        assert done is not None
-        assert done.state == "superseded"
-        assert [step.state for step in done.steps] == ["cancelled", "cancelled"]
-        assert done.steps[0].done == 1
-        after = await newest
-        assert after is not None
-        assert after.state == "done"
-        assert bench.second == [2]
-
-
 async def test_a_failing_step_does_not_stop_the_next(tmp_path: Path) -> None:
     """The failure is told of with its reason, and tried again by itself."""
     bench = Bench(tmp_path / "lock", Ready(retry=Duration(0.05)), failing=True)
@@ -157,15 +147,15 @@ async def test_a_step_has_a_time_limit(tmp_path: Path) -> None:
 
 
 async def test_requests_for_the_same_generation_end_nothing(tmp_path: Path) -> None:
-    """With `cancel`, too, whoever asks for what is under way gets one more run; that one goes to its end."""
-    bench = Bench(tmp_path / "lock", Ready(retry=Duration(0), supersede="cancel"))
+    """Whoever asks for what is under way gets one more run; that one goes to its end."""
+    bench = Bench(tmp_path / "lock", Ready(retry=Duration(0)))
     async with bench.running() as work, asyncio.timeout(20):
-        first = work.request("loaded", "one", generation=1)
+        first = work.request("loaded", "one")
         await until(lambda: bench.began == [1])
         again = [
             work.request("resume", "waking"),
             work.request("http", "somebody", everything=True),
-            work.request("loaded", "one", generation=1),
+            work.request("loaded", "one"),
         ]
         bench.go.set()
         ended = [await first, *[await one for one in again]]
@@ -293,7 +283,7 @@ async def test_the_work_follows_a_load_and_is_told_of(tmp_path: Path, bucket: Bu
 
 async def test_an_update_does_not_wait_for_the_work(tmp_path: Path, bucket: Bucket) -> None:
     """While the work runs an update publishes, and the work runs once more for the newer generation."""
-    script = "import sys, pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.01)"
+    script = f"import time\n{RENDERS}while not pathlib.Path('go').exists(): time.sleep(0.01)"
     machine = Machine(
         tmp_path,
         {
@@ -398,6 +388,7 @@ async def test_two_daemons_and_a_command_do_the_work_in_turn(tmp_path: Path) -> 
         "import time\n"
         "open('calls', 'a').write('<')\n"
         "time.sleep(1)\n"  # long enough for all three to ask
+        f"{RENDERS}"
         "open('calls', 'a').write('>')\n"
     )
     prerender = {"renderer": "command", "command": [sys.executable, "-c", script], "incremental": False}

@@ -28,7 +28,6 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "update.check_command": ('["/bin/check", "-v"]', ["/bin/check", "-v"]),
     "page.deployment_check": ('["/bin/check", "-v"]', ["/bin/check", "-v"]),
     "navigator.process_names": ('["a", "b"]', ("a", "b")),
-    "ready.supersede": ("cancel", "cancel"),
     "databases.owns": ("all", "all"),
     "prerender.renderer": ("command", "command"),
     "fleet.machines": (
@@ -331,7 +330,6 @@ def test_what_is_no_mode(written: object) -> None:
         ("update.max_lost_users", -0.1),
         ("update.check_command", "/bin/check"),
         ("logging.format", "xml"),
-        ("ready.supersede", "later"),
         ("ready.nice", 20),
         ("databases.owns", "none"),
         ("prerender.renderer", "ruby"),

@@ -48,8 +48,6 @@ STATES = {
     "running": ("busy", "Running"),
     "idle": ("quiet", "Idle"),
     "skipped": ("quiet", "Nothing to do"),
-    "cancelled": ("quiet", "Left out"),
-    "superseded": ("quiet", "Replaced by a newer one"),
     "stale": ("note", "Behind"),
     "behind": ("note", "Behind"),
     "unreachable": ("bad", "No answer"),
