@@ -166,7 +166,7 @@ class Updater:
             return await self._in_thread(self._prepare, run, incoming / INDEX, version)
         except (StoreError, ReadError, Rejected) as error:
             kept = None if request.preview or request.expect else await self._in_thread(self._kept_version)
-            if kept is None:
+            if kept is None or kept.sha256 == run.found.get("sha256"):
                 raise
             # Another region, a changed profile: what lies there is not this machine's.
             (incoming / INDEX).unlink(missing_ok=True)

@@ -516,8 +516,6 @@ async def test_pokes_during_a_rollback(proof: Proof) -> None:
 
         await booted.command("update")
         strangers = [asyncio.create_task(poke()) for _ in range(2000)]
-        found = await booted.status(lambda found: found["waiting"] >= 50)
-        assert found["generation"]["current"] == 2
         found = await booted.status(lambda found: found["generation"]["source"] == 1)
         assert found["generation"]["current"] == 3
         machine.reset_profile()
