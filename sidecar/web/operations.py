@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 Wait = Literal["published", "loaded", "ready"]
 _WAITS: tuple[str, ...] = get_args(Wait)
 _LONGEST_WORK = 3600.0
-BOOT_PATIENCE = 2.0
+BOOT_PATIENCE = 1.5
 """Seconds that a machine that boots shows its maintenance page for the newest, with a whole set in place."""
 
 Result = TypeVar("Result")

@@ -35,7 +35,8 @@ program() {{ printf '%s\\n' '#!/bin/sh' "$2" > "$1" && chmod 0755 "$1"; }}
 program usr/local/bin/navigator \\
   'exec /opt/sidecar/bin/python /src/tests/support/navigator.py "$1" --pid-file /tmp/navigator.pid'
 program usr/local/bin/ruby true
-program rails/bin/prerender \\
+program rails/bin/rails true
+program rails/bin/bundle \\
   'mkdir -p public/studios && id -un > public/studios/index.html && env > /data/db/env'
 for hook in navigator_start navigator_idle app_idle; do program rails/script/hook_$hook.sh true; done
 echo image > rails/public/index.html
