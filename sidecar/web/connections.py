@@ -11,7 +11,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import StreamReader, web
+from aiohttp import ClientConnectionResetError, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 
@@ -89,6 +89,9 @@ class _Connections(web.Server):
         self._busy.add(request.protocol)
         try:
             return await self._application(request)
+        except ClientConnectionResetError:
+            # Whoever asked has gone, before a body that was announced, say: no fault, and nobody to answer.
+            return _refusal(400, "")
         finally:
             self._busy.discard(request.protocol)
 

@@ -202,12 +202,14 @@ def test_any_bytes_on_both_sockets(tmp_path_factory: pytest.TempPathFactory, req
 
 
 async def _send(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], data: bytes) -> None:
-    reader, writer = streams
+    (reader, writer), answer = streams, b""
     try:
         async with asyncio.timeout(PATIENCE):
             writer.write(data)
-            writer.write_eof()
-            answer = await reader.read()
+            # Half a request is answered when its time is up; that is not waited for.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    answer = await reader.read(1 << 16)
     except (ConnectionError, BrokenPipeError):
         return
     finally:

@@ -77,6 +77,10 @@ class Peer:
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 
+    def leave(self) -> None:
+        """Send nothing more."""
+        self._writer.write_eof()
+
     async def rest(self) -> bytes:
         """All that comes until the other end closes, which it must."""
         data = b""
@@ -190,6 +194,23 @@ async def test_a_strange_expectation_is_refused(
         one.send(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nExpect: " + expected + b"\r\n\r\n")
         assert (await one.rest()).startswith(b"HTTP/1.1 417 ")
     assert not [one for one in caplog.records if one.levelno >= logging.INFO]
+
+
+async def test_whoever_leaves_before_the_body_is_no_fault(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stranger who announces a body and ends the connection leaves nothing in the log."""
+    async with served(tmp_path, Bounds()) as server:
+        for _ in range(20):
+            peer = await Peer.tcp(server)
+            announced = b"Host: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+            peer.send(b"POST /read HTTP/1.1\r\n" + announced)
+            peer.leave()
+            await peer.rest()
+        other = await Peer.tcp(server)
+        assert await other.ask()
+        await other.close()
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_a_body_may_be_announced(tmp_path: Path) -> None:
