@@ -23,7 +23,7 @@ FILL := sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@USER@|$(SERVICE_USER)|g' -e 's|@G
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
-demo: $(VENV)/run  ## run a daemon on a sample index, with a folder as object store
+demo: $(VENV)/run  ## run a small fleet on a sample index, with web servers and a folder as object store
 	$(BIN)/sidecar demo
 
 check: lint types test  ## everything that CI runs

@@ -7,6 +7,7 @@
 
 _shtab_sidecar_databases_subparsers=(status push)
 _shtab_sidecar_fleet_subparsers=(update status)
+_shtab_sidecar_demo_subparsers=(change)
 _shtab_sidecar_subparsers=(serve update preview compare status history rollback ready databases config doctor hash-password sign fleet demo)
 
 _shtab_sidecar_serve_option_strings=(-h --help --json)
@@ -27,7 +28,8 @@ _shtab_sidecar_sign_option_strings=(-h --help --json --machine --path --body --e
 _shtab_sidecar_fleet_update_option_strings=(-h --help --json --dry-run --only --quorum --wait --index --no-upload --replace --progress)
 _shtab_sidecar_fleet_status_option_strings=(-h --help --json)
 _shtab_sidecar_fleet_option_strings=(-h --help)
-_shtab_sidecar_demo_option_strings=(-h --help --json --folder --port)
+_shtab_sidecar_demo_change_option_strings=(-h --help --json --folder)
+_shtab_sidecar_demo_option_strings=(-h --help --json --folder --machines --port --once)
 _shtab_sidecar_option_strings=(-h --help --version --config)
 
 
@@ -40,6 +42,9 @@ _shtab_sidecar_hash_password___cost_choices=(8 9 10 11 12 13 14 15)
 _shtab_sidecar_fleet_update___wait_choices=(loaded ready)
 _shtab_sidecar_fleet_update___progress_choices=(auto lines json)
 _shtab_sidecar_fleet_pos_0_choices=(update status)
+_shtab_sidecar_demo_change_pos_0_choices=(password event studio bad)
+_shtab_sidecar_demo_pos_0_choices=(change)
+_shtab_sidecar_demo___machines_choices=(1 2 3 4 5 6 7 8)
 _shtab_sidecar_pos_0_choices=(serve update preview compare status history rollback ready databases config doctor hash-password sign fleet demo)
 
 _shtab_sidecar_serve__h_nargs=0
@@ -113,9 +118,14 @@ _shtab_sidecar_fleet_status___json_nargs=0
 _shtab_sidecar_fleet_pos_0_nargs=A...
 _shtab_sidecar_fleet__h_nargs=0
 _shtab_sidecar_fleet___help_nargs=0
+_shtab_sidecar_demo_change__h_nargs=0
+_shtab_sidecar_demo_change___help_nargs=0
+_shtab_sidecar_demo_change___json_nargs=0
+_shtab_sidecar_demo_pos_0_nargs=A...
 _shtab_sidecar_demo__h_nargs=0
 _shtab_sidecar_demo___help_nargs=0
 _shtab_sidecar_demo___json_nargs=0
+_shtab_sidecar_demo___once_nargs=0
 _shtab_sidecar_pos_0_nargs=A...
 _shtab_sidecar__h_nargs=0
 _shtab_sidecar___help_nargs=0

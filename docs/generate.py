@@ -191,8 +191,9 @@ def usage(name: str, parser: argparse.ArgumentParser) -> str:
     ):
         required = action.required or (not action.option_strings and action.nargs != "?")
         words.append(written if required else f"[{written}]")
-    below = any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
-    return " ".join(["sidecar", name, *words, *(["COMMAND"] if below else [])])
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    words += ["COMMAND" if action.required else "[COMMAND]" for action in below]
+    return " ".join(["sidecar", name, *words])
 
 
 def commands() -> str:

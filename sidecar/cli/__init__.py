@@ -27,6 +27,7 @@ import yaml
 
 from sidecar import __version__
 from sidecar.cli import compare as compare_command
+from sidecar.cli import demo_command
 from sidecar.cli import fleet_commands as fleet_command
 from sidecar.cli import ready_commands as ready_command
 from sidecar.cli.client import Client, NoDaemon
@@ -375,29 +376,6 @@ def _sign(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _demo(options: argparse.Namespace, settings: Settings) -> int:
-    import asyncio
-
-    from sidecar.daemon import Daemon
-    from sidecar.demo.prepare import prepare
-
-    settings = load_settings(str(prepare(Path(options.folder).resolve(), options.port)))
-    set_up(settings.logging)
-
-    async def serve() -> None:
-        daemon = Daemon(settings)
-        running = asyncio.create_task(daemon.run())
-        while daemon.status.last is None and not running.done():  # noqa: ASYNC110 - the first update takes a moment
-            await asyncio.sleep(0.05)
-        if daemon.server.url and not running.done():
-            say_lines(f"\nThe operators' page: {daemon.server.url}/ (Ctrl-C ends it)")
-            say("Sign in as demo, with the password demo.")
-        await running
-
-    asyncio.run(serve())
-    return 0
-
-
 def _refused(body: Any) -> int:
     error = body.get("error", {}) if isinstance(body, dict) else {}
     raise SidecarError(error.get("message", "the sidecar refused"), error.get("hint", ""))
@@ -603,14 +581,7 @@ def _parser() -> argparse.ArgumentParser:
     fleet = commands.add_parser("fleet", help="all machines at once", description="All machines at once.")
     fleet_command.add(fleet.add_subparsers(required=True, metavar="COMMAND"), add_to)
 
-    demo = command(
-        "demo",
-        _demo,
-        "run a daemon on a sample index, with a folder as object store",
-        "sidecar demo --folder demo",
-    )
-    demo.add_argument("--folder", default="demo", help="where everything goes (default %(default)s)")
-    demo.add_argument("--port", type=int, default=9292, help="TCP port (default %(default)s)")
+    demo_command.add(commands, add_to)
     return parser
 
 

@@ -389,8 +389,8 @@ def _date(rng: random.Random, year: int, day: int) -> str | None:
 def _user_rows(rng: random.Random, count: int, studios: Sequence[_Studio]) -> Iterator[_Row]:
     for number in range(count):
         userid = f"user{number:04d}" if number else DEMO_USER
-        hashed = _made_up_hash(rng) if number else _sha(DEMO_PASSWORD)
-        line = None if number % _LOCKED_EVERY == _LOCKED else f"{userid}:{hashed}"
+        usual = f"{userid}:{_made_up_hash(rng)}" if number else htpasswd_line(userid, DEMO_PASSWORD)
+        line = None if number % _LOCKED_EVERY == _LOCKED else usual
         token = f"{rng.getrandbits(128):032x}" if rng.random() < 0.1 else None
         site = rng.choice(studios).key if studios else ""
         yield (
@@ -403,8 +403,9 @@ def _user_rows(rng: random.Random, count: int, studios: Sequence[_Studio]) -> It
         )
 
 
-def _sha(password: str) -> str:
-    return _sha_form(hashlib.sha1(password.encode(), usedforsecurity=False).digest())
+def htpasswd_line(userid: str, password: str) -> str:
+    """A user's line in the plainest form that Navigator takes; the same password gives the same line."""
+    return f"{userid}:{_sha_form(hashlib.sha1(password.encode(), usedforsecurity=False).digest())}"
 
 
 def _sha_form(digest: bytes) -> str:
@@ -448,6 +449,14 @@ def set_password(path: Path, userid: str, line: str | None) -> None:
             raise KeyError(userid)
 
 
+def keep_users(path: Path, count: int) -> None:
+    """Remove all but the first users."""
+    with _transaction(path) as connection:
+        connection.execute(
+            "delete from users where id not in (select id from users order by id limit ?)", (count,)
+        )
+
+
 def add_event(path: Path, studio_key: str, year: int, key: str, name: str) -> None:
     """Add an event behind all others; `KeyError` without such a studio, `ValueError` when it is there."""
     with _transaction(path) as connection:
@@ -475,22 +484,26 @@ def rename_studio(path: Path, key: str, name: str) -> None:
 
 
 def write_events(index: Path, folder: Path) -> None:
-    """A small database for each event of an index, as the application names them."""
+    """A small database for each event of an index, as the application names them; those there are kept."""
     with closing(sqlite3.connect(index)) as connection:
         rows = connection.execute(
             "select s.year, l.key, s.key, s.name, s.date,"
             " count(*) over (partition by s.year, s.location_id)"
             " from showcases s join locations l on l.id = s.location_id"
         ).fetchall()
+    incoming = folder / "incoming"
     for year, studio, event, name, day, count in rows:
         stem = f"{year}-{studio}" if count == 1 and event == "showcase" else f"{year}-{studio}-{event}"
         path = folder / f"{stem}.sqlite3"
-        path.unlink(missing_ok=True)
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        if path.exists():
+            continue
+        incoming.unlink(missing_ok=True)
+        with closing(sqlite3.connect(incoming, isolation_level=None)) as connection:
             connection.execute("pragma synchronous = off")
             connection.execute("pragma journal_mode = memory")
             connection.execute("create table events (id integer primary key, name text, date text)")
             connection.execute("insert into events (name, date) values (?, ?)", (name, day))
+        incoming.rename(path)
 
 
 def _studio_number(connection: sqlite3.Connection, key: str) -> int:

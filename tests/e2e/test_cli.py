@@ -6,10 +6,7 @@ import asyncio
 import hashlib
 import json
 import sqlite3
-import subprocess
 import sys
-import urllib.request
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -23,8 +20,7 @@ from sidecar import __version__
 from sidecar.demo.sample import Size, add_user, rename_studio, set_password
 from sidecar.generate import NAMES
 from sidecar.model import signing
-from tests.conftest import free_port
-from tests.support.cgi import SIDECAR, Finished, environment, run, serving, sidecar
+from tests.support.cgi import SIDECAR, Finished, run, serving, sidecar
 from tests.support.machine import QUIET_START, SECRET, Machine, until
 from tests.support.origin import origin
 
@@ -491,54 +487,6 @@ def verified(headers: dict[str, str], path: str) -> bool:
     timestamp = headers[signing.TIMESTAMP]
     poke = signing.Poke("POST", path, timestamp, headers[signing.MACHINE], headers[signing.DIGEST])
     return bool(signing.verify(poke, headers[signing.SIGNATURE], [SECRET], "m1", float(timestamp), 300))
-
-
-# The demo
-
-
-async def test_the_demo_reaches_a_first_update(tmp_path: Path) -> None:
-    """One command runs the main job on a fresh machine: a sample, a first update, a URL for the status."""
-    port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        SIDECAR,
-        "demo",
-        "--folder",
-        "demo",
-        "--port",
-        str(port),
-        cwd=tmp_path,
-        stdout=PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment(),
-    )
-    assert process.stdout is not None
-    said = b""
-    try:
-        async with asyncio.timeout(60):
-            while b"published generation 1" not in said:
-                line = await process.stdout.readline()
-                assert line, said
-                said += line
-        url = f"http://127.0.0.1:{port}"
-        assert url.encode() in said
-        status = await asyncio.to_thread(fetch, f"{url}/status")
-        assert status["tenants"] >= 370
-        assert (tmp_path / "demo" / "application" / "config" / "navigator.yml").exists()
-        # The folder is a machine like any other: what is changed there comes with the next update.
-        add_user(tmp_path / "demo" / "store" / "db" / "index.sqlite3", "visitor", f"visitor:{HASH}")
-        config = tmp_path / "demo" / "sidecar.yml"
-        assert "users: 1 added" in check(await run(SIDECAR, "--config", config, "update"), 0).out
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        rest, _ = await process.communicate()
-    assert process.returncode == 0
-    assert b"Traceback" not in said + rest
-
-
-def fetch(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        return json.loads(answer.read())
 
 
 async def test_what_nobody_thought_of_is_a_line_too(machine: Machine) -> None:
