@@ -7,7 +7,6 @@ on purpose is told apart from what differs otherwise.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from difflib import SequenceMatcher
@@ -234,6 +233,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             f"{error.filename} cannot be read: {error.strerror}", "compare as a user who may read it"
         ) from error
     become_owner(Path(settings.paths.state))
+    import asyncio
+
     ours = _published(settings) if options.published else asyncio.run(generated(settings))
     files = [
         Compared(name, str(others[name]), compared(name, ours[name], content))

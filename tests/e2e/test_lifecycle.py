@@ -612,7 +612,7 @@ async def test_timeout_while_fetching(proof: Proof, bucket: Bucket) -> None:
         proxy.always(hang)
         async with proof.machine.boot(**variables, **LIMITED) as booted:
             await booted.up()
-            found = await booted.status(lambda found: found["last"])
+            found = await booted.status(lambda found: found["error"])
             assert found["error"]["code"] == "timeout"
             assert found["generation"]["current"] == 1
             await proof.ends(booted, "old", "unknown", "healthy")
@@ -626,7 +626,7 @@ async def test_timeout_while_checking(proof: Proof) -> None:
     checks = {"SIDECAR_UPDATE_CHECK_COMMAND": f'["sh", "-c", "[ ! -e {think} ] || sleep 60"]'}
     async with proof.machine.boot(**checks, **LIMITED) as booted:
         seconds = await booted.up()
-        found = await booted.status(lambda found: found["health"]["state"] == "healthy")
+        found = await booted.status(lambda found: found["health"]["state"] == "healthy" and found["error"])
         assert found["error"]["code"] == "timeout"
         assert found["generation"]["current"] == 1
         assert await booted.lets_in("old")
