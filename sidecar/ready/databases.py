@@ -281,7 +281,18 @@ class Databases:
         missing = [name for name in asked.names if _is_empty(here.get(name)) and name not in waiting]
         stale = [] if asked.first else [name for name in asked.names if name not in asked.withheld]
         todo = list(dict.fromkeys((*missing, *stale)))
-        return await self._prepare(todo, here, waiting) if todo else Prepared((), tuple(waiting))
+        # What has come for those that waited: whoever serves it writes to it from now on.
+        self._take_over(name for name in asked.withheld if not _is_empty(here.get(name)))
+        if todo:
+            return await self._prepare(todo, here, waiting)
+        if asked.withheld:
+            await asyncio.to_thread(self._memory.save)
+        return Prepared((), tuple(waiting))
+
+    def _take_over(self, names: Iterable[str]) -> None:
+        """Remember that these are written here: what their files hold may be nowhere else."""
+        for name in names:
+            self._memory.entries[name] = replace(self._known(name) or Known(), ours=True)
 
     def _waits(self, name: str, here: Mapping[str, Here]) -> bool:
         """Whether a tenant that waits for its database must go on waiting."""
@@ -317,7 +328,7 @@ class Databases:
             failures.update((name, sentence) for sentence in report.failures)
             undone.discard(name)
             if name not in unserved:
-                self._memory.entries[name] = replace(self._known(name) or Known(), ours=True)
+                self._take_over([name])
 
         try:
             async with asyncio.timeout(self._settings.prepare_timeout):

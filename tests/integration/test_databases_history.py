@@ -21,6 +21,7 @@ from sidecar.config.settings import Fetch, Settings
 from sidecar.errors import StoreError
 from sidecar.inputs.store.folder import FolderStore
 from sidecar.model.index import Event, Index, Programme, Studio
+from sidecar.model.objects import Stored
 from sidecar.model.work import Asked
 from sidecar.ready.databases import Databases
 from sidecar.ready.facts import Facts
@@ -46,6 +47,13 @@ class Bus(FolderStore):
     """The store, whose answer to an upload can be lost on the way, to a process that lives on or does not."""
 
     loses: type[BaseException] | None = None
+    down = False
+
+    async def objects(self, prefix: str) -> list[Stored]:
+        """The listing, unless the store is out of reach."""
+        if self.down:
+            raise StoreError("out of reach")
+        return await super().objects(prefix)
 
     async def put(self, key: str, source: Path, modified: float, replaces: str | None) -> str:
         """Store it; then the answer may be lost."""
@@ -69,7 +77,10 @@ class Forgetful(Memory[Known]):
 
 @dataclass
 class Place:
-    """A machine: its folder, what it remembers, how wrong its clock is, and whether it serves the event."""
+    """A machine: its folder, what it remembers, how wrong its clock is, and whether it serves the event.
+
+    `withheld`: a generation is published that leaves the event out until its database is here.
+    """
 
     folder: Path
     region: str
@@ -77,6 +88,7 @@ class Place:
     background: Background
     offset: float = 0.0
     serves: bool = False
+    withheld: bool = False
     parts: tuple[Databases, Push, Forgetful] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -182,8 +194,23 @@ class World:
             await databases.fetch(self.facts(place), Report(lambda: None, lambda _: None))
         except Killed:
             place.start()
-        if self.owner == number and databases.resolves((NAME,)):
-            place.serves = True  # what waited for its database is published
+        memory.killed = False
+        if self.owner == number and not place.serves:
+            await self.publish(place)
+
+    async def publish(self, place: Place) -> None:
+        """An update of the owner, by the process that lives now: it serves the event once that may be."""
+        databases, _, memory = place.parts
+        if place.withheld and not databases.resolves((NAME,)):
+            return
+        try:
+            prepared = await databases.prepare(Asked((NAME,), (NAME,) if place.withheld else ()))
+        except Killed:
+            place.start()
+        else:
+            place.withheld = NAME in prepared.withheld
+            place.serves = not place.withheld
+        memory.killed = False
 
     async def push(self, lost: type[BaseException] | None) -> None:
         """An upload that somebody asked for, without insisting."""
@@ -196,28 +223,29 @@ class World:
         finally:
             self.store.loses = None
 
-    async def move(self, *, killed: bool) -> None:
-        """The event's region becomes the other one; its machine serves it once its database is here."""
+    async def move(self, how: str) -> None:
+        """The event's region becomes the other one; its machine serves it once its database is here.
+
+        Its process may be `killed` on the way, and the store may be `down`.
+        """
         self.places[self.owner].serves = False
         self.owner = 1 - self.owner
         place = self.places[self.owner]
-        databases, _, memory = place.parts
-        memory.killed = killed
-        try:
-            prepared = await databases.prepare(Asked((NAME,)))
-            place.serves = NAME not in prepared.withheld
-        except Killed:
-            place.start()
+        place.withheld = False
+        place.parts[2].killed = how == "killed"
+        self.store.down = how == "down"
+        await self.publish(place)
+        self.store.down = False
 
 
 PLACES = st.integers(0, 1)
 WRITE: tuple[Any, ...] = ("write",)
 STORE: tuple[Any, ...] = ("push", None)
-MOVE: tuple[Any, ...] = ("move", False)
+MOVE: tuple[Any, ...] = ("move", "fine")
 STEPS = st.one_of(
     st.just(WRITE),
     st.tuples(st.just("push"), st.sampled_from([None, None, StoreError, Killed])),
-    st.tuples(st.just("move"), st.booleans()),
+    st.tuples(st.just("move"), st.sampled_from(["fine", "fine", "killed", "down"])),
     st.tuples(st.just("work"), PLACES, st.booleans()),
     st.tuples(st.just("touch"), PLACES),
     st.tuples(st.just("set_clock"), PLACES, st.sampled_from([-86_400.0, -0.5, 0.0, 3600.0])),
@@ -230,6 +258,8 @@ def work(number: int) -> tuple[Any, ...]:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(STEPS, min_size=6, max_size=20))
+@example([("move", "killed"), ("work", 1, True), WRITE, MOVE, WRITE, STORE, MOVE])  # killed on its way here
+@example([WRITE, STORE, ("move", "down"), ("work", 1, True), work(0), WRITE, MOVE, WRITE, STORE, MOVE])
 @example([WRITE, STORE, WRITE, MOVE, WRITE, STORE, work(0)])  # an unstored write, and a newer object
 @example([WRITE, STORE, work(0), WRITE, MOVE, work(0), WRITE, STORE, work(0)])  # the same, looked at twice
 @example([WRITE, MOVE, WRITE, STORE, work(0)])  # a first write that was never stored
@@ -261,7 +291,7 @@ async def play(steps: list[Any]) -> None:
                 elif name == "work":
                     await world.work(arguments[0], killed=arguments[1])
                 else:
-                    await world.move(killed=arguments[0])
+                    await world.move(*arguments)
                 assert world.everything() == before, (name, arguments)
         finally:
             background.shutdown()
