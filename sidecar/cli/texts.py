@@ -65,9 +65,7 @@ def _headline(sync: Mapping[str, Any], health: Mapping[str, Any]) -> str:
 
 def _looks(sync: Mapping[str, Any], now: float) -> str:
     looked, due = sync["looked"], sync["next"]
-    last = (
-        f"the store was looked at {ago(now - looked)}" if looked else "the store has not been looked at yet"
-    )
+    last = f"was looked at {ago(now - looked)}" if looked else "has not been looked at yet"
     following = f"next look in {span(max(0.0, due - now))}" if due else "there is no regular look"
     return f"the store {last}; {following}"
 
@@ -84,10 +82,8 @@ def _set(status: Mapping[str, Any], now: float) -> str:
     counts = f"{plural(status['tenants'], 'event')}, {plural(status['users'], 'user')}"
     published = status["published"]
     since = f", published {moment(published)}, {ago(now - published)}" if published else ""
-    pinned = (
-        f", restored by hand from {status['generation']['source']}" if status["generation"]["pinned"] else ""
-    )
-    return f"generation {number}{since}; {counts}{pinned}"
+    by_hand = f", restored by hand from {status['generation']['source']}"
+    return f"generation {number}{since}; {counts}{by_hand if status['generation']['pinned'] else ''}"
 
 
 def _last(last: Mapping[str, Any] | None, now: float) -> str:

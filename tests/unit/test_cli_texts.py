@@ -67,7 +67,7 @@ def test_a_good_status_is_short_and_says_when_it_was_looked() -> None:
     """The headline has both words and the reason; every state has its moment; no raw number is shown."""
     text = status_text(status(), NOW)
     assert text.splitlines()[0] == "Synced, healthy: Navigator serves generation 3."
-    assert "looked at 4 minutes ago; next look in 6 minutes" in text
+    assert "          the store was looked at 4 minutes ago; next look in 6 minutes\n" in text
     assert "372 events, 1 user" in text
     assert "unchanged 4 minutes ago in 12 ms" in text
     assert "up for 1 day" in text
@@ -88,7 +88,7 @@ def test_what_is_wrong_comes_first() -> None:
     assert text.splitlines()[0] == "Out of sync, healthy: the index holds no users."
     assert text.splitlines()[-1] == "What to do: put a whole one there"
     assert "problem   port 9292 is taken" in text
-    assert "not been looked at yet; there is no regular look" in text
+    assert "          the store has not been looked at yet; there is no regular look\n" in text
     down = {"state": "waiting", "reason": "Navigator is down", "since": NOW, "phase": "waiting"}
     assert status_text(status(sync=sync, health=down), NOW).startswith("Out of sync, waiting: Navigator is")
 
