@@ -205,12 +205,14 @@ def _shown(path: Path) -> str:
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """A request to end, and a terminal that goes away, count as Ctrl-C does."""
+    """A request to end, and a terminal that goes away, count as Ctrl-C does; that counts from any parent."""
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    kept = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # A job in the background of a script is started with Ctrl-C ignored.
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    kept = {number: signal.signal(number, interrupt) for number in ends}
     try:
         yield
     finally:
