@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Candidate:
     version: IndexVersion
     inputs: Inputs
     generated: Generated
-    present: Mapping[str, bytes | None]
+    present: Present
     todo: Plan
     tag: str
     withheld: tuple[str, ...] = ()
@@ -118,7 +118,7 @@ class Updater:
             raise
         finally:
             self._memo.rotate()
-            await self._in_thread(self._generations.discard_incoming)
+            await in_thread(self._generations.discard_incoming)
         self._note_generation(run)
         return run.outcome(state, run.problem)
 
@@ -131,7 +131,7 @@ class Updater:
                 f"generation {current.source} was restored by hand; it stays until an administrator updates"
             )
             return "unchanged"
-        incoming = await self._in_thread(self._generations.open_incoming)
+        incoming = await in_thread(self._generations.open_incoming)
         candidate = await self._newest(request, run, incoming)
         run.note(tag=candidate.tag)
         if request.if_match is not None and request.if_match != candidate.tag:
@@ -144,14 +144,16 @@ class Updater:
             with run.stage("check_command"):
                 await self._ask(self._check_command, candidate, incoming, preview=request.preview)
         if request.preview:
-            await self._in_thread(self._describe, run, candidate, True)
+            await in_thread(self._describe, run, candidate, True)
             return "previewed"
         if not candidate.todo:
             run.say("nothing changed; no file was touched")
             return "unchanged"
-        withheld = await self._prepare_tenants(run, candidate.present[TENANTS], candidate.generated[TENANTS])
+        withheld = await self._prepare_tenants(
+            run, candidate.present.contents[TENANTS], candidate.generated[TENANTS]
+        )
         if withheld:
-            candidate = await self._in_thread(self._withhold, candidate, withheld)
+            candidate = await in_thread(self._withhold, candidate, withheld)
             if not candidate.todo:
                 run.say("nothing else changed; no file was touched")
                 return "unchanged"
@@ -163,15 +165,15 @@ class Updater:
         try:
             with run.stage("fetch"):
                 version = await self.fetch.obtain(run, incoming / INDEX)
-            return await self._in_thread(self._prepare, run, incoming / INDEX, version)
+            return await in_thread(self._prepare, run, incoming / INDEX, version)
         except (StoreError, ReadError, Rejected) as error:
-            kept = None if request.preview or request.expect else await self._in_thread(self._kept_version)
+            kept = None if request.preview or request.expect else await in_thread(self._kept_version)
             if kept is None or kept.sha256 == run.found.get("sha256"):
                 raise
             # Another region, a changed profile: what lies there is not this machine's.
             (incoming / INDEX).unlink(missing_ok=True)
             try:
-                candidate = await self._in_thread(self._prepare, run, incoming / INDEX, kept)
+                candidate = await in_thread(self._prepare, run, incoming / INDEX, kept)
             except SidecarError as second:
                 run.warn(f"the index in place does not do either: {second.message}")
                 raise error from None
@@ -210,14 +212,18 @@ class Updater:
 
     def _withhold(self, candidate: Candidate, withheld: tuple[str, ...]) -> Candidate:
         """The same without some tenants: the application would make them empty databases."""
-        current, users = self._generations.current, candidate.present[HTPASSWD] or b""
         index, deployment = candidate.index, candidate.inputs.deployment
+        users = candidate.present.contents[HTPASSWD] or b""
         generated = generate(index, deployment, self._memo, users, frozenset(withheld))
-        present = self._generations.site.present()
-        new_index = current is None or current.index.sha256 != candidate.version.sha256
-        todo = plan(generated.artifacts, present, index=new_index)
+        todo = self._plan(generated, candidate.present, candidate.version)
         self.tenants = len(generated.tenants)
         return replace(candidate, generated=generated, todo=todo, withheld=withheld)
+
+    def _plan(self, generated: Generated, present: Present, version: IndexVersion) -> Plan:
+        """What publishing a set would write."""
+        current = self._generations.current
+        new_index = current is None or current.index.sha256 != version.sha256
+        return plan(generated.artifacts, present, index=new_index)
 
     async def _commit(self, request: Request, publish: Callable[..., Manifest], *arguments: Any) -> Manifest:
         """Publish and tell of it: one step that a cancelled run ends first, and then counts as done."""
@@ -234,8 +240,6 @@ class Updater:
             # The time limit was judged before: what is published by now is told as published.
             await asyncio.wait({task})
             return task.result()
-
-    _in_thread = staticmethod(in_thread)
 
     # read, generate, check
 
@@ -273,9 +277,7 @@ class Updater:
         self.skipped_rows, self.tenants = len(generated.skipped), len(generated.tenants)
         if generated.skipped:
             run.say(f"{len(generated.skipped)} rows are unfit for htpasswd and were left out")
-        current = generations.current
-        new_index = current is None or current.index.sha256 != version.sha256
-        todo = plan(generated.artifacts, present, index=new_index)
+        todo = self._plan(generated, present, version)
         if not todo and not run.request.preview:
             generations.adopt(inputs.digest)
         return Candidate(
@@ -283,7 +285,7 @@ class Updater:
             version,
             inputs,
             generated,
-            present.contents,
+            present,
             todo,
             f"{version.sha256[:16]}-{generated.fingerprint[-16:]}",
         )
@@ -336,7 +338,7 @@ class Updater:
     ) -> None:
         artifacts, index = candidate.generated.artifacts, self._index_file(incoming)
         try:
-            await self._in_thread(command.lay_out, artifacts, index)
+            await in_thread(command.lay_out, artifacts, index)
             await command.ask()
         except Rejected as error:
             # The command may be at fault as well as the content.
@@ -346,7 +348,7 @@ class Updater:
                 )
             raise
         finally:
-            await self._in_thread(command.clear)
+            await in_thread(command.clear)
 
     # publish
 
@@ -382,8 +384,8 @@ class Updater:
 
     async def _roll_back(self, run: Run, number: int) -> str:
         """Publish the artifacts, and if so asked the index, of an older generation as a new one."""
-        incoming = await self._in_thread(self._generations.open_incoming)
-        older, artifacts, present, todo = await self._in_thread(self._choose, run.request, number, incoming)
+        incoming = await in_thread(self._generations.open_incoming)
+        older, artifacts, present, todo = await in_thread(self._choose, run.request, number, incoming)
         if not todo:
             run.say(f"generation {number} is what is in place; no file was touched")
             return "unchanged"
@@ -466,7 +468,7 @@ class Updater:
             run.note(
                 diffs={
                     artifact.name: unified(
-                        artifact.name, candidate.present.get(artifact.name), artifact.content
+                        artifact.name, candidate.present.contents.get(artifact.name), artifact.content
                     )
                     for artifact in candidate.todo.artifacts
                 }
@@ -491,7 +493,7 @@ class Updater:
 
     async def stands(self) -> bool:
         """Whether the generation in place is whole, so that Navigator can serve it whatever else failed."""
-        return await self._in_thread(self._stands)
+        return await in_thread(self._stands)
 
     def _stands(self) -> bool:
         """Whether the set in place is this machine's, and each of its files there as it was published.
