@@ -38,7 +38,7 @@ from sidecar.observe.status import StatusSource
 from sidecar.ready.assembly import assemble
 from sidecar.system import systemd
 from sidecar.system.sqlite import install_database, warm_up
-from sidecar.system.tasks import end
+from sidecar.system.tasks import Tasks, end
 from sidecar.update.check_command import CheckCommand
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.rejections import Rejections
@@ -81,7 +81,7 @@ class Daemon:
         self._id = machine_id(settings)
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
-        self._background: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
 
         self.broker = Broker()
         self.metrics = Metrics(self._id, settings.machine.region)
@@ -122,7 +122,7 @@ class Daemon:
             self._rejections,
             settings.machine.region,
             navigator.reload_timeout,
-            lambda request: self._soon(self._ask(request)),
+            lambda request: self._tasks.start(self._ask(request)),
         )
         self.updater = Updater(
             settings,
@@ -270,7 +270,7 @@ class Daemon:
             self._keep_running(stack, LocalWatch(self._own_index.signature, self._local_changed).run())
         await self.server.startup(systemd.listening_sockets())
         stack.push_async_callback(self.server.shutdown)
-        self._soon(self.server.run())
+        self._tasks.start(self.server.run())
         stack.callback(self.broker.close)
         # Before the server ends, so that whoever still waits gets an answer.
         stack.callback(self.reconciler.release_waiters)
@@ -284,7 +284,7 @@ class Daemon:
             self.ready.work.request("start", "the daemon's start")
         self._keep_running(stack, self.ready.work.run())
         if self._settings.update.at_start:
-            self._soon(self._ask(Request(trigger="start", who="the daemon's start")))
+            self._tasks.start(self._ask(Request(trigger="start", who="the daemon's start")))
 
     async def _start_work(self, stack: AsyncExitStack) -> asyncio.Task[None]:
         await asyncio.to_thread(warm_up)
@@ -309,7 +309,7 @@ class Daemon:
         stack.callback(self.ready.background.shutdown)
         await self.store.startup()
         stack.push_async_callback(self.store.shutdown)
-        stack.push_async_callback(self._end_background)
+        stack.push_async_callback(self._tasks.end)
         return self._keep_running(stack, self.worker.run())
 
     def _todays_inputs(self) -> str | None:
@@ -333,16 +333,6 @@ class Daemon:
         task.add_done_callback(ended)
         stack.push_async_callback(end, task)
         return task
-
-    def _soon(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do something in the background; nothing waits for it but the daemon's end."""
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _end_background(self) -> None:
-        for task in list(self._background):
-            await end(task)
 
     # Triggers without a client
 
@@ -407,7 +397,7 @@ class Daemon:
                 logger.warning("%s", error)
             self.metrics.set_generation("ready", work.generation)
         self._history_writer.add_ready(work)
-        self._soon(self._serve_the_waiting())
+        self._tasks.start(self._serve_the_waiting())
         self.broker.emit(ReadyProgress(work.generation, work.state, work.steps))
 
     async def _serve_the_waiting(self) -> None:

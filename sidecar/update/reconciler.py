@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +22,7 @@ from sidecar.model.runs import Request
 from sidecar.model.states import Health
 from sidecar.navigator.markers import Marker
 from sidecar.navigator.server import Navigator
-from sidecar.system.tasks import end, happens
+from sidecar.system.tasks import Tasks, end, happens
 from sidecar.update import lifecycle
 from sidecar.update.lifecycle import Action, Facts, Phase, Published, State
 from sidecar.update.observer import Observer
@@ -67,7 +67,7 @@ class Reconciler:
         rejections: Rejections,
         region: str,
         limit: float,
-        ask: Callable[[Request], None],
+        ask: Callable[[Request], object],
     ) -> None:
         """`region` is this machine's: it goes back to no other's set. `limit` is in seconds, for one
         load. `ask` has the worker run something; nobody waits for it."""
@@ -91,7 +91,7 @@ class Reconciler:
         self._news = asyncio.Event()
         self._not_loaded: dict[int, str] = {}
         self._stopping = False
-        self._background: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
 
     # What others may know
 
@@ -206,7 +206,8 @@ class Reconciler:
                 self._changed.clear()
                 await self.look()
         finally:
-            await end(watching, *self._background)
+            await end(watching)
+            await self._tasks.end()
 
     async def look(self) -> None:
         """Observe, decide, act: once."""
@@ -301,7 +302,7 @@ class Reconciler:
         if action is Action.SIGNAL:
             self._signal(state, facts, number)
         elif action is Action.LOOK:
-            self._soon(self._look_by_itself())
+            self._tasks.start(self._look_by_itself())
         elif action is Action.PROBE:
             self._probe(facts.process, number)
         elif action is Action.RECORD:
@@ -348,7 +349,7 @@ class Reconciler:
             self.wake()
 
         self._probing = probing
-        probing.task = self._soon(probe())
+        probing.task = self._tasks.start(probe())
 
     def _record(self, facts: Facts, number: int) -> None:
         current = self._generations.current
@@ -402,12 +403,6 @@ class Reconciler:
     def _tell_news(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
-
-    def _soon(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
 
 
 def _health(

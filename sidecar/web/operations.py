@@ -6,8 +6,8 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from aiohttp import web
@@ -17,6 +17,7 @@ from sidecar.model.record import Problem, Record
 from sidecar.model.runs import PREVIEW, TRIGGERS, Outcome, Request
 from sidecar.observe.events import Broker
 from sidecar.ready.runner import ReadyWork
+from sidecar.system.tasks import Tasks
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators, basic_credentials, on_unix_socket
@@ -30,8 +31,6 @@ _WAITS: tuple[str, ...] = get_args(Wait)
 _LONGEST_WORK = 3600.0
 BOOT_PATIENCE = 1.5
 """Seconds that a machine that boots shows its maintenance page for the newest, with a whole set in place."""
-
-Result = TypeVar("Result")
 
 
 class RollbackBody(Record, frozen=True, forbid_unknown_fields=True):
@@ -70,7 +69,7 @@ class Operations:
         self._webhook_token = webhook_token
         # Up to the signal, from there to the rollback, and time for the probes.
         self._longest_load = 3 * reload_timeout + 10
-        self._background: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
 
     async def update(self, request: web.Request) -> web.StreamResponse:
         """Run an update; the answer comes when it is published, or loaded where that is waited for."""
@@ -109,7 +108,7 @@ class Operations:
         """A notification that the store has something new: always a poke, whatever the body says."""
         self._check_token(request)
         # The sender waits for some seconds only and sends again what was not answered.
-        self._keep(self._poke(request.remote or "unknown"))
+        self._tasks.start(self._poke(request.remote or "unknown"))
         return json_answer(Accepted(), 202)
 
     async def _poke(self, address: str) -> None:
@@ -169,7 +168,7 @@ class Operations:
     async def _boot(self, wanted: Request) -> Outcome:
         """The outcome of the update, or that it goes on while what is in place is served."""
         started = time.time()
-        update = self._keep(self._worker.submit(wanted))
+        update = self._tasks.start(self._worker.submit(wanted))
         await asyncio.wait({update}, timeout=BOOT_PATIENCE)
         if not update.done() and await self._stands():
             error = Problem(
@@ -185,13 +184,6 @@ class Operations:
         if outcome.error is None:
             return outcome
         return msgspec.structs.replace(outcome, stands=await self._stands())
-
-    def _keep(self, coroutine: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
-        """A task that goes on, whether anybody waits for it or not."""
-        task = asyncio.ensure_future(coroutine)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
 
     async def _until_ready(self, outcome: Outcome, generation: int) -> Outcome:
         work = await self._ready_work.wait_for(generation, _LONGEST_WORK)

@@ -30,6 +30,7 @@ from sidecar.observe.events import Broker
 from sidecar.observe.history import History
 from sidecar.observe.status import StatusSource
 from sidecar.system.commands import run_command
+from sidecar.system.tasks import Tasks
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators
@@ -102,7 +103,7 @@ class Pages:
         self._fleet = fleet
         self._forms = Forms()
         self._map: tuple[str, Mapping[str, Any]] | None = None
-        self._background: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
 
     # Now
 
@@ -466,17 +467,11 @@ class Pages:
         await self._begin(self._worker.submit(wanted))
 
     async def _begin(self, work: Coroutine[Any, Any, object]) -> None:
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
+        task = self._tasks.start(work)
+        task.add_done_callback(_ended)
         await asyncio.sleep(0)
         if task.done():
             task.result()
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.warning("a run asked for on the page was not run: %s", task.exception())
 
     def _frame(self, request: web.Request, who: str) -> Frame:
         status = self._status.status()
@@ -525,3 +520,8 @@ async def _something(queue: asyncio.Queue[Any]) -> bool:
 async def _write(response: web.StreamResponse, kind: str, html: str) -> None:
     # JSON, so that no line of it can be taken for the stream's own.
     await response.write(b"event: %s\ndata: %s\n\n" % (kind.encode(), msgspec.json.encode(str(html))))
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.warning("a run asked for on the page was not run: %s", task.exception())
