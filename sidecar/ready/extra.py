@@ -13,7 +13,7 @@ from sidecar.ready.facts import Facts
 from sidecar.ready.memory import Memory
 from sidecar.ready.report import Report
 from sidecar.system.background import Background
-from sidecar.system.files import replace
+from sidecar.system.files import replace, signature_at
 
 
 class Held(Record, frozen=True):
@@ -86,7 +86,7 @@ class ExtraFiles:
     async def _fetch(self, extra: Extra, key: str, *, known: bool) -> bool:
         """Fetch one unless it is in place already; whether it was written."""
         target, held = extra.target(key), self._memory.entries.get(key)
-        signature = await self._background.run(_signature, target)
+        signature = await self._background.run(signature_at, target) or ""
         in_place = known and held is not None and held.signature == signature
         self._staged.unlink(missing_ok=True)
         try:
@@ -109,13 +109,4 @@ class ExtraFiles:
         if changed:
             target.parent.mkdir(parents=True, exist_ok=True)
             replace(target, content, mode=mode, owner=self._owner, synced=True)
-        return changed, _signature(target)
-
-
-def _signature(path: Path) -> str:
-    """Of a file as it lies there; empty when there is none."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return ""
-    return f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"
+        return changed, signature_at(target) or ""

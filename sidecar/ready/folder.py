@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from sidecar.errors import PublishError, SidecarError
 from sidecar.ready.plan import SUFFIX, Here
-from sidecar.system.files import give, leftovers, sync, temporary
+from sidecar.system.files import give, leftovers, signature, sync, temporary
 from sidecar.system.sqlite import (
     SIDE_FILES,
     Locked,
@@ -232,8 +232,8 @@ class DatabaseFolder:
 
 
 def _here(stat: os.stat_result, log: os.stat_result | None) -> Here:
-    signature, modified = f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}", stat.st_mtime
+    moves, modified = signature(stat), stat.st_mtime
     if log is not None and log.st_size:
-        signature += f"+{log.st_mtime_ns:x}-{log.st_size:x}"
+        moves += f"+{log.st_mtime_ns:x}-{log.st_size:x}"
         modified = max(modified, log.st_mtime)
-    return Here(stat.st_size + (log.st_size if log else 0), modified, signature)
+    return Here(stat.st_size + (log.st_size if log else 0), modified, moves)

@@ -19,7 +19,7 @@ from sidecar.ready.pages import Rendered, documentation, fingerprints, plan_page
 from sidecar.ready.report import Report
 from sidecar.system.background import Background, each
 from sidecar.system.commands import run_command
-from sidecar.system.files import replace
+from sidecar.system.files import replace, signature_at
 
 _LARGEST_PAGE = 16 << 20
 # What stands in the memory for the command, which renders all pages at once.
@@ -179,7 +179,7 @@ class Prerender:
             raise SidecarError(f"{url} cannot be fetched: {error}") from error
 
     def _signatures(self, files: Sequence[str]) -> dict[str, str | None]:
-        return {file: _signature(self._public / file) for file in files}
+        return {file: signature_at(self._public / file) for file in files}
 
     def _keep(self, file: str, body: bytes) -> tuple[bool, str]:
         """Write a page where it differs; whether it did, and the file's signature."""
@@ -188,18 +188,10 @@ class Prerender:
             if not (target.is_file() and target.read_bytes() == body):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 replace(target, body, mode=self._mode, owner=self._owner, synced=True)
-                return True, _signature(target) or ""
+                return True, signature_at(target) or ""
         except OSError as error:
             raise SidecarError(f"{target} cannot be written: {error.strerror}") from error
-        return False, _signature(target) or ""
+        return False, signature_at(target) or ""
 
     def _remove(self, file: str) -> None:
         (self._public / file).unlink(missing_ok=True)
-
-
-def _signature(path: Path) -> str | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"

@@ -144,6 +144,19 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def signature(there: os.stat_result) -> str:
+    """Moves with any change of a file that moves its time, its size, or puts another in its place."""
+    return f"{there.st_mtime_ns:x}-{there.st_size:x}-{there.st_ino:x}"
+
+
+def signature_at(path: Path) -> str | None:
+    """That of the file at a path; None when there is none."""
+    try:
+        return signature(path.stat())
+    except OSError:
+        return None
+
+
 def sha256(content: bytes) -> str:
     """The digest of a content in hexadecimal."""
     return hashlib.sha256(content).hexdigest()

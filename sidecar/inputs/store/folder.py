@@ -16,6 +16,7 @@ from sidecar.config.settings import Fetch
 from sidecar.errors import StoreError
 from sidecar.inputs.store.transfer import CHUNK, Transfer, changed
 from sidecar.model.objects import Fetched, Stored
+from sidecar.system.files import signature
 
 Result = TypeVar("Result")
 Rest = TypeVarTuple("Rest")
@@ -98,7 +99,7 @@ class FolderStore:
             stat = (self._folder / key).stat()
         except FileNotFoundError:
             return None
-        return Stored(key, _etag(stat), stat.st_mtime, stat.st_size) if S_ISREG(stat.st_mode) else None
+        return Stored(key, signature(stat), stat.st_mtime, stat.st_size) if S_ISREG(stat.st_mode) else None
 
     def _put(self, key: str, source: Path, modified: float, replaces: str | None) -> str:
         target = self._folder / key
@@ -118,7 +119,7 @@ class FolderStore:
                 incoming.replace(target)
             finally:
                 incoming.unlink(missing_ok=True)
-            return _etag(target.stat())
+            return signature(target.stat())
 
     def _copy(self, key: str, target: Path, etag: str | None, transfer: Transfer) -> Fetched | None:
         source, torn = self._folder / key, ""
@@ -127,18 +128,18 @@ class FolderStore:
             try:
                 with source.open("rb") as stream:
                     before = os.fstat(stream.fileno())
-                    if _etag(before) == etag:
+                    if signature(before) == etag:
                         return None
                     with transfer.open(target, self._limits.max_bytes) as incoming:
                         while chunk := stream.read(CHUNK):
                             transfer.check()
                             incoming.write(chunk)
-                    if _etag(os.fstat(stream.fileno())) != _etag(before):
+                    if signature(os.fstat(stream.fileno())) != signature(before):
                         torn = f"{source} kept changing while it was read"
                     elif incoming.size != before.st_size:
                         torn = f"{incoming.size} of {before.st_size} bytes of {source} came"
                     else:
-                        return Fetched(_etag(before), before.st_mtime, incoming.sha256, incoming.size)
+                        return Fetched(signature(before), before.st_mtime, incoming.sha256, incoming.size)
             except FileNotFoundError:
                 raise StoreError(
                     f"there is no {source}", "put it there, or correct `store`", code="store_missing"
@@ -147,7 +148,3 @@ class FolderStore:
                 raise StoreError(f"{source} cannot be read: {error.strerror}", code="store_failed") from error
         hint = "write it to another name and rename it; is the file system sound?"
         raise StoreError(torn, hint, code="store_torn")
-
-
-def _etag(stat: os.stat_result) -> str:
-    return f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"
