@@ -21,6 +21,7 @@ from sidecar.inputs.index import read_deployed, read_index
 from sidecar.inputs.machine import Machine, placeholder_values
 from sidecar.inputs.store import open_store, own_index
 from sidecar.model.record import Record
+from sidecar.model.words import spoken
 
 _PATIENCE = 5.0
 
@@ -185,7 +186,7 @@ def _daemon(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         "sync",
         sync["state"] in ("synced", "pinned"),
-        f"{sync['state'].replace('_', ' ')}: {sync['reason']}",
+        f"{spoken(sync['state'])}: {sync['reason']}",
         problem.get("hint") or "`sidecar update` brings in what the store holds",
     )
     yield Finding(

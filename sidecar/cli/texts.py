@@ -12,10 +12,9 @@ from sidecar.generate import HTPASSWD
 from sidecar.model.changes import Changes
 from sidecar.model.runs import Outcome
 from sidecar.model.text import printable
-from sidecar.model.words import ago, asked, brief, hide_hash, plural, span, took
+from sidecar.model.words import ago, asked, brief, hide_hash, plural, span, spoken, took
 
 _WIDTH = 10
-_STATES = {"out_of_sync": "out of sync"}
 
 
 def moment(seconds: float) -> str:
@@ -26,11 +25,14 @@ def moment(seconds: float) -> str:
 def status_text(status: Mapping[str, Any], now: float) -> str:
     """How a machine is doing, from the answer to `GET /status`; `now` in seconds since 1970."""
     sync, health = status["sync"], status["health"]
-    lines = [f"{_word(sync['state']).capitalize()}, {_word(health['state'])}: {_headline(sync, health)}.", ""]
+    lines = [
+        f"{spoken(sync['state']).capitalize()}, {spoken(health['state'])}: {_headline(sync, health)}.",
+        "",
+    ]
     rows: list[tuple[str, str]] = [
-        ("sync", f"{_word(sync['state'])}: {sync['reason']}"),
+        ("sync", f"{spoken(sync['state'])}: {sync['reason']}"),
         ("", _looks(sync, now)),
-        ("health", f"{_word(health['state'])}: {health['reason']}"),
+        ("health", f"{spoken(health['state'])}: {health['reason']}"),
         ("", f"since {moment(health['since'])}, {ago(now - health['since'])}"),
         ("machine", _machine(status, now)),
         ("set", _set(status, now)),
@@ -50,10 +52,6 @@ def status_text(status: Mapping[str, Any], now: float) -> str:
 def _text(lines: Iterable[str]) -> str:
     """One text; what comes from outside begins no line of its own."""
     return "\n".join(printable(line) for line in lines)
-
-
-def _word(state: str) -> str:
-    return _STATES.get(state, state)
 
 
 def _headline(sync: Mapping[str, Any], health: Mapping[str, Any]) -> str:
@@ -143,7 +141,7 @@ def entry_text(entry: Mapping[str, Any]) -> str:
         lines.append(f"note: {entry['note']}")
     if entry["settled"] is not None:
         after = f", {took(entry['reload_seconds'])} after its publication" if entry["reload_seconds"] else ""
-        lines.append(f"{entry['state'].replace('_', ' ')}: {moment(entry['settled'])}{after}")
+        lines.append(f"{spoken(entry['state'])}: {moment(entry['settled'])}{after}")
     if outcome.sha256:
         lines.append(f"index: SHA-256 {outcome.sha256}")
     lines += changes_lines(outcome.changes)
@@ -185,13 +183,9 @@ def preview_text(outcome: Outcome, *, diffs: bool) -> str:
 def changes_lines(changes: Changes | None) -> list[str]:
     """What was added, removed, moved and changed, by name."""
     lines = []
-    for kind in ("events", "studios", "users", "regions") if changes is not None else ():
-        delta = getattr(changes, kind)
-        for what in ("added", "removed", "moved", "changed"):
-            names = getattr(delta, what)
-            if names.count:
-                more = names.count - len(names.names)
-                lines.append(f"{kind} {what}: {', '.join(names.names)}{f' and {more} more' if more else ''}")
+    for kind, what, names in changes.each() if changes is not None else ():
+        more = names.count - len(names.names)
+        lines.append(f"{kind} {what}: {', '.join(names.names)}{f' and {more} more' if more else ''}")
     return lines
 
 

@@ -70,6 +70,7 @@ class Generations:
         self._keep = keep
         self._checkpoint = checkpoint
         self._lock = -1
+        self._loaded: LastLoaded | None = None
         self.archive = Archive(state / "generations")
         self.site = Site(where, install_index, clear_marker, self._other_indexes)
         self.current: Manifest | None = None
@@ -251,11 +252,14 @@ class Generations:
 
     def load_record(self) -> LastLoaded | None:
         """What is remembered of the last load, by whichever process of the web server."""
-        return load(self._state / "loaded.json", LastLoaded)
+        if self._loaded is None:
+            self._loaded = load(self._state / "loaded.json", LastLoaded)
+        return self._loaded
 
     def mark_loaded(self, record: LastLoaded) -> None:
         """Remember that a generation was loaded: the one to go back to."""
         self._note("loaded.json", msgspec.json.encode(record))
+        self._loaded = record
 
     def ready(self) -> int | None:
         """The number of the last generation whose ready work was done."""

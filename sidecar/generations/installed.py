@@ -164,8 +164,7 @@ class Site:
         """
         if self.where.own_index:
             return ""
-        # SQLite keeps its logs beside the file that a link leads to.
-        target = Path(os.path.realpath(self.where.index))
+        target = self._index_place()
         if fault := plain_fault(target):
             return fault
         there, installed = _stamp(target), self.installed_index
@@ -240,7 +239,7 @@ class Site:
         if where.own_index:
             return
         with explained("the index"):
-            target = Path(os.path.realpath(where.index))
+            target = self._index_place()
             target.parent.mkdir(parents=True, exist_ok=True)
             fresh = not target.exists()
             self.install_index(source, target, modified)
@@ -252,7 +251,7 @@ class Site:
 
     def date_index(self, modified: float) -> None:
         """Let the index be as old as the store says of the content, where nobody has changed it since."""
-        target = Path(os.path.realpath(self.where.index))
+        target = self._index_place()
         if not self.where.own_index and self.installed_index == _stamp(target) is not None:
             with explained("the index"):
                 os.utime(target, (modified, modified))
@@ -265,7 +264,11 @@ class Site:
                 temporary(self._place(name)).unlink(missing_ok=True)
         if names is None:
             with suppress(OSError):
-                temporary(Path(os.path.realpath(self.where.index))).unlink(missing_ok=True)
+                temporary(self._index_place()).unlink(missing_ok=True)
+
+    def _index_place(self) -> Path:
+        """The index's file: SQLite keeps its logs beside the one that a link leads to."""
+        return Path(os.path.realpath(self.where.index))
 
     def _place(self, name: str) -> Path:
         """The file that an artifact's target is, or leads to."""

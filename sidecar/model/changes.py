@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sidecar.model.index import Index
 from sidecar.model.record import Record
 
 _SHOWN = 200
+_WAYS = ("added", "removed", "moved", "changed")
 
 
 class Names(Record, frozen=True):
@@ -36,16 +37,20 @@ class Changes(Record, frozen=True):
     events: Delta = Delta()
     regions: Delta = Delta()
 
+    def each(self) -> Iterator[tuple[str, str, Names]]:
+        """What was added, removed, moved or changed of each kind, where that is any."""
+        for kind in ("events", "studios", "users", "regions"):
+            for what in _WAYS:
+                names: Names = getattr(getattr(self, kind), what)
+                if names.count:
+                    yield kind, what, names
+
     def sentences(self) -> list[str]:
         """One line a kind that changed, with numbers only: fit for the public."""
         lines = []
         for kind in ("users", "studios", "events", "regions"):
             delta: Delta = getattr(self, kind)
-            parts = [
-                f"{names.count} {what}"
-                for what in ("added", "removed", "moved", "changed")
-                if (names := getattr(delta, what)).count
-            ]
+            parts = [f"{names.count} {what}" for what in _WAYS if (names := getattr(delta, what)).count]
             if parts:
                 lines.append(f"{kind}: {', '.join(parts)}")
         return lines

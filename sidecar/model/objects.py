@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from sidecar.model.record import Record
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+def is_md5(etag: str) -> bool:
+    """Whether an ETag is its content's MD5, as far as its form tells: that of a plain upload is."""
+    return _MD5.fullmatch(etag) is not None
 
 
 class Fetched(Record, frozen=True):

@@ -9,7 +9,7 @@ HIDDEN = "••••"
 """Stands for the hash of a password."""
 
 _UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
-_SIGNS = (("added", "+"), ("removed", "-"), ("moved", "→"), ("changed", "~"))
+_SIGNS = {"added": "+", "removed": "-", "moved": "→", "changed": "~"}
 
 
 def span(seconds: float) -> str:
@@ -32,6 +32,11 @@ def took(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds < 9.95 else f"{seconds:.0f} s"
 
 
+def spoken(state: str) -> str:
+    """A state as it is said: `out of sync`."""
+    return state.replace("_", " ")
+
+
 def plural(count: int, one: str, many: str = "") -> str:
     """A number with its noun."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
@@ -49,15 +54,9 @@ def brief(changes: Changes | None) -> str:
     """What changed, in signs and numbers: `+1 event  -2 users`; empty for nothing."""
     if changes is None:
         return ""
-    found = []
-    for kind in ("events", "studios", "users", "regions"):
-        delta = getattr(changes, kind)
-        found += [
-            f"{sign}{plural(getattr(delta, what).count, kind[:-1])}"
-            for what, sign in _SIGNS
-            if getattr(delta, what).count
-        ]
-    return "  ".join(found)
+    return "  ".join(
+        f"{_SIGNS[what]}{plural(names.count, kind[:-1])}" for kind, what, names in changes.each()
+    )
 
 
 def hide_hash(line: str) -> str:

@@ -21,6 +21,7 @@ from sidecar.model.status import (
     RunUnderWay,
     Status,
 )
+from sidecar.model.words import spoken
 from sidecar.observe.drift import Drift
 from sidecar.ready.runner import ReadyWork
 from sidecar.update.reconciler import Reconciler
@@ -129,7 +130,7 @@ class StatusSource:
     def sentence(self) -> str:
         """Both words in a line."""
         current = self._generations.current
-        words = f"{self.sync().state.replace('_', ' ')}, {self.health().state}"
+        words = f"{spoken(self.sync().state)}, {self.health().state}"
         return f"{words}, generation {current.number if current else 'none'}"
 
     def ready(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from msgspec.structs import replace
 from sidecar.config.settings import Settings
 from sidecar.errors import CommandError, SidecarError, StoreError
 from sidecar.inputs.store import Store
-from sidecar.model.objects import Stored
+from sidecar.model.objects import Stored, is_md5
 from sidecar.model.work import Asked, Prepared
 from sidecar.ready.facts import Facts
 from sidecar.ready.folder import DatabaseFolder
@@ -39,8 +38,6 @@ from sidecar.system.commands import run_command
 from sidecar.system.sqlite import check_database
 
 _NAMED = 5
-# The ETag of an object that was plainly uploaded.
-_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +137,7 @@ class Databases:
 
     async def _is_same(self, name: str, stored: Stored) -> bool:
         """Whether a file has the very bytes of an object, by the ETag of one that was plainly uploaded."""
-        if not _MD5.fullmatch(stored.etag):
+        if not is_md5(stored.etag):
             return False
         try:
             return await self._background.run(self._folder.has_md5, name, stored.etag)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sidecar.errors import PublishError, ReadError, Rejected, SidecarError
+from sidecar.model.text import printable
 from sidecar.system import checker
 from sidecar.system.files import give, replace, temporary
 
@@ -99,7 +100,7 @@ def _judging(what: str, limit: Limit) -> Iterator[None]:
         if not _is_content(error):
             raise _unread(what, error) from error
         raise Rejected(
-            f"{what} cannot be read: {printable(error)}",
+            f"{what} cannot be read: {_said(error)}",
             "check the database with `pragma integrity_check` where it is made",
             code="unsound",
         ) from error
@@ -107,10 +108,9 @@ def _judging(what: str, limit: Limit) -> Iterator[None]:
         raise _unread(what, error) from error
 
 
-def printable(said: object) -> str:
+def _said(said: object) -> str:
     """What SQLite says, without what a terminal would obey, and no longer than a sentence."""
-    text = " ".join(str(said).split())
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[:_LONGEST_MESSAGE])
+    return printable(" ".join(str(said).split())[:_LONGEST_MESSAGE])
 
 
 def _check(path: Path, what: str, limit: Limit, *, computed: bool) -> None:
@@ -122,7 +122,7 @@ def _check(path: Path, what: str, limit: Limit, *, computed: bool) -> None:
     answer = _ask(path, what, limit, computed=computed)
     if problem := answer.get("problem"):
         said, hint = problem
-        raise Rejected(f"{what} {printable(said)}", hint, code="unsound")
+        raise Rejected(f"{what} {_said(said)}", hint, code="unsound")
     if said := answer.get("error"):
         error = sqlite3.DatabaseError(said)
         if (code := answer["code"]) is not None:
@@ -347,7 +347,7 @@ def _slow(what: str, limit: Limit, worked: float) -> SidecarError:
 
 def _unread(what: str, error: Exception) -> ReadError:
     return ReadError(
-        f"{what} could not be read on this machine: {printable(error) or 'there is not enough memory'}",
+        f"{what} could not be read on this machine: {_said(error) or 'there is not enough memory'}",
         "check the disk, the memory, and the limit of open files; it is tried again with the next update",
     )
 
@@ -407,7 +407,7 @@ def install_database(
             os.utime(target, (modified, modified))
     except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
         raise PublishError(
-            f"{target} could not be replaced: {printable(error)}",
+            f"{target} could not be replaced: {_said(error)}",
             "check the disk's free space, the folder's owner, and that no process keeps the database locked",
         ) from error
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 from sidecar.config.settings import S3, Fetch
 from sidecar.errors import SettingsError, StoreError
 from sidecar.inputs.store.transfer import CHUNK, Incoming, changed, format_age, parse_age, too_large
-from sidecar.model.objects import Fetched, Stored
+from sidecar.model.objects import Fetched, Stored, is_md5
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
 
 logger = logging.getLogger(__name__)
 
-_MD5 = re.compile(r"[0-9a-f]{32}\Z")
 _RETRY_PAUSE = 0.2
 
 
@@ -204,7 +202,7 @@ class S3Store:
         if promised is not None and incoming.size != promised:
             raise _Torn(f"{incoming.size} of {promised} bytes came")
         # An ETag is the content's MD5, except for multipart uploads and keys held by the store.
-        if _MD5.match(found) and answer.get("ServerSideEncryption") != "aws:kms" and found != incoming.md5:
+        if is_md5(found) and answer.get("ServerSideEncryption") != "aws:kms" and found != incoming.md5:
             raise _Torn(f"its ETag is {found}, its content's MD5 {incoming.md5}")
         modified = parse_age(answer["Metadata"].get("last-modified"))
         if modified is None and "LastModified" in answer:
