@@ -18,6 +18,9 @@ from sidecar.config.settings import Bytes, Duration, Mode, Prerender, Secret, Se
 from sidecar.errors import SettingsError
 
 PREFIX = "SIDECAR_"
+STORES = {"s3": re.compile(r"[a-z0-9][a-z0-9.-]+(/.*)?\Z"), "file": re.compile(r"/")}
+"""The kinds of stores by their schemes, and how what follows `://` begins."""
+
 _SHORTEST_SECRET = 16
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\Z")
@@ -251,7 +254,8 @@ def _completed(settings: Settings, environ: Mapping[str, str]) -> Settings:
 
 
 def _check(settings: Settings) -> None:
-    if not re.match(r"s3://[a-z0-9][a-z0-9.-]+(/.*)?\Z|file:///", settings.store):
+    scheme, parted, place = settings.store.partition("://")
+    if not parted or scheme not in STORES or not STORES[scheme].match(place):
         raise SettingsError(
             f"store: {settings.store!r} is not a store", "s3://bucket, s3://bucket/prefix or file:///folder"
         )

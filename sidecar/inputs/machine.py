@@ -8,26 +8,21 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from sidecar import __version__
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError
-from sidecar.generate import Deployment, maintenance, yaml_writer
+from sidecar.generate import Deployment, maintenance
 from sidecar.inputs.index import Deployed, read_deployed
+from sidecar.inputs.profiles import Profile, load_profile
 from sidecar.model.artifacts import HTPASSWD
 from sidecar.system.files import replace
 
 _KEY_BYTES = 32
-
-SHIPPED = ("fly", "kamal", "local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +41,19 @@ class Machine:
         self._settings = settings
         self._key = _salt_key(Path(settings.paths.state))
         self._values = placeholder_values(settings, markers)
-        self._text = b""
-        self._profile: Mapping[str, Any] = {}
+        self._profile: Profile | None = None
 
     def inputs(self) -> Inputs:
         """The inputs as they are now; `SettingsError` for an unusable profile."""
         paths = self._settings.paths
-        text = profile_text(self._settings.profile)
-        if text != self._text:
-            self._profile, self._text = parse_profile(text, self._settings.profile), text
+        self._profile = profile = load_profile(self._settings.profile, self._profile)
         deployed = read_deployed(Path(paths.deployed), Path(paths.regions))
         update = self._settings.update
         verdict = (update.max_lost_tenants, update.max_lost_users, update.check_command)
-        digest = hashlib.sha256(text + repr((__version__, self._values, deployed, verdict)).encode())
+        digest = hashlib.sha256(profile.text + repr((__version__, self._values, deployed, verdict)).encode())
         return Inputs(
             deployment=Deployment(
-                profile=self._profile,
+                profile=profile.data,
                 values=self._values,
                 region=self._settings.machine.region or None,
                 databases=paths.databases,
@@ -102,44 +94,13 @@ def placeholder_values(settings: Settings, markers: Path) -> dict[str, Any]:
     }
 
 
-def profile_text(profile: str) -> bytes:
-    """The text of a shipped profile by its name, or of a file."""
-    if profile in SHIPPED:
-        return resources.files("sidecar").joinpath("config", "profiles", f"{profile}.yml").read_bytes()
-    try:
-        return Path(profile).read_bytes()
-    except OSError as error:
-        raise SettingsError(
-            f"profile: {profile} cannot be read: {error.strerror}",
-            f"shipped are {', '.join(SHIPPED)}; anything else is the path of a file",
-        ) from None
-
-
 def maintenance_text(settings: Settings) -> str:
     """navigator-maintenance.yml for a machine that has no index yet."""
-    profile = parse_profile(profile_text(settings.profile), settings.profile)
+    profile = load_profile(settings.profile).data
     values = placeholder_values(settings, Path(settings.paths.state) / "loaded")
     # No salt is needed, and none is made: this may run where an image is built.
     deployment = Deployment(profile, values, settings.machine.region or None, settings.paths.databases, b"")
     return maintenance(deployment).decode()
-
-
-def parse_profile(text: bytes, name: str) -> Mapping[str, Any]:
-    """A profile as data; `SettingsError` when it lacks its parts."""
-    try:
-        data = yaml_writer.load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"profile {name}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict) or not {"navigator", "maintenance"} <= data.keys() <= {
-        "values",
-        "navigator",
-        "maintenance",
-    }:
-        raise SettingsError(
-            f"profile {name}: it must have the keys navigator and maintenance, and may have values",
-            "start from a shipped one",
-        )
-    return data
 
 
 def _page_target(settings: Settings) -> str | None:

@@ -409,12 +409,12 @@ async def test_resume_seen_first_by_the_hook(proof: Proof, bucket: Bucket) -> No
 
 # A set that Navigator cannot use
 
-UNPARSABLE = ('max_size: "{{pool_size}}"', "max_size: many")
+UNPARSABLE = ("max_size: '{{pool_size}}'", "max_size: many")
 UNUSABLE = pytest.mark.parametrize(
     ("sound", "unusable"),
     [
         pytest.param(*UNPARSABLE, id="pool"),
-        pytest.param('htpasswd: "{{htpasswd}}"', "htpasswd: /nowhere/htpasswd", id="logins"),
+        pytest.param("htpasswd: '{{htpasswd}}'", "htpasswd: /nowhere/htpasswd", id="logins"),
     ],
 )
 

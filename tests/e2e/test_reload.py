@@ -24,7 +24,6 @@ import yaml
 
 from sidecar.cli.client import Client, NoDaemon
 from sidecar.demo.sample import add_event, set_password
-from sidecar.inputs.machine import profile_text
 from tests.support.cgi import sidecar
 from tests.support.machine import Machine, until
 from tests.support.navigator import NavigatorProcess, free_port
@@ -231,11 +230,11 @@ async def test_webhook_is_a_poke(tmp_path: Path) -> None:
 async def test_refused_configuration_goes_back(tmp_path: Path) -> None:
     """A configuration that Navigator refuses is taken back in time; the next good one recovers."""
     profile = tmp_path / "profile.yml"
-    profile.write_bytes(profile_text("local"))
+    profile.write_text("extends: local\n")
     async with site(tmp_path, reload_timeout="500ms", profile=str(profile)) as running:
         before = running.machine.target("navigator.yml").read_bytes()
         # Sound YAML, but not what Navigator can use: a mapping where it expects a text.
-        profile.write_text(profile.read_text().replace('root_path: "{{root}}"', "root_path: {a: b}", 1))
+        profile.write_text("extends: local\nnavigator: {server: {root_path: {a: b}}}\n")
         status, outcome = await asyncio.to_thread(running.client.request, "POST", "/update?wait=loaded")
         assert status == 502, outcome
         assert outcome["error"]["code"] == "load_failed"
@@ -253,7 +252,7 @@ async def test_refused_configuration_goes_back(tmp_path: Path) -> None:
         assert "not_loaded" in text
         assert "is tried again" in running.status()["error"]["message"]
         # ... and a good one needs no help.
-        profile.write_bytes(profile_text("local"))
+        profile.write_text("extends: local\n")
         running.change("fresh")
         status, _ = await running.poke()
         assert status == 200

@@ -29,7 +29,8 @@ from sidecar.generate import Deployment, generate
 from sidecar.generate.cache import Memo
 from sidecar.generate.check import Limits, check
 from sidecar.inputs.index import read_index
-from sidecar.inputs.machine import parse_profile, placeholder_values, profile_text
+from sidecar.inputs.machine import placeholder_values
+from sidecar.inputs.profiles import load_profile
 from sidecar.inputs.store import open_store
 from tests.conftest import Bucket
 from tests.support.machine import SMALL, Machine
@@ -55,7 +56,7 @@ def sample() -> Iterator[Path]:
 def deployment() -> Deployment:
     """A machine as shipped."""
     values = placeholder_values(parse({}, {}), Path("/markers"))
-    profile = parse_profile(profile_text("local"), "local")
+    profile = load_profile("local").data
     return Deployment(profile, values, None, "/rails/db", b"k" * 32)
 
 

@@ -21,6 +21,7 @@ import yaml
 
 from sidecar.cli.client import Client, NoDaemon
 from sidecar.config.parse import parse
+from sidecar.inputs.profiles import load_profile
 from tests.conftest import ROOT
 from tests.support import navigator
 from tests.support.cgi import BIN, environment
@@ -55,7 +56,7 @@ def test_the_two_files_agree() -> None:
     assert toml["env"]["RAILS_DB_VOLUME"] == settings.paths.databases
     assert toml["env"]["RAILS_STORAGE"] == settings.paths.storage
     assert toml["http_service"]["internal_port"] == settings.navigator.port
-    profile = yaml.safe_load((ROOT / "sidecar" / "config" / "profiles" / "fly.yml").read_text())
+    profile = load_profile("fly").data
     [check] = toml["http_service"]["checks"]
     for part in ("navigator", "maintenance"):
         assert check["path"] == profile[part]["server"]["health_check"]["path"]
@@ -74,7 +75,7 @@ def test_the_same_settings_serve_kamal() -> None:
 
 def test_hooks_go_through_the_sidecar() -> None:
     """Booting and waking up run the sidecar, which waits for a daemon that is starting, and only fetches."""
-    profile = yaml.safe_load((ROOT / "sidecar" / "config" / "profiles" / "fly.yml").read_text())
+    profile = load_profile("fly").data
     [boot] = profile["maintenance"]["hooks"]["server"]["ready"]
     [resume] = profile["navigator"]["hooks"]["server"]["resume"]
     for hook, trigger in ((boot, "boot"), (resume, "resume")):

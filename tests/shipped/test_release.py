@@ -81,6 +81,7 @@ def test_the_wheel_holds_what_is_needed_and_no_more(built: Path) -> None:
     [wheel] = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in (
+        "sidecar/config/profiles/base.yml",
         "sidecar/config/profiles/fly.yml",
         "data/bin/sidecar-cgi",
         "data/share/man/man1/sidecar.1",

@@ -31,10 +31,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+import yaml
 
 from sidecar.cli.client import Client, NoDaemon
 from sidecar.demo.sample import set_password, write_index
-from sidecar.inputs.machine import profile_text
+from sidecar.inputs.profiles import load_profile
 from tests.support import navigator
 from tests.support.cgi import SIDECAR, Finished, environment, run
 from tests.support.machine import SECRET, SMALL
@@ -247,7 +248,7 @@ class Machine:
 
     def reset_profile(self) -> None:
         """The shipped profile, on the machine's port."""
-        text = profile_text("fly").decode()
+        text = yaml.safe_dump(load_profile("fly").data, sort_keys=False)
         assert text.count("listen: 9999") == 1
         self.profile.write_text(text.replace("listen: 9999", f"listen: {self.port}"))
 

@@ -18,7 +18,8 @@ from sidecar.config.parse import parse
 from sidecar.errors import SettingsError
 from sidecar.generate import Deployment, Generated, generate
 from sidecar.generate.cache import Memo
-from sidecar.inputs.machine import SHIPPED, parse_profile, placeholder_values, profile_text
+from sidecar.inputs.machine import placeholder_values
+from sidecar.inputs.profiles import SHIPPED, load_profile
 from sidecar.model.artifacts import NAMES
 from sidecar.model.index import Event, Index, Region, Studio, User
 
@@ -56,7 +57,7 @@ def deployment(name: str = "fly") -> Deployment:
     chosen = parse(document, ENVIRONMENTS[name])
     assert chosen.profile == name
     return Deployment(
-        profile=parse_profile(profile_text(name), name),
+        profile=load_profile(name).data,
         values=placeholder_values(chosen, Path("/state/markers")),
         region=chosen.machine.region or None,
         databases=chosen.paths.databases,

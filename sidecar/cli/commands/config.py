@@ -14,13 +14,19 @@ from sidecar.cli.parser import define
 from sidecar.config.parse import masked, unknown_variables
 from sidecar.config.settings import Settings
 from sidecar.generations import targets
-from sidecar.inputs.machine import maintenance_text, parse_profile, placeholder_values, profile_text
+from sidecar.inputs.machine import maintenance_text, placeholder_values
+from sidecar.inputs.profiles import load_profile
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
     define(parser, _config, "sidecar config --check")
     parser.add_argument("--check", action="store_true", help="only say whether it is sound")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="print the profile whole, with what it extends and its placeholders",
+    )
     parser.add_argument(
         "--maintenance",
         action="store_true",
@@ -32,9 +38,12 @@ def _config(options: argparse.Namespace, settings: Settings) -> int:
     for sentence in unknown_variables(os.environ):
         say(f"sidecar: warning: {sentence}", file=sys.stderr)
     targets(settings)
-    parse_profile(profile_text(settings.profile), settings.profile)
+    profile = load_profile(settings.profile)
     if options.check:
         say("The configuration is sound.")
+        return 0
+    if options.profile:
+        say_lines(yaml.safe_dump(dict(profile.data), sort_keys=False, allow_unicode=True))
         return 0
     if options.maintenance:
         say_lines(maintenance_text(settings))

@@ -53,13 +53,23 @@ class Store(IndexSource, Protocol):
         """
 
 
+def _folder(place: str, settings: Settings, observe: Observe) -> Store:
+    return FolderStore(Path(place), settings.fetch, observe)
+
+
+def _bucket(place: str, settings: Settings, observe: Observe) -> Store:
+    bucket, _, prefix = place.partition("/")
+    return S3Store(bucket, prefix, settings.s3, settings.fetch, observe)
+
+
+SCHEMES: dict[str, Callable[[str, Settings, Observe], Store]] = {"file": _folder, "s3": _bucket}
+"""What makes a store of each scheme, out of what follows `://`."""
+
+
 def open_store(settings: Settings, observe: Observe) -> Store:
     """The store that the settings name."""
-    scheme, _, rest = settings.store.partition("://")
-    if scheme == "file":
-        return FolderStore(Path(rest), settings.fetch, observe)
-    bucket, _, prefix = rest.partition("/")
-    return S3Store(bucket, prefix, settings.s3, settings.fetch, observe)
+    scheme, _, place = settings.store.partition("://")
+    return SCHEMES[scheme](place, settings, observe)
 
 
 def own_index(settings: Settings, observe: Observe) -> LocalIndex | None:
