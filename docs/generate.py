@@ -22,7 +22,7 @@ from sidecar import cli
 from sidecar.cli import configuration as configuration_file
 from sidecar.config import settings
 from sidecar.config.parse import PREFIX, variable
-from sidecar.config.parse import keys as setting_keys
+from sidecar.config.parse import fields as setting_fields
 from sidecar.fleet.report import Result
 from sidecar.model.stream import STREAM_EVENTS, StreamEvent
 from sidecar.observe.metrics import Metrics
@@ -56,8 +56,8 @@ def configuration() -> str:
     """Every setting: what it is, its default, its variable."""
     lines: list[str] = []
     section = ""
-    top = [(key, field) for key, field in setting_keys() if "." not in key]
-    nested = [(key, field) for key, field in setting_keys() if "." in key]
+    top = [(key, field) for key, field in setting_fields().items() if "." not in key]
+    nested = [(key, field) for key, field in setting_fields().items() if "." in key]
     sections = {field.name: field for field in msgspec.structs.fields(settings.Settings)}
     lines += ["## At the top", "", *_table(top)]
     for key, _ in nested:

@@ -8,8 +8,9 @@ defaults. Pure: nothing here reads a file or the environment by itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
@@ -42,7 +43,7 @@ def parse(document: Any, environ: Mapping[str, str], source: str = "sidecar.yml"
     overrides = _overrides(environ)
     if overrides:
         settings = _convert(
-            _merge(tree, overrides), "the environment", {variable(key): key for key, _ in keys()}
+            _merge(tree, overrides), "the environment", {variable(key): key for key in keys()}
         )
     return _completed(settings, environ)
 
@@ -68,7 +69,7 @@ def _convert(tree: dict[str, Any], source: str, variables: Mapping[str, str] | N
             place = next((name for name, key in variables.items() if place.startswith(key)), place)
         hint = ""
         if unknown := re.search(r"unknown field `(.+?)`", sentence):
-            known = dict(keys())
+            known = keys()
             section = path.strip("`.")
             names = {
                 key[len(section) :].strip(".").partition(".")[0] for key in known if key.startswith(section)
@@ -102,14 +103,31 @@ def _decode(kind: type, value: Any) -> Any:
     raise TypeError(f"no way to read a {kind.__name__}")
 
 
-def keys() -> Iterator[tuple[str, msgspec.structs.FieldInfo]]:
-    """Every setting by its dotted name, sections resolved."""
+@cache
+def keys() -> tuple[str, ...]:
+    """The dotted name of every setting. Each has a default, and that of a section tells its fields."""
+    found: list[str] = []
+    for name, default in zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True):
+        inner = (
+            [f"{name}.{field}" for field in default.__struct_fields__]
+            if isinstance(default, Section)
+            else [name]
+        )
+        found += inner
+    return tuple(found)
+
+
+@cache
+def fields() -> Mapping[str, msgspec.structs.FieldInfo]:
+    """Every setting by its dotted name, with its type, which takes a while to find out."""
+    found: dict[str, msgspec.structs.FieldInfo] = {}
     for field in msgspec.structs.fields(Settings):
         if isinstance(field.default, Section):
-            for inner in msgspec.structs.fields(type(field.default)):
-                yield f"{field.name}.{inner.name}", inner
+            inner = msgspec.structs.fields(type(field.default))
+            found |= {f"{field.name}.{one.name}": one for one in inner}
         else:
-            yield field.name, field
+            found[field.name] = field
+    return found
 
 
 def variable(key: str) -> str:
@@ -118,8 +136,7 @@ def variable(key: str) -> str:
 
 
 def _overrides(environ: Mapping[str, str]) -> dict[str, Any]:
-    known = {variable(key): key for key, _ in keys()}
-    structured = {key for key, field in keys() if _is_structured(field.type)}
+    known = {variable(key): key for key in keys()}
     tree: dict[str, Any] = {}
     for name, value in environ.items():
         # SIDECAR_CONFIG names the file itself; SIDECAR_CGI_… belong to the forwarder.
@@ -128,7 +145,7 @@ def _overrides(environ: Mapping[str, str]) -> dict[str, Any]:
         if name not in known:
             continue
         parsed: Any = value
-        if known[name] in structured:
+        if _is_structured(fields()[known[name]].type):
             parsed = _json_value(name, value)
         section, _, key = known[name].rpartition(".")
         if section:
@@ -140,7 +157,7 @@ def _overrides(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """In sentences: variables that name no setting. They stop nothing: a mistyped secret is no outage."""
-    known = {variable(key) for key, _ in keys()} | _OTHER_VARIABLES
+    known = {variable(key) for key in keys()} | _OTHER_VARIABLES
     return [
         f"the variable {name} names no setting and has no effect: correct or remove it"
         for name in sorted(environ)
@@ -204,9 +221,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-_SECTIONS = frozenset(
-    field.name for field in msgspec.structs.fields(Settings) if isinstance(field.default, Section)
-)
+_SECTIONS = frozenset(key.partition(".")[0] for key in keys() if "." in key)
 
 
 def _completed(settings: Settings, environ: Mapping[str, str]) -> Settings:
@@ -259,7 +274,7 @@ def _check(settings: Settings) -> None:
         raise SettingsError(
             f"store: {settings.store!r} is not a store", "s3://bucket, s3://bucket/prefix or file:///folder"
         )
-    for key, _ in keys():
+    for key in keys():
         if key.startswith("paths.") and key not in ("paths.cgi", "paths.command"):
             value = getattr(settings.paths, key.partition(".")[2])
             if not value.startswith("/"):

@@ -135,8 +135,8 @@ DOCUMENTS = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-KEYS = sorted({key.partition(".")[0] for key, _ in keys()})
-NAMES = sorted({key.rpartition(".")[2] for key, _ in keys()})
+KEYS = sorted({key.partition(".")[0] for key in keys()})
+NAMES = sorted({key.rpartition(".")[2] for key in keys()})
 
 
 @FUZZ

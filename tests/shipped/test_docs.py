@@ -18,7 +18,7 @@ import yaml
 
 from sidecar.cli.client import Client
 from sidecar.config import parse
-from sidecar.config.parse import keys as setting_keys
+from sidecar.config.parse import fields as setting_fields
 from sidecar.model.states import HEALTH, SYNC
 from sidecar.observe.metrics import Metrics
 from sidecar.update.lifecycle import Phase
@@ -106,7 +106,7 @@ def test_the_generated_parts_are_current() -> None:
 def test_every_setting_is_documented() -> None:
     """Each setting stands in the reference with its variable, what it is, and those of its records too."""
     text = (DOCS / "configuration.md").read_text()
-    for key, field in setting_keys():
+    for key, field in setting_fields().items():
         assert f"| `{key}`<br>`{parse.variable(key)}` |" in text, key
         assert GENERATE["description"](field.type), f"{key} has no description"
     for variable in [
@@ -180,7 +180,7 @@ def test_every_command_that_is_mentioned_exists() -> None:
 
 def test_every_setting_that_is_mentioned_exists() -> None:
     """No page names a setting that there is not."""
-    known = {key for key, _ in setting_keys()}
+    known = set(setting_fields())
     sections = {key.partition(".")[0] for key in known if "." in key}
     for page in PAGES:
         for mention in re.findall(r"`([a-z_0-9]+\.[a-z_]+)`", page.read_text()):

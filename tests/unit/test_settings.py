@@ -9,13 +9,13 @@ import msgspec
 import pytest
 from msgspec.structs import FieldInfo
 
-from sidecar.config.parse import keys, masked, parse, unknown_variables, usable, variable
+from sidecar.config.parse import fields, masked, parse, unknown_variables, usable, variable
 from sidecar.config.settings import Bytes, Duration, ExtraFile, FleetMachine, Mode, Secret, Settings
 from sidecar.errors import SettingsError
 
 HASH = "$2b$10$abcdefghijklmnopqrstuuHZ9PqJmrZy1rZzGg3R3b1mJ1N1xHJHu"
 SECRET = "correct-horse-battery-staple"
-KEYS = dict(keys())
+KEYS = fields()
 
 # Settings with a form of their own: the variable's text, and the value that it makes.
 SPECIAL: dict[str, tuple[str, Any]] = {
