@@ -34,7 +34,7 @@ from sidecar.model.artifacts import (
     TENANTS,
     Artifact,
 )
-from sidecar.system.files import explained, give, sync, temporary, touch, write
+from sidecar.system.files import explained, give, is_link, led_to, read_plain, sync, temporary, touch, write
 from sidecar.system.sqlite import plain_fault
 
 InstallIndex = Callable[[Path, Path, float | None], None]
@@ -125,13 +125,10 @@ class Site:
         manners: dict[str, str] = {}
         for name, target in self.where.files.items():
             try:
-                with target.open("rb") as stream:
-                    there = os.fstat(stream.fileno())
-                    contents[name] = stream.read()
-                if wrong := self._manners(name, there):
+                found = read_plain(self._place(name))
+                contents[name] = found and found[0]
+                if found and (wrong := self._manners(name, found[1])):
                     manners[name] = wrong
-            except FileNotFoundError:
-                contents[name] = None
             except OSError as error:
                 raise PublishError(
                     f"{target} cannot be read: {error.strerror}",
@@ -162,7 +159,8 @@ class Site:
 
     def missing(self) -> list[str]:
         """The artifacts that are not there."""
-        return [name for name, target in self.where.files.items() if not target.exists()]
+        places = {name: self._place(name) for name in self.where.files}
+        return [name for name, place in places.items() if is_link(place) or not place.is_file()]
 
     def index_fault(self) -> str:
         """What is wrong with the index in place, in words; empty for nothing.
@@ -174,6 +172,8 @@ class Site:
         if self.where.own_index:
             return ""
         target = self._index_place()
+        if is_link(target):
+            return "a link is in its place that neither root nor the sidecar made"
         if fault := plain_fault(target):
             return fault
         there, installed = _stamp(target), self.installed_index
@@ -250,6 +250,8 @@ class Site:
         with explained("the index"):
             target = self._index_place()
             target.parent.mkdir(parents=True, exist_ok=True)
+            if is_link(target) or (target.exists() and not target.is_file() and not target.is_dir()):
+                target.unlink()  # SQLite would follow it, or wait for it
             fresh = not target.exists()
             self.install_index(source, target, modified)
             if fresh:
@@ -277,11 +279,11 @@ class Site:
 
     def _index_place(self) -> Path:
         """The index's file: SQLite keeps its logs beside the one that a link leads to."""
-        return Path(os.path.realpath(self.where.index))
+        return led_to(self.where.index)
 
     def _place(self, name: str) -> Path:
         """The file that an artifact's target is, or leads to."""
-        return Path(os.path.realpath(self.where.files[name]))
+        return led_to(self.where.files[name])
 
 
 def _stat(target: Path) -> os.stat_result | None:

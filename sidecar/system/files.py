@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ Loaded = TypeVar("Loaded")
 _SUFFIX = ".sidecar-new"
 # The disk takes what several threads ask of it in one go.
 _SYNCING = 8
+_MAX_LINKS = 40  # as Linux, in path_resolution(7)
 
 _HINTS = {
     errno.ENOSPC: "make room on the disk",
@@ -40,6 +42,49 @@ _HINTS = {
 def temporary(target: Path) -> Path:
     """Where a file is written before it takes its target's place: beside it."""
     return target.with_name(f".{target.name}{_SUFFIX}")
+
+
+def led_to(path: Path) -> Path:
+    """The file that a path is, or that links lead to which root or this process's user made.
+
+    In a folder that others may write to, a link of theirs could lead anywhere: it is not followed, and
+    counts as what is there.
+    """
+    for _ in range(_MAX_LINKS):
+        path = Path(os.path.realpath(path.parent)) / path.name
+        if not is_link(path) or path.lstat().st_uid not in (0, os.geteuid()):
+            break
+        path = path.parent / path.readlink()
+    return path
+
+
+def is_link(path: Path) -> bool:
+    """Whether a symbolic link is there, wherever it leads."""
+    try:
+        return stat.S_ISLNK(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def read_plain(path: Path) -> tuple[bytes, os.stat_result] | None:
+    """Content and facts of a regular file; None where there is none, but what a rename takes the place of.
+
+    A link is not followed and a pipe not waited for: whoever may write to the folder can put one there.
+    `OSError` for a folder, or for what cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ENXIO or (
+            error.errno == errno.ELOOP and path.lstat().st_uid not in (0, os.geteuid())
+        ):
+            return None
+        raise
+    with open(descriptor, "rb") as stream:
+        there = os.fstat(descriptor)
+        return (stream.read(), there) if stat.S_ISREG(there.st_mode) else None
 
 
 def leftovers(folder: Path) -> Iterator[Path]:

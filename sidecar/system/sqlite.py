@@ -291,7 +291,7 @@ def plain_fault(path: Path) -> str:
     """
     try:
         in_use = _has_side_files(path)
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=_without_waiting) as stream:
             before, head = os.fstat(stream.fileno()), stream.read(_HEAD)
         after = path.stat()
     except FileNotFoundError:
@@ -306,6 +306,11 @@ def plain_fault(path: Path) -> str:
     if rested and before.st_size < _least_size(head) and not in_use and not _has_side_files(path):
         return "it is cut off"
     return ""
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe in its place is not waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _least_size(head: bytes) -> int:

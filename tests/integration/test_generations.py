@@ -10,7 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -461,6 +461,48 @@ def test_a_target_that_is_a_symbolic_link_is_followed(machine: Machine) -> None:
     assert update(machine).state == "unchanged"
     check_whole(machine, current(machine).current, machine.store_index)
     assert {path.name for path in elsewhere.iterdir()} == {real.name for real in links.values()}
+
+
+def pipe(path: Path) -> None:
+    """Whoever opens it waits for somebody who writes to it."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+def stranger_link(path: Path) -> None:
+    """A link that a tenant made, to a file of the sidecar's."""
+    path.unlink()
+    path.symlink_to(path.parents[2] / "precious")
+    os.lchown(path, 65534, 65534)
+
+
+@pytest.mark.parametrize("name", ["map.yml", "showcases.yml", INDEX])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pipe,
+        pytest.param(
+            stranger_link,
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's link"),
+        ),
+    ],
+)
+def test_what_a_tenant_puts_in_a_targets_place_is_replaced(
+    machine: Machine, place: Callable[[Path], None], name: str
+) -> None:
+    """In a folder that tenants may write to, a link is not followed, and nobody waits for a pipe."""
+    precious = machine.target(name).parents[2] / "precious"
+    precious.parent.mkdir(parents=True, exist_ok=True)
+    precious.write_text("of the sidecar's own")
+    machine.put_index(SIZE)
+    assert update(machine).state == "published"
+    place(machine.target(name))
+    machine.put_index(SIZE, seed=2)
+    assert update(machine).state == "published"
+    check_whole(machine, current(machine).current, machine.store_index)
+    assert machine.target(name).is_file()
+    assert not machine.target(name).is_symlink()
+    assert precious.read_text() == "of the sidecar's own"
 
 
 # A set belongs to the inputs that it was made of
