@@ -16,6 +16,9 @@ from sidecar.model.stream import Emit, LogLine, StageEnded
 
 logger = logging.getLogger(__name__)
 
+# An index with a warning for every row would fill log and history with each poke.
+_MAX_WARNINGS = 100
+
 
 class Run:
     """What a run notes down while it is under way. Stages follow each other; any thread may note."""
@@ -41,10 +44,14 @@ class Run:
         )
         self._emit(LogLine(self.lines[-1]))
 
-    def warn(self, sentence: str) -> None:
-        """Note something for administrators; it may name users."""
-        self.warnings.append(sentence)
-        logger.warning(sentence, extra={"generation": self.found.get("generation")})
+    def warn(self, *sentences: str) -> None:
+        """Note something for administrators; it may name users. Of many only the first and their number."""
+        kept = sentences[:_MAX_WARNINGS]
+        if left_out := len(sentences) - len(kept):
+            kept += (f"and {left_out:,} more such warnings",)
+        for sentence in kept:
+            self.warnings.append(sentence)
+            logger.warning(sentence, extra={"generation": self.found.get("generation")})
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -204,8 +204,7 @@ class Updater:
         with run.stage("databases"):
             withheld = tuple(name for name in waiting if name in new)
             prepared = await self._prepare_databases(Asked(tuple(new), withheld, first=before is None))
-        for sentence in prepared.warnings:
-            run.warn(sentence)
+        run.warn(*prepared.warnings)
         if prepared.withheld:
             run.say(f"{len(prepared.withheld)} tenants are not served before their databases are here")
         return prepared.withheld
@@ -267,8 +266,7 @@ class Updater:
                 self._rejections.add(version.sha256, inputs.digest, error)
             raise
         self._note_drift(run, present)
-        for warning in (*index.warnings, *generated.skipped):
-            run.warn(warning)
+        run.warn(*index.warnings, *generated.skipped)
         if generated.waiting:
             run.warn(
                 f"{generated.waiting} users are left out of htpasswd for now: "
