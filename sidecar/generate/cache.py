@@ -24,6 +24,9 @@ class Memo:
     def __len__(self) -> int:
         return len(self._now.keys() | self._before.keys())
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._now or key in self._before
+
     def get(self, key: Hashable, make: Callable[[], Result]) -> Result:
         """The result remembered for `key`, else `make()`; the key tells all that the result depends on."""
         now = self._now

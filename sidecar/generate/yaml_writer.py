@@ -5,18 +5,24 @@ and PyYAML. So only the plainest forms are written: block style, plain scalars w
 take them for anything else, double quotes otherwise.
 
 A document is a tree of dictionaries, lists and scalars in which long runs of similar entries are
-`Entries`: a function and the items that it turns into data. The text of each entry is parsed back and
-compared when it is first seen, and remembered afterwards (`Memo`), so that a changed index costs the
-changed entries only. That proves the whole: the entries of a block collection stand side by side
-without touching each other, and the document around them is parsed back too, with the first entry
-standing for each run.
+`Entries`: a function and the items that it turns into data. The text of an entry is proven when it is
+first seen, and remembered afterwards (`Memo`), so that a changed index costs the changed entries only.
+
+What is proven is parsed back and compared, in parts that make up the whole:
+- each scalar, on a line of its own, as the value or the key that it is. It never has a line break, and a
+  block collection leaves the rest of its line to it: it is read the same wherever it stands;
+- one entry of each shape (how collections nest, how many are in each), which proves the indentation. Between
+  entries of one shape only the scalars differ;
+- the document around the entries, with the first one standing for each run. Entries stand side by side in
+  a block collection, without touching each other.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -76,18 +82,27 @@ def plain(node: Any, limit: int | None = None) -> Any:
     return node
 
 
-def dump(document: Mapping[Any, Any], memo: Memo) -> bytes:
+def dump(document: dict[Any, Any], memo: Memo) -> bytes:
     """The document as UTF-8 text, proven to parse back to the same data; `Rejected` when it does not."""
+
+    proof = _Proof()
+    fresh: dict[Hashable, str] = {}
 
     def proven(run: Entries, depth: int, out: list[str]) -> None:
         build = run.build
-        out += (
-            memo.get((build, depth, item), lambda item=item: _prove_entry(run, item, depth))  # type: ignore[misc]
-            for item in run.items
-        )
+        for item in run.items:
+            key = (build, depth, item)
+            if key in memo:
+                out.append(memo.get(key, str))
+            else:
+                if key not in fresh:
+                    entry = build(item)
+                    fresh[key] = text = _entry(run, entry, depth)
+                    proof.add_entry(run, depth, entry, text)
+                out.append(fresh[key])
 
     def first(run: Entries, depth: int, out: list[str]) -> None:
-        out += (_entry(run, item, depth) for item in run.items[:1])
+        out += (_entry(run, run.build(item), depth) for item in run.items[:1])
 
     if not document:
         return b"--- {}\n"
@@ -97,6 +112,9 @@ def dump(document: Mapping[Any, Any], memo: Memo) -> bytes:
     memo.get((frame, repr(data)), lambda: _prove(frame, data))
     out = ["---\n"]
     _mapping(document, 0, out, proven)
+    proof.give()
+    for key, text in fresh.items():
+        memo.get(key, lambda text=text: text)  # type: ignore[misc]
     try:
         return "".join(out).encode()
     except UnicodeEncodeError as error:
@@ -131,11 +149,16 @@ def _string(value: str) -> str:
 
 
 def _key(value: object) -> str:
+    return _name(value) if isinstance(value, str) else scalar(value)
+
+
+@lru_cache(maxsize=1024)  # nearly all keys are names of settings
+def _name(value: str) -> str:
     # A Ruby symbol is written bare: in quotes it would be a string.
-    return value if isinstance(value, str) and _SYMBOL.match(value) else scalar(value)
+    return value if _SYMBOL.match(value) else _string(value)
 
 
-def _mapping(mapping: Mapping[Any, Any], depth: int, out: list[str], write: _Writer) -> None:
+def _mapping(mapping: dict[Any, Any], depth: int, out: list[str], write: _Writer) -> None:
     indent = "  " * depth
     for key, value in mapping.items():
         out.append(f"{indent}{_key(key)}:")
@@ -148,7 +171,7 @@ def _list(items: Sequence[Any], depth: int, out: list[str], write: _Writer) -> N
     for item in items:
         if isinstance(item, Entries):
             write(item, depth, out)
-        elif isinstance(item, Mapping) and item:
+        elif isinstance(item, dict) and item:
             lines: list[str] = []
             _mapping(item, depth + 1, lines, write)
             out.append(f"{indent}- {lines[0].lstrip(' ')}")
@@ -160,13 +183,15 @@ def _list(items: Sequence[Any], depth: int, out: list[str], write: _Writer) -> N
 
 def _value(value: Any, list_depth: int, mapping_depth: int, out: list[str], write: _Writer) -> None:
     """What follows `key:` or `-`: a scalar on the same line, or a block below it."""
-    if isinstance(value, Entries):
+    if isinstance(value, str):  # most are
+        out.append(f" {_string(value)}\n")
+    elif isinstance(value, Entries):
         if not value.items:
             out.append(" {}\n" if value.mapping else " []\n")
             return
         out.append("\n")
         write(value, mapping_depth if value.mapping else list_depth, out)
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         out.append("\n" if value else " {}\n")
         _mapping(value, mapping_depth, out, write)
     elif isinstance(value, (list, tuple)):
@@ -177,9 +202,8 @@ def _value(value: Any, list_depth: int, mapping_depth: int, out: list[str], writ
         out.append(f" {scalar(value)}\n")
 
 
-def _entry(run: Entries, item: Any, depth: int) -> str:
+def _entry(run: Entries, entry: Any, depth: int) -> str:
     lines: list[str] = []
-    entry = run.build(item)
     if run.mapping:
         _mapping(entry, depth, lines, _no_runs)
     else:
@@ -191,10 +215,51 @@ def _no_runs(run: Entries, depth: int, out: list[str]) -> None:
     raise TypeError("entries inside an entry are not supported")
 
 
-def _prove_entry(run: Entries, item: Any, depth: int) -> str:
-    text = _entry(run, item, depth)
-    _prove(text, run.build(item))
-    return text
+class _Proof:
+    """What is to be parsed back of new entries: one of each shape, and each scalar once."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[Hashable, tuple[str, Any]] = {}
+        self._strings: set[str] = set()
+        self._others: dict[tuple[type, str], Any] = {}
+        self._keys: dict[tuple[type, str], Any] = {}
+
+    def add_entry(self, run: Entries, depth: int, entry: Any, text: str) -> None:
+        """Take note of an entry and of how it was written."""
+        self._shapes.setdefault((run.mapping, depth, self._shape(entry)), (text, entry))
+
+    def _shape(self, value: Any) -> Hashable:
+        if isinstance(value, str):
+            self._strings.add(value)
+            return None
+        if isinstance(value, dict):
+            for key in value:
+                self._keys[type(key), key if isinstance(key, str) else repr(key)] = key
+            return (dict, *map(self._shape, value.values()))
+        if isinstance(value, (list, tuple)):
+            return (list, *map(self._shape, value))
+        self._others[type(value), repr(value)] = value
+        return None
+
+    def give(self) -> None:
+        """Parse all of it back; `Rejected` for what does not come back as it was."""
+        for text, entry in self._shapes.values():
+            _prove(text, entry)
+        values, keys = [*self._strings, *self._others.values()], list(self._keys.values())
+        _prove_each(values, lambda value: f"- {scalar(value)}\n", list)
+        _prove_each(keys, lambda key: f"{_key(key)}: 0\n", lambda keys: dict.fromkeys(keys, 0))
+
+
+def _prove_each(items: list[Any], write: Callable[[Any], str], collect: Callable[[list[Any]], Any]) -> None:
+    """Parse items back in one go; in the error stands the first of them that fails."""
+    if not items:
+        return
+    try:
+        _prove("".join(map(write, items)), collect(items))
+    except Rejected:
+        for item in items:
+            _prove(write(item), collect([item]))
+        raise
 
 
 def _prove(text: str, data: Any) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import Rejected
+from sidecar.generate import yaml_writer
 from sidecar.generate.cache import Memo
 from sidecar.generate.yaml_writer import Entries, dump, load, plain, scalar
 
@@ -255,6 +256,47 @@ def test_every_entry_is_proven() -> None:
 
     with pytest.raises(Rejected):
         dump({"run": Entries(build, [1.0, 2.0, float("nan"), 4.0], mapping=True)}, Memo())
+
+
+@pytest.mark.parametrize("hostile", ["a: b", "- a", "a #b", "true", "&a b", " a", "a\nb", "'a"])
+@pytest.mark.parametrize("as_key", [True, False])
+def test_a_scalar_that_is_written_wrongly_is_found_wherever_it_is(
+    monkeypatch: pytest.MonkeyPatch, hostile: str, as_key: bool
+) -> None:
+    """In an entry whose shape was proven by another, too; and nothing of it is remembered."""
+
+    def build(item: str) -> dict[str, Any]:
+        return {f"entry {item}": [{"inner": {item: 1}}] if as_key else [{"inner": {"key": item}}]}
+
+    document = {"run": Entries(build, ["fine", hostile, "good"], mapping=True)}
+    memo = Memo()
+    with monkeypatch.context() as patched:
+        patched.setattr(yaml_writer, "_string", lambda value: value)
+        patched.setattr(yaml_writer, "_name", lambda value: value)
+        with pytest.raises(Rejected):
+            dump(document, memo)
+    assert_reads_back(dump(document, memo), plain(document))
+
+
+def test_a_shape_that_is_written_wrongly_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shape is proven, not only that of the first entry."""
+    right = yaml_writer._list
+
+    def wrong(items: Any, depth: int, *others: Any) -> None:
+        right(items, depth - (len(items) == 3), *others)
+
+    monkeypatch.setattr(yaml_writer, "_list", wrong)
+
+    def document(*sizes: int) -> dict[str, Any]:
+        return {"run": Entries(_nested, sizes, mapping=True)}
+
+    dump(document(1, 2, 4), Memo())
+    with pytest.raises(Rejected):
+        dump(document(1, 2, 3, 4), Memo())
+
+
+def _nested(size: int) -> dict[str, Any]:
+    return {f"entry {size}": {"list": [{"a": 1, "b": 2}] * size}}
 
 
 def test_the_same_entry_at_another_depth_is_written_anew() -> None:
