@@ -23,7 +23,7 @@ from sidecar.inputs.store import open_store, own_index
 from sidecar.model.artifacts import MAINTENANCE
 from sidecar.model.events import LifecycleEvent
 from sidecar.model.machine_report import LoadedIndex, Served, served
-from sidecar.model.runs import Outcome, Request
+from sidecar.model.runs import Outcome, Request, Verdict
 from sidecar.model.stream import ReadyProgress, RunFinished
 from sidecar.model.work import Work
 from sidecar.navigator.markers import Markers
@@ -64,7 +64,7 @@ _GRACE = 2.0
 _RELAY_QUIET, _RELAY_LONGEST = 1.0, 10.0
 # `update --once` runs no daemon afterwards: how long it looks for the load of what it published, in seconds.
 _ONCE = 5.0
-_ONCE_VERDICTS = {
+_ONCE_VERDICTS: dict[Verdict, str] = {
     "loaded": "Navigator has loaded it",
     "down": "Navigator is down; it will load it when it starts",
     "failed": "Navigator did not load it",
@@ -383,7 +383,7 @@ class Daemon:
         """Without a daemon: make Navigator load what was published, and say within seconds how that went."""
         task = asyncio.create_task(self.reconciler.run())
         current = self.generations.current
-        verdict = "pending" if current is None else await self.reconciler.wait(current.number, _ONCE)
+        verdict: Verdict = "pending" if current is None else await self.reconciler.wait(current.number, _ONCE)
         await end(task)
         return _ONCE_VERDICTS.get(verdict, "there is no sign yet that Navigator has loaded it")
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from sidecar.model.changes import Changes
 from sidecar.model.record import Problem, Record
+
+RunState = Literal[
+    "published", "unchanged", "previewed", "rejected", "failed", "pending", "loaded", "ready", "fleet_updated"
+]
+"""How a run ended."""
+
+SettledState = RunState | Literal["rolled_back"]
+"""What became of a run in the end."""
+
+Verdict = Literal["loaded", "failed", "superseded", "down", "pending"]
+"""How it ended with the load of a generation."""
 
 PREVIEW = "preview"
 """The trigger of previews."""
@@ -132,15 +144,15 @@ class Request(Record, frozen=True):
 class Outcome(Record, frozen=True, omit_defaults=True):
     """How a run ended.
 
-    `state` is published, unchanged, previewed, rejected or failed, and pending where a machine that boots is
-    not kept waiting for the end. `generation` is the one in place now. `etag` and `sha256` are those of the
-    index that came or that the store holds, `tag` names the very set that would be or was published. `stages`
-    are seconds. `diffs` are what the run writes, `drift` what somebody else had changed before. `warnings`
+    `state` is pending where a machine that boots is not kept waiting for the end, loaded or ready for those
+    who waited for that, and fleet_updated for an update of the fleet. `generation` is the one in place now.
+    `etag` and `sha256` are those of the index that came or that the store holds, `tag` names the very set
+    that would be or was published. `stages` are seconds. `diffs` are what the run writes, `drift` what somebody else had changed before. `warnings`
     may name users. `stands` when it failed, or takes long, but the generation in place is whole, file by
     file. `public` when nobody asked for it but strangers.
     """
 
-    state: str
+    state: RunState
     trigger: str
     who: str
     started: float

@@ -24,7 +24,7 @@ import msgspec
 
 from sidecar.model.events import LifecycleEvent, Loaded, NotLoaded
 from sidecar.model.record import Record
-from sidecar.model.runs import Outcome
+from sidecar.model.runs import Outcome, SettledState
 from sidecar.model.work import Work
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Entry(Record, frozen=True):
     """
 
     run: int
-    state: str
+    state: SettledState
     settled: float | None
     reload_seconds: float | None
     note: str | None
@@ -173,7 +173,7 @@ class History:
         )
 
     def settle(
-        self, generation: int, state: str, seconds: float | None = None, note: str | None = None
+        self, generation: int, state: SettledState, seconds: float | None = None, note: str | None = None
     ) -> None:
         """Record what became of a published generation: the newest one of this number."""
 
@@ -206,7 +206,11 @@ class History:
                 "where ? is null or id < ? order by id desc limit ?",
                 (before, before, limit),
             )
-            return [_entry(row) for row in rows]
+            entries: list[Entry] = []
+            for row in rows:
+                with suppress(msgspec.MsgspecError):  # written by another version
+                    entries.append(_entry(row))
+            return entries
 
         return self._attempt(select, [])
 
@@ -285,7 +289,7 @@ class HistoryWriter:
                 self._threads.submit(write)
 
     def settle(
-        self, generation: int, state: str, seconds: float | None = None, note: str | None = None
+        self, generation: int, state: SettledState, seconds: float | None = None, note: str | None = None
     ) -> None:
         """Record what became of a published generation."""
         self._write(generation, partial(self._history.settle, generation, state, seconds, note))
@@ -315,5 +319,12 @@ class HistoryWriter:
 
 def _entry(row: tuple[int, str, float | None, float | None, str | None, bytes, bytes | None]) -> Entry:
     run, state, settled, seconds, note, outcome, ready = row
-    work = msgspec.json.decode(ready, type=Work) if ready else None
-    return Entry(run, state, settled, seconds, note, msgspec.json.decode(outcome, type=Outcome), work)
+    return Entry(
+        run,
+        msgspec.convert(state, SettledState),
+        settled,
+        seconds,
+        note,
+        msgspec.json.decode(outcome, type=Outcome),
+        msgspec.json.decode(ready, type=Work) if ready else None,
+    )

@@ -18,7 +18,7 @@ from sidecar.errors import PublishError, SidecarError
 from sidecar.generations import Generations, LastLoaded, Manifest
 from sidecar.model.events import LifecycleEvent, Loaded, NavigatorSeen, NotLoaded, Reloaded
 from sidecar.model.navigator import Process
-from sidecar.model.runs import Request
+from sidecar.model.runs import Request, Verdict
 from sidecar.model.states import Health
 from sidecar.navigator.markers import Marker
 from sidecar.navigator.server import Navigator
@@ -164,7 +164,7 @@ class Reconciler:
                 self._let_go = time.monotonic()
             self.wake()
 
-    async def wait(self, generation: int, seconds: float) -> str:
+    async def wait(self, generation: int, seconds: float) -> Verdict:
         """How it ended for a generation: loaded, failed, superseded or down; pending after `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -178,7 +178,7 @@ class Reconciler:
         self._stopping = True
         self._tell_news()
 
-    def _verdict(self, generation: int) -> str | None:
+    def _verdict(self, generation: int) -> Verdict | None:
         current, state = self._generations.current, self.state
         if self._stopping:
             return "pending"

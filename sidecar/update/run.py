@@ -11,7 +11,7 @@ from typing import Any
 
 from sidecar.errors import SidecarError
 from sidecar.model.record import Problem
-from sidecar.model.runs import Outcome, Request
+from sidecar.model.runs import Outcome, Request, RunState
 from sidecar.model.stream import Emit, LogLine, StageEnded
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Run:
         """Remember facts for the outcome."""
         self.found |= facts
 
-    def outcome(self, state: str, error: SidecarError | None = None) -> Outcome:
+    def outcome(self, state: RunState, error: SidecarError | None = None) -> Outcome:
         """The run's end."""
         return Outcome(
             state=state,

@@ -38,7 +38,7 @@ from sidecar.model.artifacts import HTPASSWD, TENANTS, Artifact
 from sidecar.model.changes import changes, unified
 from sidecar.model.index import Index
 from sidecar.model.navigator import Process
-from sidecar.model.runs import Outcome, Request
+from sidecar.model.runs import Outcome, Request, RunState
 from sidecar.model.work import Asked, Prepared
 from sidecar.system.background import in_thread
 from sidecar.update.check_command import CheckCommand
@@ -122,7 +122,7 @@ class Updater:
         self._note_generation(run)
         return run.outcome(state, run.problem)
 
-    async def _update(self, run: Run) -> str:
+    async def _update(self, run: Run) -> RunState:
         request, current = run.request, self._generations.current
         if request.rollback is not None:
             return await self._roll_back(run, request.rollback)
@@ -380,7 +380,7 @@ class Updater:
 
     # roll back
 
-    async def _roll_back(self, run: Run, number: int) -> str:
+    async def _roll_back(self, run: Run, number: int) -> RunState:
         """Publish the artifacts, and if so asked the index, of an older generation as a new one."""
         incoming = await in_thread(self._generations.open_incoming)
         older, artifacts, present, todo = await in_thread(self._choose, run.request, number, incoming)

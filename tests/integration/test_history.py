@@ -15,7 +15,7 @@ import pytest
 
 from sidecar.model.events import Loaded
 from sidecar.model.record import Problem
-from sidecar.model.runs import Outcome, Request
+from sidecar.model.runs import Outcome, Request, RunState
 from sidecar.model.work import Work
 from sidecar.observe.history import History, HistoryWriter, is_recorded
 from tests.support.machine import Machine, until
@@ -23,9 +23,21 @@ from tests.support.machine import Machine, until
 YEAR = 365 * 86400.0
 
 
-def outcome(number: int | None = None, started: float | None = None, state: str = "published") -> Outcome:
+def outcome(
+    number: int | None = None, started: float | None = None, state: RunState = "published"
+) -> Outcome:
     moment = time.time() if started is None else started
     return Outcome(state=state, trigger="cgi", who="somebody", started=moment, seconds=0.1, generation=number)
+
+
+def test_an_entry_of_another_version_hides_no_other(tmp_path: Path) -> None:
+    """A version that is gone back from may have written words that this one does not know."""
+    history = History(tmp_path / "history.db", 100, YEAR)
+    for number in (1, 2, 3):
+        history.add(outcome(number))
+    with closing(sqlite3.connect(tmp_path / "history.db")) as connection, connection:
+        connection.execute("update runs set state = 'paused' where generation = 2")
+    assert [entry.outcome.generation for entry in history.entries()] == [3, 1]
 
 
 def work(generation: int) -> Work:

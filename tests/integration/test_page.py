@@ -738,7 +738,7 @@ async def test_a_history_with_hostile_words_stays_text(machine: Machine) -> None
             error=Problem("x", hostile, hostile, 500),
         )
         site.daemon.history.add(outcome)
-        site.daemon.history.settle(1, hostile, None, hostile)
+        site.daemon.history.settle(1, "rolled_back", None, hostile)
         site.daemon.status.note(outcome)
         site.daemon.status.problems.append(lambda: hostile)
         for path in ("/", "/generations", "/generations/1", "/status", f"/{hostile}"):
