@@ -147,9 +147,9 @@ class Outcome(Record, frozen=True, omit_defaults=True):
     `state` is pending where a machine that boots is not kept waiting for the end, loaded or ready for those
     who waited for that, and fleet_updated for an update of the fleet. `generation` is the one in place now.
     `etag` and `sha256` are those of the index that came or that the store holds, `tag` names the very set
-    that would be or was published. `stages` are seconds. `diffs` are what the run writes, `drift` what somebody else had changed before. `warnings`
-    may name users. `stands` when it failed, or takes long, but the generation in place is whole, file by
-    file. `public` when nobody asked for it but strangers.
+    that would be or was published. `stages` are seconds. `diffs` are what the run writes, `drift` what
+    somebody else had changed before. `warnings` may name users. `stands` when it failed, or takes long, but
+    the generation in place is whole, file by file. `public` when nobody asked for it but strangers.
     """
 
     state: RunState
