@@ -433,6 +433,14 @@ class Fleet(Section, frozen=True):
     relay_webhook: Annotated[
         bool, _doc("pass a webhook's poke on to the other machines: buckets notify one address only")
     ] = False
+    bus: Annotated[
+        Secret,
+        _doc(
+            "NATS server with JetStream that tells all machines of a new index, as nats:// or tls://, with "
+            "`user:password@` or `token@` where it wants them; several of a cluster, separated by commas; "
+            "it needs the package's extra `nats`; empty: none"
+        ),
+    ] = Secret("")
 
 
 class History(Section, frozen=True):
