@@ -50,8 +50,8 @@ class Simulated(asyncio.Protocol):
                 told: dict[str, Any] = {"state": "published", "sha256": self.sha256}
             else:
                 told = {
-                    "machine": machine, "region": "iad", "state": "in_sync", "generation": 2, "loaded": 2,
-                    "published": self.sha256, "sha256": self.sha256,
+                    "machine": machine, "region": "iad", "sync": "synced", "health": "healthy",
+                    "generation": 2, "loaded": 2, "published": self.sha256, "sha256": self.sha256,
                 }  # fmt: skip
             asyncio.get_running_loop().call_later(self.seconds, self.answer, machine, json.dumps(told))
 

@@ -323,11 +323,6 @@ def _check_fleet(settings: Settings) -> None:
             "fleet.bus: that is not the URL of a NATS server",
             "such as nats://bus.internal:4222, or tls://user:password@bus.example.com",
         )
-    if fleet.bus and not settings.trigger.secret:
-        raise SettingsError(
-            "fleet.bus: without trigger.secret nothing on a bus can be trusted",
-            "set trigger.secret, or SIDECAR_TRIGGER_SECRET, to the fleet's secret",
-        )
     if not re.match(r"(/[^?#\s]*[^/?#\s])?\Z", fleet.root):
         raise SettingsError(f"fleet.root: {fleet.root!r} is not a path", "such as /showcase, or nothing")
     if len({one.id for one in fleet.machines}) != len(fleet.machines):

@@ -388,7 +388,7 @@ class Fleet(Section, frozen=True):
     resolver: Annotated[
         str, _doc("address and port of the DNS server; default: the first in /etc/resolv.conf")
     ] = ""
-    parallel: Annotated[Count, _doc("how many requests to machines may be under way at once")] = 200
+    parallel: Annotated[Count, _doc("how many requests to machines may be under way at once")] = 500
     attempts: Annotated[Count, _doc("how often a machine is poked before it counts as failed")] = 5
     pause: Annotated[Duration, _doc("after a first failure; it doubles with each further one")] = Duration(1)
     answer_timeout: Annotated[Duration, _doc("how long one answer of a machine may take")] = Duration(60)

@@ -43,12 +43,14 @@ _SNAPSHOT_SECONDS = 15.0
 _LOOKS_PER_SECOND = 5000
 
 
+_UNTRUSTED = "fleet.bus is set, but trigger.secret is not: nothing on a bus could be trusted"
+
 Follow = Callable[[str, str, bool], Awaitable[bool]]
 """Takes a digest, who gave the hint, and whether just now; gives whether that is dealt with."""
 
 
 def secrets_of(settings: Settings) -> list[str]:
-    """The secrets with which something on the bus may be signed; the first one signs."""
+    """The secrets with which something on the bus may be signed, if any; the first one signs."""
     both = settings.trigger.secret, settings.trigger.previous_secret
     return [str.__str__(secret) for secret in both if secret]
 
@@ -112,6 +114,9 @@ class Listener:
 
     async def run(self) -> None:
         """Listen and state until cancelled, whatever the bus does."""
+        if not self._secrets:
+            self._say(_UNTRUSTED)
+            return
         failures = 0
         while True:
             since = math.inf
@@ -301,6 +306,8 @@ class ByBus:
 @asynccontextmanager
 async def announcing(settings: Settings) -> AsyncIterator[Announcement]:
     """The bus with what all machines have stated of late; `BusError` when it cannot be used."""
+    if not secrets_of(settings):
+        raise BusError(_UNTRUSTED, "set trigger.secret, or SIDECAR_TRIGGER_SECRET, to the fleet's secret")
     async with connected(str.__str__(settings.fleet.bus), "fleet") as link:
         announcement = Announcement(settings, link)
         await link.make(HINTS)

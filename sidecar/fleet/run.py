@@ -45,6 +45,7 @@ from sidecar.inputs.store.inventory import Inventory, Item, first_date
 from sidecar.inputs.store.transfer import format_age
 from sidecar.model.machine_report import Served, decode
 from sidecar.model.record import Record
+from sidecar.system.memory import seldom_collected
 
 _FIRST_LOOK = 0.03
 _LONGEST_LOOK = 1.0
@@ -122,8 +123,9 @@ class Crew:
 
     async def update(self, targets: tuple[Target, ...]) -> tuple[Result, ...]:
         """Bring all of them up to date; every failure is a result."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_Machine(self, target).update()) for target in targets]
+        with seldom_collected():
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(_Machine(self, target).update()) for target in targets]
         return tuple(task.result() for task in tasks)
 
     async def poke(self, target: Target, begin: Callable[[], None]) -> Verdict:

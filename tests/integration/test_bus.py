@@ -336,6 +336,16 @@ async def test_a_statement_of_before_the_hint_counts_for_nothing(server: NatsSer
     assert set(announcement.statements) == {"m1"}
 
 
+async def test_a_bus_needs_the_fleets_secret(tmp_path: Path) -> None:
+    """Without one nobody's hint could be told from anybody's: that is said, and the bus is left alone."""
+    settings = parse({"store": f"file://{tmp_path}", "fleet": {"bus": "nats://127.0.0.1:9"}}, {})
+    async with Ears(settings).open(connect=False) as ears:
+        await until(lambda: "trigger.secret" in (ears.listener.problem() or ""))
+    with pytest.raises(BusError, match=r"trigger\.secret"):
+        async with announcing(settings):
+            pass
+
+
 async def test_without_a_bucket_nothing_is_wrong(own_server: NatsServer, tmp_path: Path) -> None:
     """Machines make none: they may not be allowed to, and nobody has asked yet."""
     await own_server.start()
