@@ -1,7 +1,7 @@
-"""A fleet told by a bus: many listeners of the project's own, in one process, on a real NATS server.
+"""A fleet told by a bus: many listeners of the project's own, in a few processes, on a real NATS server.
 
 python benchmarks/bus_bench.py 1000      # machines; needs nats-server
-python benchmarks/bus_bench.py MACHINES FOLDER URL SECONDS      # is the machines, until standard input ends
+python benchmarks/bus_bench.py FIRST LAST FOLDER URL SECONDS      # is them, until standard input ends
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -21,9 +21,11 @@ from sidecar.config.parse import parse
 from sidecar.config.settings import Settings
 from sidecar.fleet.bus import Listener, announcing
 from sidecar.model.machine_report import Served
+from sidecar.system.memory import seldom_collected
 
 ROOT = Path(__file__).parent.parent
 SECRET = "a-secret-for-the-benchmark"
+_IN_A_PROCESS = 1000
 # So many open their connections at once; those of a fleet spread over their first pause.
 _AT_ONCE = 100
 
@@ -47,15 +49,16 @@ class Machine:
         return True
 
 
-async def be(machines: int, folder: str, url: str, seconds: float) -> None:
-    """All machines, until standard input ends; says when all are connected."""
+async def be(start: int, stop: int, folder: str, url: str, seconds: float) -> None:
+    """The machines with these numbers, until standard input ends; says when all are connected."""
     settings = settings_of(folder, url)
-    fleet = [Machine(settings, f"m{number:05}", seconds) for number in range(machines)]
+    fleet = [Machine(settings, f"m{number:05}", seconds) for number in range(start, stop)]
     tasks = []
-    for first in range(0, machines, _AT_ONCE):
+    for first in range(0, len(fleet), _AT_ONCE):
         some = fleet[first : first + _AT_ONCE]
         tasks += [asyncio.create_task(one.listener.run()) for one in some]
-        await until(lambda some=some: all(one.listener.connected for one in some), 60)
+        for one in some:
+            await until(lambda machine=one: machine.listener.connected, 60)  # type: ignore[misc]
     print("connected", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     for task in tasks:
@@ -86,16 +89,23 @@ async def _told(url: str, server: int, folder: str, machines: int, seconds: floa
     settings = settings_of(folder, url)
     async with announcing(settings):
         pass  # makes the buckets
-    command = [sys.executable, __file__, str(machines), folder, url, str(seconds)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
-    assert process.stdout is not None
+    rest = [folder, url, str(seconds)]
+    processes = [
+        subprocess.Popen(  # noqa: ASYNC220 - servers, which are not waited for
+            [sys.executable, __file__, str(first), str(min(machines, first + _IN_A_PROCESS)), *rest],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for first in range(0, machines, _IN_A_PROCESS)
+    ]
     try:
         started = time.perf_counter()
-        assert await asyncio.to_thread(process.stdout.readline)
+        for process in processes:
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline)
         connecting = time.perf_counter() - started
         async with announcing(settings) as announcement:
             await until(lambda: len(announcement.statements) == machines, 120)
-            heard: list[Awaitable[object]] = []
             started = time.perf_counter()
             await announcement.publish("1" * 64)
             heard = [announcement.verdict(name, "1" * 64, ready=False) for name in announcement.statements]
@@ -106,11 +116,13 @@ async def _told(url: str, server: int, folder: str, machines: int, seconds: floa
             "seconds": took,
             "in time": sum(one is not None for one in verdicts),
             "server MB": _resident(server) / 1e6,
-            "machines MB": _resident(process.pid) / 1e6,
+            "machines MB": sum(_resident(process.pid) for process in processes) / 1e6,
             "counting MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         }
     finally:
-        process.communicate("", timeout=60)
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def _resident(process: int) -> int:
@@ -123,6 +135,7 @@ if __name__ == "__main__":
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, hard), hard))
     if len(sys.argv) > 2:
-        asyncio.run(be(int(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4])))
+        with seldom_collected():
+            asyncio.run(be(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4], float(sys.argv[5])))
     else:
         print(asyncio.run(told(int(sys.argv[1]), 0.2)))

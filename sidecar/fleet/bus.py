@@ -315,21 +315,27 @@ async def announcing(settings: Settings) -> AsyncIterator[Announcement]:
         stated = link.all(STATEMENTS, fleet_key(settings.store, settings.index_key))
         try:
             async with asyncio.timeout(_SNAPSHOT_SECONDS):
-                await _take(stated, announcement)
+                await _take(link, stated, announcement)
         except TimeoutError:
             raise BusError(
                 f"the bus did not tell within {_SNAPSHOT_SECONDS:g} s what the machines state"
             ) from None
-        going_on = asyncio.create_task(_take(stated, announcement))
+        going_on = asyncio.create_task(_take(link, stated, announcement))
         try:
             yield announcement
         finally:
             await end(going_on)
 
 
-async def _take(stated: AsyncIterator[tuple[str, bytes] | None], announcement: Announcement) -> None:
+async def _take(
+    link: Link, stated: AsyncIterator[tuple[str, bytes] | None], announcement: Announcement
+) -> None:
     """Note every statement up to the mark that all of before were told; there is one, so then without end."""
-    async for entry in stated:
-        if entry is None:
-            return
-        announcement.take(*entry)
+
+    async def work() -> None:
+        async for entry in stated:
+            if entry is None:
+                return
+            announcement.take(*entry)
+
+    await link.held(work())

@@ -118,7 +118,7 @@ class Link:
             watcher: Any = await self.held(stored.watch(f"{prefix}.*"))
         is_whole, seen = False, False
         while True:
-            entry = await self.held(watcher.updates(None))
+            entry = await watcher.updates(None)  # without end: whoever iterates does so in `held`
             if entry is None:
                 continue
             yield entry.key, entry.value or b""
