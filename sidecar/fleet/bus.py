@@ -24,7 +24,18 @@ from sidecar.fleet.machines import Target
 from sidecar.fleet.nats_link import BusError, Link, connected
 from sidecar.fleet.poke import Order, Talk
 from sidecar.fleet.verdicts import GOOD, Answer, Verdict, of_served
-from sidecar.model.bus import HINTS, STATEMENTS, Hint, Statement, fleet_key, later, machine_key, opened, seal
+from sidecar.model.bus import (
+    HINTS,
+    LONGEST_SPREAD,
+    STATEMENTS,
+    Hint,
+    Statement,
+    fleet_key,
+    later,
+    machine_key,
+    opened,
+    seal,
+)
 from sidecar.model.machine_report import Served
 from sidecar.system.tasks import end, happens
 
@@ -257,7 +268,7 @@ class Announcement:
     async def publish(self, sha256: str) -> None:
         """Give the hint to everyone."""
         known = len(self.statements)
-        spread = known / _LOOKS_PER_SECOND if known > _LOOKS_PER_SECOND else 0.0
+        spread = min(LONGEST_SPREAD, known / _LOOKS_PER_SECOND) if known > _LOOKS_PER_SECOND else 0.0
         before, now = await self._link.get(HINTS, self._key), time.time()
         newest = 0.0
         if before is not None:

@@ -27,6 +27,9 @@ from sidecar.model.record import Record
 HINTS, STATEMENTS = "sidecar_index", "sidecar_machines"
 """The buckets. In the first a key is an index, in the second an index and a machine."""
 
+LONGEST_SPREAD = 600.0
+"""Seconds over which a hint may have the machines look."""
+
 _LARGEST_BYTES = 16 << 10
 _STEP_SECONDS = 1e-6  # the last digit of a stamp
 
@@ -37,7 +40,7 @@ class Hint(Record, frozen=True):
     """The SHA-256 that the store holds, and over how many seconds the machines shall spread their looks."""
 
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-    spread: Annotated[float, Meta(ge=0, le=600)] = 0.0
+    spread: Annotated[float, Meta(ge=0, le=LONGEST_SPREAD)] = 0.0
 
 
 class Statement(Record, frozen=True):
