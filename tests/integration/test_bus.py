@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.cli import doctor
 from sidecar.config.parse import parse
 from sidecar.config.settings import Settings
 from sidecar.daemon import Daemon
@@ -22,6 +23,7 @@ from sidecar.fleet.progress import Silence
 from sidecar.fleet.run import Updates, Wanted
 from sidecar.model.bus import HINTS, STATEMENTS, Hint, Statement, fleet_key, machine_key, seal
 from sidecar.model.machine_report import Served
+from tests.support.cgi import sidecar
 from tests.support.machine import SECRET, Machine, until
 from tests.support.nats import NatsServer, nats_server
 
@@ -414,9 +416,14 @@ async def test_a_fleet_update_by_the_bus_pokes_nobody(server: NatsServer, tmp_pa
         report = await updating
         assert [one.state for one in report.machines] == ["loaded"]
         assert report.machines[0].sha256 == digest(machine)
-        overview = await Updates(settings).overview_by_bus(Silence())
-        assert overview.good
-        assert [(one.machine, one.state) for one in overview.machines] == [("test-machine", "in_sync")]
+        shown = await sidecar(machine, "fleet", "status", "--bus", "--json")
+        assert (shown.code, shown.json["good"]) == (0, True), shown
+        assert [(one["machine"], one["state"]) for one in shown.json["machines"]] == [
+            ("test-machine", "in_sync")
+        ]
+        finding = await doctor._bus(settings)
+        assert finding.good
+        assert digest(machine)[:12] in finding.message
         assert await metric(machine, "sidecar_bus_connected") == 1
         assert await metric(machine, 'sidecar_bus_hints_total{outcome="followed"}') == 1
         assert await metric(machine, 'sidecar_updates_total{outcome="published",trigger="bus"}') == 1
@@ -459,5 +466,8 @@ async def test_a_fleet_update_goes_on_without_its_bus(tmp_path: Path) -> None:
             said.append(sentence)
 
     report = await Updates(machine.settings()).update(Wanted(), Ear())
+    finding = await doctor._bus(machine.settings())
+    assert not finding.good
+    assert "127.0.0.1:9" in finding.message
     assert [one.state for one in report.machines] == ["unreachable"]
     assert any("poked without it" in one and "127.0.0.1:9" in one for one in said)
