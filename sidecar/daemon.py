@@ -368,7 +368,8 @@ class Daemon:
     async def _hinted(self, sha256: str, who: str, fresh: bool) -> bool:
         """Look at the store because of a hint; is it dealt with, be it by a refusal?"""
         current = self.generations.current
-        if current is not None and current.index.sha256 == sha256:
+        # Where the index is made, nothing comes from elsewhere.
+        if self._own_index is not None or (current is not None and current.index.sha256 == sha256):
             return True
         # An old one says no more than that something has changed.
         request = Request(trigger="bus", who=who, expect=sha256 if fresh else None)

@@ -24,7 +24,7 @@ from sidecar.fleet.run import Updates, Wanted
 from sidecar.model.bus import HINTS, STATEMENTS, Hint, Statement, fleet_key, machine_key, seal
 from sidecar.model.machine_report import Served
 from tests.support.cgi import sidecar
-from tests.support.machine import SECRET, Machine, until
+from tests.support.machine import SECRET, Machine, started, until
 from tests.support.nats import NatsServer, nats_server
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -452,6 +452,18 @@ async def test_with_the_bus_muted_or_gone_everything_converges(
         await until(lambda: daemon.status.health().state == "healthy")
         assert any("bus" in one for one in daemon.status.status().problems)
         assert await metric(machine, "sidecar_bus_connected") == 0
+
+
+async def test_the_machine_that_owns_the_index_follows_no_hint(tmp_path: Path) -> None:
+    """It is where the change was made: it would wait in vain for its own index to be another."""
+    machine = bussed(tmp_path / "m", "nats://127.0.0.1:9", own_index=True)
+    machine.put_index()
+    machine.store_index.rename(machine.target("index.sqlite3"))
+    async with machine.daemon() as daemon:
+        await started(daemon)
+        assert await daemon._hinted(TWO, "the bus", True)
+        assert daemon.status.last is not None
+        assert daemon.status.last.trigger == "start"
 
 
 async def test_a_fleet_update_goes_on_without_its_bus(tmp_path: Path) -> None:
