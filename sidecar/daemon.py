@@ -13,6 +13,7 @@ from typing import Any
 
 from sidecar.config.settings import Settings
 from sidecar.errors import NotFound, PublishError, SidecarError
+from sidecar.fleet.bus import Listener
 from sidecar.fleet.follower import Follower
 from sidecar.fleet.run import Wanted
 from sidecar.fleet.service import FleetService
@@ -40,6 +41,7 @@ from sidecar.system import systemd
 from sidecar.system.sqlite import install_database, warm_up
 from sidecar.system.tasks import Tasks, end
 from sidecar.update.check_command import CheckCommand
+from sidecar.update.patience import submit
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.rejections import Rejections
 from sidecar.update.triggers import LocalWatch, Ticker
@@ -167,6 +169,8 @@ class Daemon:
             self._on_event,
         ):
             self.reconciler.subscribe(subscriber)
+        self.bus = Listener(settings, self._id, self._hinted, self._served, self.metrics.count_hint)
+        self.metrics.follow_bus(lambda: self.bus.connected)
         self.fleet = FleetService(settings, self._id, self.store, self.broker.emit, self._remember)
         self._relay = Follower(self.fleet.relay, _RELAY_QUIET, _RELAY_LONGEST)
         self._followed = Follower(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
@@ -228,6 +232,7 @@ class Daemon:
             self.generations.site.unwritable,
             process.hidden,
             self._databases_problem,
+            self.bus.problem,
         ]
 
     # Life
@@ -263,6 +268,8 @@ class Daemon:
         self._keep_running(stack, self._relay.run())
         stack.push_async_callback(self.fleet.close)
         self._keep_running(stack, self._ticker.run())
+        if self._settings.fleet.bus:
+            self._keep_running(stack, self.bus.run())
         if self._own_index is not None:
             if self._settings.fleet.follow_local_index:
                 self._followed.changed()  # it may have changed while no daemon ran
@@ -353,9 +360,25 @@ class Daemon:
     async def _resumed(self, gap: float) -> None:
         # The other ends of the connections have long forgotten them.
         await self.store.reset()
+        self.bus.reset()
         await self._ask(Request(trigger="wake", who=f"waking after {gap:.0f} s"))
         # Copies of other regions' databases may have aged meanwhile.
         self.ready.work.request("resume", f"waking after {gap:.0f} s")
+
+    async def _hinted(self, sha256: str, who: str, fresh: bool) -> bool:
+        """Look at the store because of a hint; is it dealt with, be it by a refusal?"""
+        current = self.generations.current
+        # Where the index is made, nothing comes from elsewhere.
+        if self._own_index is not None or (current is not None and current.index.sha256 == sha256):
+            return True
+        # An old one says no more than that something has changed.
+        request = Request(trigger="bus", who=who, expect=sha256 if fresh else None)
+        try:
+            outcome = await submit(self.worker, request, self._settings.fetch.expect_timeout)
+        except SidecarError as error:
+            logger.warning("the update for %s was not run: %s", request.trigger, error)
+            return False
+        return outcome.good or outcome.refused or outcome.state == "rejected"
 
     # From run to publication to load
 
@@ -364,6 +387,7 @@ class Daemon:
         self.status.note(outcome)
         self._history_writer.add(outcome)
         self.broker.emit(RunFinished(outcome.state, outcome.generation, outcome.seconds))
+        self.bus.moved()
         systemd.notify(f"STATUS={self.status.sentence()}")
 
     def _remember(self, outcome: Outcome) -> None:
@@ -377,6 +401,7 @@ class Daemon:
 
     def _on_event(self, event: LifecycleEvent) -> None:
         self.worker.wake()
+        self.bus.moved()
         systemd.notify(f"STATUS={self.status.sentence()}")
 
     async def follow_once(self) -> str:
@@ -397,6 +422,7 @@ class Daemon:
                 logger.warning("%s", error)
             self.metrics.set_generation("ready", work.generation)
         self._history_writer.add_ready(work)
+        self.bus.moved()
         self._tasks.start(self._serve_the_waiting())
         self.broker.emit(ReadyProgress(work.generation, work.state, work.steps))
 

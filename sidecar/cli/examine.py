@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from sidecar.cli.client import Client, NoDaemon
 from sidecar.config.parse import unknown_variables
 from sidecar.config.settings import Settings
 from sidecar.errors import SidecarError
+from sidecar.fleet.bus import secrets_of
+from sidecar.fleet.nats_link import connected, place
 from sidecar.generate import generate
 from sidecar.generate.cache import Memo
 from sidecar.generations import targets
 from sidecar.inputs.index import read_deployed, read_index
 from sidecar.inputs.machine import Machine, placeholder_values
 from sidecar.inputs.store import open_store, own_index
+from sidecar.model.bus import HINTS, Hint, fleet_key, opened
 from sidecar.model.record import Record
 from sidecar.model.words import spoken
 
@@ -43,6 +47,8 @@ async def examine(settings: Settings) -> list[Finding]:
     if settings.prerender.renderer == "http":
         findings.append(await _origin(settings))
     findings += [finding async for finding in _store_and_generation(settings)]
+    if settings.fleet.bus:
+        findings.append(await _bus(settings))
     findings += _daemon(settings)
     said = {finding.message for finding in findings}
     for sentence in unknown_variables(os.environ):
@@ -129,6 +135,22 @@ async def _origin(settings: Settings) -> Finding:
             f"does not answer: {str(error) or 'no answer in time'}",
             "start it, or correct prerender.origin",
         )
+
+
+async def _bus(settings: Settings) -> Finding:
+    """Whether the bus takes the connection, and what it holds."""
+    urls = str.__str__(settings.fleet.bus)
+    subject, key = f"bus {place(urls)}", fleet_key(settings.store, settings.index_key)
+    try:
+        async with connected(urls, "doctor") as link:
+            value = await link.get(HINTS, key)
+        if value is None:
+            return Finding(subject, True, f"answers, and holds nothing for {key} yet")
+        hint, stamp, _ = opened(Hint, key, value, secrets_of(settings))
+        held = f"holds {hint.sha256[:12]} of {time.strftime('%F %T', time.localtime(stamp))} for {key}"
+        return Finding(subject, True, f"answers, and {held}")
+    except SidecarError as error:
+        return Finding(subject, False, error.message, error.hint)
 
 
 async def _store_and_generation(settings: Settings) -> AsyncIterator[Finding]:

@@ -18,8 +18,8 @@ def say(line: str, file: TextIO | None = None) -> None:
 
 def say_lines(text: str) -> None:
     """Print a text of several lines, with or without a break at its end."""
-    for line in text.removesuffix("\n").split("\n"):
-        say(line)
+    lines = text.removesuffix("\n").split("\n")
+    print("\n".join(printable(line) for line in lines), flush=True)
 
 
 def say_json(data: Any) -> None:

@@ -336,6 +336,12 @@ def _check_fleet(settings: Settings) -> None:
             raise SettingsError(
                 f"fleet.notify: entry {number} is not a URL", "such as https://example.com/hook"
             )
+    one = r"(nats|tls)://[^/?#,\s]+/?"
+    if fleet.bus and not re.match(rf"{one}(,{one})*\Z", fleet.bus):
+        raise SettingsError(
+            "fleet.bus: that is not the URL of a NATS server",
+            "such as nats://bus.internal:4222, or tls://user:password@bus.example.com",
+        )
     if not re.match(r"(/[^?#\s]*[^/?#\s])?\Z", fleet.root):
         raise SettingsError(f"fleet.root: {fleet.root!r} is not a path", "such as /showcase, or nothing")
     if len({one.id for one in fleet.machines}) != len(fleet.machines):

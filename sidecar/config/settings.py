@@ -388,7 +388,7 @@ class Fleet(Section, frozen=True):
     resolver: Annotated[
         str, _doc("address and port of the DNS server; default: the first in /etc/resolv.conf")
     ] = ""
-    parallel: Annotated[Count, _doc("how many requests to machines may be under way at once")] = 200
+    parallel: Annotated[Count, _doc("how many requests to machines may be under way at once")] = 500
     attempts: Annotated[Count, _doc("how often a machine is poked before it counts as failed")] = 5
     pause: Annotated[Duration, _doc("after a first failure; it doubles with each further one")] = Duration(1)
     answer_timeout: Annotated[Duration, _doc("how long one answer of a machine may take")] = Duration(60)
@@ -433,6 +433,14 @@ class Fleet(Section, frozen=True):
     relay_webhook: Annotated[
         bool, _doc("pass a webhook's poke on to the other machines: buckets notify one address only")
     ] = False
+    bus: Annotated[
+        Secret,
+        _doc(
+            "NATS server with JetStream that tells all machines of a new index, as nats:// or tls://, with "
+            "`user:password@` or `token@` where it wants them; several of a cluster, separated by commas; "
+            "it needs the package's extra `nats`; empty: none"
+        ),
+    ] = Secret("")
 
 
 class History(Section, frozen=True):

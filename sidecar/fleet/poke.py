@@ -65,7 +65,7 @@ class Talk:
                 method,
                 url,
                 headers=headers,
-                data=body,
+                data=body or None,  # an empty one would cost a writer of its own
                 timeout=aiohttp.ClientTimeout(total=timeout),
                 allow_redirects=False,
             ) as answer:

@@ -21,7 +21,7 @@ import random
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -30,9 +30,11 @@ import aiohttp
 from sidecar.config.settings import Fleet, Settings
 from sidecar.errors import SettingsError, SidecarError, StoreError
 from sidecar.fleet.around import Around, Notice
+from sidecar.fleet.bus import ByBus, announcing
 from sidecar.fleet.discovery import Discovery
 from sidecar.fleet.extra import upload_extras
 from sidecar.fleet.machines import FleetError, Found, Target, only, without
+from sidecar.fleet.nats_link import BusError
 from sidecar.fleet.poke import Order, Talk
 from sidecar.fleet.report import Overview, Report, Result, Row, enough, row
 from sidecar.fleet.upload import Current, Memory, Uploader
@@ -43,6 +45,7 @@ from sidecar.inputs.store.inventory import Inventory, Item, first_date
 from sidecar.inputs.store.transfer import format_age
 from sidecar.model.machine_report import Served, decode
 from sidecar.model.record import Record
+from sidecar.system.memory import seldom_collected
 
 _FIRST_LOOK = 0.03
 _LONGEST_LOOK = 1.0
@@ -120,8 +123,9 @@ class Crew:
 
     async def update(self, targets: tuple[Target, ...]) -> tuple[Result, ...]:
         """Bring all of them up to date; every failure is a result."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_Machine(self, target).update()) for target in targets]
+        with seldom_collected():
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(_Machine(self, target).update()) for target in targets]
         return tuple(task.result() for task in tasks)
 
     async def poke(self, target: Target, begin: Callable[[], None]) -> Verdict:
@@ -293,15 +297,10 @@ class Updates:
             if not wanted.dry_run:
                 listener.step("update")
                 order = Order(current.sha256, await self._body(current))
-                crew = Crew(
-                    settings.fleet,
-                    Talk(settings.fleet, str.__str__(settings.trigger.secret), session),
-                    discovery.stopped,
-                    order,
-                    listener,
-                    ready=wanted.wait == "ready",
-                )
-                results = await crew.update(found.targets)
+                ready = wanted.wait == "ready"
+                async with self._talk(wanted, current, session, listener) as talk:
+                    crew = Crew(settings.fleet, talk, discovery.stopped, order, listener, ready=ready)
+                    results = await crew.update(found.targets)
                 if wanted.around and enough(results, wanted.quorum):
                     failures = await self._follow_up(around, current, results, listener)
         return Report(
@@ -317,6 +316,28 @@ class Updates:
             failures=failures,
             good=enough(results, wanted.quorum) and not failures,
         )
+
+    @asynccontextmanager
+    async def _talk(
+        self, wanted: Wanted, current: Current, session: aiohttp.ClientSession, listener: Listener
+    ) -> AsyncIterator[Talker]:
+        """How to speak with the machines: those that follow the hint of a bus need no poke."""
+        settings = self._settings
+        talk = Talk(settings.fleet, str.__str__(settings.trigger.secret), session)
+        # What only some shall load is no hint for all; an index that goes along needs no look at the store.
+        if not settings.fleet.bus or wanted.only or settings.fleet.send == "index":
+            yield talk
+            return
+        async with AsyncExitStack() as stack:
+            try:
+                announcement = await stack.enter_async_context(announcing(settings))
+                await announcement.publish(current.sha256)
+                listener.say(f"told the bus; {len(announcement.statements)} machines are on it")
+            except BusError as error:
+                listener.say(f"{error.message}: the machines are poked without it")
+                yield talk
+                return
+            yield ByBus(announcement, talk, ready=wanted.wait == "ready")
 
     async def _follow_up(
         self, around: Around, current: Current, results: tuple[Result, ...], listener: Listener
@@ -356,6 +377,18 @@ class Updates:
             talk = Talk(self._settings.fleet, "", session)
             rows = await self._ask_all(talk, found, current)
         return Overview(time.time(), current.sha256, current.modified, rows, found.skipped)
+
+    async def overview_by_bus(self, listener: Listener) -> Overview:
+        """The same from what the machines have stated of late on the bus: none is listed, none is asked."""
+        if not self._settings.fleet.bus:
+            raise SettingsError("fleet.bus is not set", "set it to the URL of the fleet's NATS server")
+        async with self._open(listener) as (_, store, _, folder):
+            current = await self._uploader(store, folder).look(content=False)
+            async with announcing(self._settings) as announcement:
+                stated = sorted(announcement.statements.items())
+        targets = [(Result(name, "", one.served.region or "", ""), one.served) for name, one in stated]
+        rows = tuple(row(target, served, current.sha256, current.modified) for target, served in targets)
+        return Overview(time.time(), current.sha256, current.modified, rows, ())
 
     async def _ask_all(self, talk: Talk, found: Found, current: Current) -> tuple[Row, ...]:
         slots = asyncio.Semaphore(self._settings.fleet.parallel)

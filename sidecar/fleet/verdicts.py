@@ -109,6 +109,11 @@ def of_status(answer: Answer, machine: str, digest: str, *, ready: bool) -> Verd
         return Verdict("failing", _said(answer, _decode(answer.body)), retry_after=answer.retry_after)
     if served.machine != machine:
         return _wrong(served.machine, machine)
+    return of_served(served, digest, ready=ready)
+
+
+def of_served(served: Served, digest: str, *, ready: bool) -> Verdict | None:
+    """The same, from what a machine says of itself."""
     if served.sha256 == digest:
         if served.health == "degraded":
             return Verdict("failing", "it serves the index, but not as it should", served=served)

@@ -56,6 +56,8 @@ class Trigger(Record, frozen=True):
 
 TRIGGERS: dict[str, Trigger] = {
     "boot": Trigger("the machine's boot", automatic=True, navigator_looks=True),
+    # Nobody's request: the bus gives its newest hint again to whoever comes back.
+    "bus": Trigger("a hint from {who}"),
     "cgi": Trigger("a poke from {who}", person=True, navigator_looks=True),
     "command": Trigger("asked for by {who}", person=True),
     "databases": Trigger("databases that arrived", automatic=True),

@@ -27,6 +27,7 @@ from sidecar.model.work import Work
 STAGES = ("fetch", "read", "generate", "check", "check_command", "databases", "publish")
 OUTCOMES = ("published", "unchanged", "rejected", "refused", "failed")
 ROLLBACKS = ("died", "not_loaded", "probe", "requested")
+HINTS = ("followed", "failed", "old", "forged")
 _REJECTIONS = (
     "duplicate",
     "expression",
@@ -163,6 +164,14 @@ class Metrics:
         self._navigator_up = Gauge(
             "sidecar_navigator_up", "1 while the web server's process is there, else 0.", registry=registry
         )
+        self._bus = Gauge(
+            "sidecar_bus_connected",
+            "1 while the bus is connected, 0 while it is not or there is none.",
+            registry=registry,
+        )
+        self._hints = Counter(
+            "sidecar_bus_hints", "Hints that came by the bus, by outcome.", ["outcome"], registry=registry
+        )
         self._skipped = Gauge(
             "sidecar_htpasswd_rows_skipped",
             "Rows of users left out of htpasswd in the last update.",
@@ -185,6 +194,8 @@ class Metrics:
                 self._ready_seconds.labels(step, outcome)
         for state in ("current", "loaded", "ready"):
             self._generation.labels(state)
+        for hinted in HINTS:
+            self._hints.labels(hinted)
         for reason in ROLLBACKS:
             self._rollbacks.labels(reason)
         for reason in _REJECTIONS:
@@ -257,6 +268,14 @@ class Metrics:
     def follow_navigator(self, is_up: Callable[[], bool]) -> None:
         """Ask at each scrape whether the web server is there."""
         self._navigator_up.set_function(is_up)
+
+    def follow_bus(self, is_connected: Callable[[], bool]) -> None:
+        """Ask at each scrape whether the bus is there."""
+        self._bus.set_function(is_connected)
+
+    def count_hint(self, outcome: str) -> None:
+        """Take what became of a hint into account: one of `HINTS`."""
+        self._hints.labels(outcome).inc()
 
     def set_generation(self, state: str, number: int | None) -> None:
         """Note which generation is in a state."""

@@ -22,7 +22,7 @@ async def happens(event: asyncio.Event, seconds: float | None) -> bool:
         return False
 
 
-async def end(*tasks: asyncio.Task[Any]) -> None:
+async def end(*tasks: asyncio.Future[Any]) -> None:
     """Cancel tasks and wait until they have ended."""
     for task in tasks:
         task.cancel()

@@ -25,8 +25,9 @@ from sidecar.errors import BadRequest, NotFound, SidecarError, TooLarge, Unautho
 from sidecar.inputs.store.transfer import CHUNK
 from sidecar.model import signing
 from sidecar.model.machine_report import Served
-from sidecar.model.runs import Outcome, Received, Request
+from sidecar.model.runs import Received, Request
 from sidecar.update.lifecycle import Phase
+from sidecar.update.patience import submit
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
 from sidecar.web.access import on_unix_socket
@@ -45,8 +46,6 @@ _IGNORED = "Sidecar-Body"
 """The header by which the forwarder tells of a body that it did not pass on."""
 # A signed body comes within so many seconds: the forwarder waits a little longer for the answer.
 _LONGEST_BODY = 100.0
-# Between two looks of a poke that waits for the store: from the first to the longest, doubling.
-_PAUSE, _LONGEST_PAUSE = 0.25, 1.0
 # After a poke with an index that is not read, and nothing new in the store: when it is looked at again.
 _LATER = (2.0, 8.0)
 
@@ -117,7 +116,7 @@ class PublicTrigger:
 
     async def _answer(self, request: web.Request, wanted: Request, headers: dict[str, str]) -> web.Response:
         try:
-            outcome = await self._submit(wanted)
+            outcome = await submit(self._worker, wanted, self._patience)
         except SidecarError as error:
             return error_answer(request, error, headers)
         finally:
@@ -147,20 +146,6 @@ class PublicTrigger:
     async def _brings_up(self) -> bool:
         """Whether Navigator is on its maintenance page, and a set that it can serve is in place."""
         return self._reconciler.state.phase is Phase.BOOTING and await self._stands()
-
-    async def _submit(self, wanted: Request) -> Outcome:
-        """The outcome; where the store does not serve what is expected yet, that of a later run.
-
-        It waits here and not in a run, which would keep everybody else waiting.
-        """
-        deadline, pause = time.monotonic() + self._patience, _PAUSE
-        while True:
-            outcome = await self._worker.submit(wanted)
-            left = deadline - time.monotonic()
-            if not outcome.stale or left <= 0:
-                return outcome
-            await asyncio.sleep(min(pause, left))
-            pause = min(_LONGEST_PAUSE, pause * 2)
 
     async def _decode(self, request: web.Request, path: str) -> Request:
         address = request.headers.get("Sidecar-Remote", "").rpartition(":")[0].strip("[]") or "unknown"

@@ -44,6 +44,7 @@ SPECIAL: dict[str, tuple[str, Any]] = {
     "fleet.root": ("/other", "/other"),
     "fleet.timeout": ("90s", 90.0),
     "fleet.send": ("index", "index"),
+    "fleet.bus": (f"nats://{SECRET}@127.0.0.1:4222", f"nats://{SECRET}@127.0.0.1:4222"),
     "logging.format": ("json", "json"),
     "logging.level": ("debug", "debug"),
 }

@@ -81,12 +81,17 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="how to tell of what happens: redrawn on a terminal, a line for each fact, or a JSON object a "
         "line for programs, the last of which is the report (default %(default)s)",
     )
-    subcommand(
+    status = subcommand(
         commands,
         "status",
         _status,
         "show which machine serves which index, and how far behind it is",
         "sidecar fleet status --json",
+    )
+    status.add_argument(
+        "--bus",
+        action="store_true",
+        help="from what the machines stated on fleet.bus within half an hour, without listing or asking any",
     )
 
 
@@ -184,7 +189,8 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     from sidecar.fleet.run import Updates
 
     become_owner(Path(settings.paths.state))
-    overview = asyncio.run(Updates(settings).overview(Silence()))
+    updates = Updates(settings)
+    overview = asyncio.run(updates.overview_by_bus(Silence()) if options.bus else updates.overview(Silence()))
     if options.json:
         say_json({**msgspec.to_builtins(overview), "good": overview.good})
     else:
