@@ -11,17 +11,15 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.config.settings import Paths, Settings
+from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
+from sidecar.fleet.chronicle import compare
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.progress import STEPS, line
 from sidecar.fleet.report import Report, Result, State, lines
 from sidecar.fleet.run import Updates, Wanted
-from sidecar.generate.cache import Memo
-from sidecar.generate.ownership import owners
-from sidecar.inputs.index import read_deployed, read_index
 from sidecar.inputs.store import Store, own_index
-from sidecar.model.changes import Changes, changes
+from sidecar.model.changes import Changes
 from sidecar.model.record import Problem, Record
 from sidecar.model.runs import Outcome
 from sidecar.model.stream import Emit, FleetEnded, FleetLogLine, FleetSize, FleetStarted
@@ -143,7 +141,9 @@ class FleetService:
             raise FleetConflict(
                 "a fleet update is under way already", "follow it at /fleet, and try again", code="fleet_busy"
             )
-        wanted = msgspec.structs.replace(wanted, index=self._index if upload else None, around=upload)
+        wanted = msgspec.structs.replace(
+            wanted, index=self._index if upload else None, around=upload, who=f"{who} at {self._machine}"
+        )
         self._running = asyncio.create_task(self._run(wanted, who))
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._running)
@@ -159,7 +159,7 @@ class FleetService:
             stored, local = Path(folder) / "stored", Path(folder) / "local"
             await self._store.fetch(self._settings.index_key, stored, None)
             await self._local.fetch(self._settings.index_key, local, None)
-            return await in_thread(_compare, stored, local, self._settings.paths)
+            return await in_thread(compare, stored, local, self._settings.paths)
 
     async def relay(self) -> bool:
         """Tell all other machines to look at the store, for a webhook that reached this one; is all done?"""
@@ -171,7 +171,12 @@ class FleetService:
         reached = load(self._reached, _Reached)
         if index is None or (reached is not None and reached.sha256 == index):
             return True
-        return (await self.update(Wanted(), "a change of the local index")).good
+        try:
+            return (await self.update(Wanted(unattended=True), "a change of the local index")).good
+        except FleetError as error:
+            if error.code != "fleet_held":
+                raise
+            return True  # it is for people to ask for it again
 
     async def _local_digest(self) -> str | None:
         """The SHA-256 of the local index as it is now; None where there is none."""
@@ -195,9 +200,9 @@ class FleetService:
         standing = self._standing = Standing(who, self._emit)
         self._emit(FleetStarted(standing.started, who))
         # Only what every machine was asked for is where the fleet is.
-        is_whole = wanted == Wanted(index=self._index, replace=wanted.replace, wait=wanted.wait)
+        is_whole = not wanted.only and not wanted.but and wanted.quorum is None and not wanted.dry_run
         try:
-            index = await self._local_digest() if is_whole and self._index is not None else None
+            index = await self._local_digest() if is_whole and wanted.index is not None else None
             report = standing.report = await self._updates.update(wanted, standing)
         except SettingsError as error:
             conflict = FleetConflict(error.message, error.hint, code="fleet_settings")
@@ -217,18 +222,12 @@ class FleetService:
         return report
 
 
-def _compare(before: Path, after: Path, paths: Paths) -> Changes:
-    deployed, memo = read_deployed(Path(paths.deployed), Path(paths.regions)), Memo()
-    old, new = read_index(before, deployed), read_index(after, deployed)
-    return changes(old, owners(old, memo), new, owners(new, memo))
-
-
 def _outcome(standing: Standing) -> Outcome:
     """An entry for the history."""
     report, error = standing.report, standing.error
     if report is not None and not report.good:
         failed = [one.machine for one in report.machines if one.state not in ("loaded", "ready", "stopped")]
-        message = "; ".join(report.failures) or f"not loaded by {', '.join(failed[:10])}"
+        message = "; ".join(report.failures) or report.reason or f"not loaded by {', '.join(failed[:10])}"
         error = Problem("fleet", message, "the log below says why", 502)
     return Outcome(
         state="failed" if error else "fleet_updated",

@@ -39,7 +39,7 @@ _REJECTIONS = (
     "value",
     "veto",
 )
-_STORE_OPERATIONS = ("get", "head", "list", "put")
+_STORE_OPERATIONS = ("get", "head", "list", "put", "remove")
 _STORE_OUTCOMES = (
     "ok",
     "changed",

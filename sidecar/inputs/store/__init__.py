@@ -52,6 +52,9 @@ class Store(IndexSource, Protocol):
         `StoreError` with the code `store_changed`.
         """
 
+    async def remove(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
 
 def open_store(settings: Settings, observe: Observe) -> Store:
     """The store that the settings name."""
