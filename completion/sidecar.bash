@@ -6,7 +6,7 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_sidecar_databases_subparsers=(status push)
-_shtab_sidecar_fleet_subparsers=(update history rollback pause resume abort status)
+_shtab_sidecar_fleet_subparsers=(update preview history rollback pause resume abort status)
 _shtab_sidecar_demo_subparsers=(change)
 _shtab_sidecar_subparsers=(serve update preview compare status history rollback ready databases config doctor hash-password sign fleet demo)
 
@@ -26,6 +26,7 @@ _shtab_sidecar_doctor_option_strings=(-h --help --json)
 _shtab_sidecar_hash_password_option_strings=(-h --help --json --cost)
 _shtab_sidecar_sign_option_strings=(-h --help --json --machine --path --body --expect)
 _shtab_sidecar_fleet_update_option_strings=(-h --help --json --dry-run --only --quorum --wait --index --no-upload --replace --progress --canary --immediate)
+_shtab_sidecar_fleet_preview_option_strings=(-h --help --json)
 _shtab_sidecar_fleet_history_option_strings=(-h --help --json)
 _shtab_sidecar_fleet_rollback_option_strings=(-h --help --json --before --yes)
 _shtab_sidecar_fleet_pause_option_strings=(-h --help --json)
@@ -46,7 +47,7 @@ _shtab_sidecar_databases_pos_0_choices=(status push)
 _shtab_sidecar_hash_password___cost_choices=(8 9 10 11 12 13 14 15)
 _shtab_sidecar_fleet_update___wait_choices=(loaded ready)
 _shtab_sidecar_fleet_update___progress_choices=(auto lines json)
-_shtab_sidecar_fleet_pos_0_choices=(update history rollback pause resume abort status)
+_shtab_sidecar_fleet_pos_0_choices=(update preview history rollback pause resume abort status)
 _shtab_sidecar_demo_change_pos_0_choices=(password event studio bad)
 _shtab_sidecar_demo_pos_0_choices=(change)
 _shtab_sidecar_demo___machines_choices=(1 2 3 4 5 6 7 8)
@@ -118,6 +119,9 @@ _shtab_sidecar_fleet_update___dry_run_nargs=0
 _shtab_sidecar_fleet_update___no_upload_nargs=0
 _shtab_sidecar_fleet_update___replace_nargs=0
 _shtab_sidecar_fleet_update___immediate_nargs=0
+_shtab_sidecar_fleet_preview__h_nargs=0
+_shtab_sidecar_fleet_preview___help_nargs=0
+_shtab_sidecar_fleet_preview___json_nargs=0
 _shtab_sidecar_fleet_history__h_nargs=0
 _shtab_sidecar_fleet_history___help_nargs=0
 _shtab_sidecar_fleet_history___json_nargs=0

@@ -1,4 +1,4 @@
-"""`sidecar fleet update` and `sidecar fleet status`: by themselves, without a daemon on this machine."""
+"""`sidecar fleet`: updates, status, history and rollouts, without a daemon on this machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AddParser = Callable[[Any, str, Command, str, str], argparse.ArgumentParser]
 
 
 def add(commands: Any, add_parser: AddParser) -> None:
-    """Register both below the subparsers of `sidecar fleet`."""
+    """Register all of them below the subparsers of `sidecar fleet`."""
     update = add_parser(
         commands,
         "update",
@@ -111,6 +111,20 @@ def add(commands: Any, add_parser: AddParser) -> None:
 
 
 def _add_undo(commands: Any, add_parser: AddParser) -> None:
+    preview = add_parser(
+        commands,
+        "preview",
+        _preview,
+        "show what an index would change, region by region; nothing is touched",
+        "sidecar fleet preview index.sqlite3",
+    )
+    preview.add_argument(
+        "index",
+        nargs="?",
+        default="",
+        metavar="INDEX",
+        help="a file, or the first digits of an index in the history (default: the machine's own)",
+    )
     add_parser(
         commands,
         "history",
@@ -257,6 +271,22 @@ def _history(options: argparse.Namespace, settings: Settings) -> int:
         for line in past_lines(known, time.time()):
             say(line)
     return 0
+
+
+def _preview(options: argparse.Namespace, settings: Settings) -> int:
+    import asyncio
+
+    from sidecar.fleet.preview import preview, preview_lines
+    from sidecar.fleet.progress import Silence
+
+    become_owner(Path(settings.paths.state))
+    told = asyncio.run(preview(settings, options.index, Silence()))
+    if options.json:
+        say_json({**msgspec.to_builtins(told), "good": told.good})
+    else:
+        for line in preview_lines(told):
+            say(line)
+    return 0 if told.good else 1
 
 
 def _rollback(options: argparse.Namespace, settings: Settings) -> int:

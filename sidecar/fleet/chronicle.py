@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 import time
 from collections.abc import Iterable
@@ -52,22 +53,25 @@ class Chronicle:
             raise StoreError("the index to store has no content")
         said: tuple[str, ...] = ()
         replaced = None
+        work = [self._ledger.keep(current.sha256, path, modified)]
         if held is not None:
             before = Path(tempfile.mkdtemp(dir=self._folder)) / "before"
-            fetched = await self._store.fetch(self._key, before, None)
+            fetched, entries = await asyncio.gather(
+                self._store.fetch(self._key, before, None), self._ledger.entries()
+            )
             if fetched is None or fetched.etag != held.etag:
                 raise StoreError(f"{self._key} has changed meanwhile", "run it again", code="store_changed")
             replaced = fetched.sha256
             said = await self._changes(before, path)
-            if not any(one.sha256 == replaced for one in await self._ledger.entries()):
+            if not any(one.sha256 == replaced for one in entries):
                 found = Entry(
                     replaced, held.size, held.modified, time.time(), "somebody", "found", state="stored"
                 )
-                await self._ledger.write(found)
-            await self._ledger.keep(replaced, before, held.modified)
+                work.append(self._ledger.add(found))
+            work.append(self._ledger.keep(replaced, before, held.modified))
         entry = Entry(current.sha256, path.stat().st_size, modified, time.time(), who, kind, replaced, said)
-        await self._ledger.write(entry)
-        await self._ledger.keep(current.sha256, path, modified)
+        # Whatever is waited for here delays the update.
+        await asyncio.gather(*work, self._ledger.add(entry))
         return entry
 
     async def end(self, entry: Entry, state: How, results: Iterable[Result], note: str = "") -> Entry:

@@ -44,8 +44,12 @@ class Ledger:
         """The history, newest first."""
         return [entry for _, entry in await self._listed()]
 
+    async def add(self, entry: Entry) -> None:
+        """A new entry, which only its driver will write to."""
+        await self.put(self._key(entry), entry, None)
+
     async def write(self, entry: Entry) -> None:
-        """Add an entry, or replace it as it was: by its time and digest. Only its driver writes to one."""
+        """What has become of an entry, which is known by its time and digest."""
         key = self._key(entry)
         stored = await self._store.head(key)
         await self.put(key, entry, stored.etag if stored else None)
@@ -66,18 +70,15 @@ class Ledger:
         return path
 
     async def prune(self) -> None:
-        """Remove what is no longer kept."""
-        # In this order: whose entry is written after the second look is not in the first.
-        contents = await self._store.objects(self._history)
+        """Remove what is no longer kept: entries, and the contents that no other entry names."""
         pairs = await self._listed()
         gone = set(superfluous(pairs, time.time()))
-        needed = {one.sha256 for key, one in pairs if key not in gone}
-        for key in gone:
-            await self._store.remove(key)
-        for stored in contents:
-            name = stored.key.removeprefix(self._history)
-            if not name.endswith(_ENTRY) and name not in needed:
-                await self._store.remove(stored.key)
+        kept = {one.sha256 for key, one in pairs if key not in gone}
+        for key, one in pairs:
+            if key in gone:
+                await self._store.remove(key)
+                if one.sha256 not in kept:
+                    await self._store.remove(self._history + one.sha256)
 
     async def get(self, key: str, kind: type[Kept]) -> tuple[Kept, str] | None:
         """A record and its ETag; None when there is none that can be understood."""

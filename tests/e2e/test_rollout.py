@@ -359,3 +359,25 @@ async def test_a_rollback_that_was_compared_with_something_else_does_nothing(fie
     assert field.held() == new
     moment = (await field.history()).entries[0].at
     assert (await undo.plan("", moment, Heard())).to.sha256 == plan.held
+
+
+async def test_a_preview_tells_each_region_and_touches_nobody(field: Field) -> None:
+    """From one place: what comes and goes where, and who would refuse it; no machine is asked anything."""
+    seen, held = dict(field.whole.router.seen), field.held()
+    shutil.copy(field.local, field.local.with_name("kept"))
+    field.change("delete from showcases where id % 2 = 1")
+    told = await sidecar(field.admin, "fleet", "preview", "--json")
+    assert told.code == 0, told.err
+    (iad,) = told.json["regions"]
+    assert (iad["region"], iad["machines"]) == ("iad", MACHINES)
+    assert iad["removed"]["count"] == iad["before"] - iad["after"] > 0
+    assert "navigator.yml" in iad["files"]
+    field.change("delete from users where id > 2")
+    refused = await sidecar(field.admin, "fleet", "preview")
+    assert refused.code == 1
+    assert "refused: the index would drop" in refused.out
+    assert "Not known from here" in refused.out
+    kept = field.local.with_name("kept")
+    assert (await sidecar(field.admin, "fleet", "preview", str(kept))).code == 0
+    assert (dict(field.whole.router.seen), field.held()) == (seen, held)
+    kept.replace(field.local)

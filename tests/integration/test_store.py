@@ -819,7 +819,7 @@ async def test_the_fleets_history_lies_beside_the_index(writable: Store, tmp_pat
         source.write_bytes(str(number).encode())
         sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
         entry = Entry(sha256, 1, now, now + number, "somebody")
-        await ledger.write(entry)
+        await ledger.add(entry)
         await ledger.keep(sha256, source, now)
         await ledger.keep(sha256, source, now)
     await ledger.write(msgspec.structs.replace(entry, state="loaded"))
