@@ -167,7 +167,9 @@ class Daemon:
             self._on_event,
         ):
             self.reconciler.subscribe(subscriber)
-        self.fleet = FleetService(settings, self._id, self.store, self.broker.emit, self._remember)
+        self.fleet = FleetService(
+            settings, self._id, self.store, self.broker.emit, self._remember, self.metrics.count_fleet
+        )
         self._relay = Follower(self.fleet.relay, _RELAY_QUIET, _RELAY_LONGEST)
         self._followed = Follower(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
         self._signatures = UsedSignatures(state / "signatures", trigger.window)
@@ -215,6 +217,8 @@ class Daemon:
                         self.fleet.known,
                         lambda who: self.fleet.update(Wanted(), who),
                         self.fleet.changes,
+                        self.fleet.plan,
+                        self.fleet.roll_back,
                     ),
                     FleetViews(self.fleet, self.broker, administrators),
                 ),

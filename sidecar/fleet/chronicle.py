@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from sidecar.config.settings import Paths
 from sidecar.errors import ReadError, Rejected, StoreError
 from sidecar.fleet.ledger import Ledger
-from sidecar.fleet.past import Entry, How, Kind
+from sidecar.fleet.past import How, Kind, PastIndex
 from sidecar.fleet.report import Result
 from sidecar.fleet.upload import Proposal
 from sidecar.fleet.verdicts import BAD, GOOD
@@ -23,6 +23,9 @@ from sidecar.inputs.index import read_deployed, read_index
 from sidecar.inputs.store import Store
 from sidecar.model.changes import Changes, changes
 from sidecar.system.background import in_thread
+
+# The history is in the order of time, and what was found was there before what takes its place.
+_BEFORE_SECONDS = 0.01
 
 
 def compare(before: Path, after: Path, paths: Paths) -> Changes:
@@ -42,7 +45,7 @@ class Chronicle:
         self._paths = paths
         self._folder = folder
 
-    async def begin(self, proposal: Proposal, who: str, kind: Kind) -> Entry:
+    async def begin(self, proposal: Proposal, who: str, kind: Kind) -> PastIndex:
         """Keep an index and the one that it is to replace, and write down that it is under way.
 
         `StoreError` `store_changed` when the store does not hold what was seen there.
@@ -53,7 +56,7 @@ class Chronicle:
             raise StoreError("the index to store has no content")
         said: tuple[str, ...] = ()
         replaced = None
-        work = [self._ledger.keep(current.sha256, path, modified)]
+        now, more = time.time(), []
         if held is not None:
             before = Path(tempfile.mkdtemp(dir=self._folder)) / "before"
             fetched, entries = await asyncio.gather(
@@ -64,17 +67,18 @@ class Chronicle:
             replaced = fetched.sha256
             said = await self._changes(before, path)
             if not any(one.sha256 == replaced for one in entries):
-                found = Entry(
-                    replaced, held.size, held.modified, time.time(), "somebody", "found", state="stored"
-                )
-                work.append(self._ledger.add(found))
-            work.append(self._ledger.keep(replaced, before, held.modified))
-        entry = Entry(current.sha256, path.stat().st_size, modified, time.time(), who, kind, replaced, said)
-        # Whatever is waited for here delays the update.
-        await asyncio.gather(*work, self._ledger.add(entry))
+                at = now - _BEFORE_SECONDS
+                found = PastIndex(replaced, held.size, held.modified, at, "somebody", "found", state="stored")
+                more.append(self._ledger.add(found))
+            more.append(self._ledger.keep(replaced, before, held.modified))
+        entry = PastIndex(current.sha256, path.stat().st_size, modified, now, who, kind, replaced, said)
+        # At once: whatever is waited for here delays the update.
+        await asyncio.gather(
+            *more, self._ledger.keep(current.sha256, path, modified), self._ledger.add(entry)
+        )
         return entry
 
-    async def end(self, entry: Entry, state: How, results: Iterable[Result], note: str = "") -> Entry:
+    async def end(self, entry: PastIndex, state: How, results: Iterable[Result], note: str = "") -> PastIndex:
         """Write down how far it came, and forget what is too old."""
         everyone = list(results)
         loaded = sum(one.state in GOOD for one in everyone)

@@ -1,6 +1,6 @@
 """What the fleet remembers in the store, beside the index: the indexes before it, and the rollout under way.
 
-    <folder of the index>/index-history/<time>-<digest>.json    an `Entry` each
+    <folder of the index>/index-history/<time>-<digest>.json    an `PastIndex` each
     <folder of the index>/index-history/<SHA-256>               an index's content
     <folder of the index>/index-rollout.json                    a `Rollout`, while there is one and after it
 
@@ -18,7 +18,7 @@ from typing import TypeVar
 import msgspec
 
 from sidecar.errors import StoreError
-from sidecar.fleet.past import Entry, superfluous
+from sidecar.fleet.past import PastIndex, superfluous
 from sidecar.inputs.store import Store
 from sidecar.model.record import Record
 
@@ -40,15 +40,15 @@ class Ledger:
         self._folder = folder
         self._numbers = count()
 
-    async def entries(self) -> list[Entry]:
+    async def entries(self) -> list[PastIndex]:
         """The history, newest first."""
         return [entry for _, entry in await self._listed()]
 
-    async def add(self, entry: Entry) -> None:
+    async def add(self, entry: PastIndex) -> None:
         """A new entry, which only its driver will write to."""
         await self.put(self._key(entry), entry, None)
 
-    async def write(self, entry: Entry) -> None:
+    async def write(self, entry: PastIndex) -> None:
         """What has become of an entry, which is known by its time and digest."""
         key = self._key(entry)
         stored = await self._store.head(key)
@@ -107,12 +107,12 @@ class Ledger:
         finally:
             path.unlink(missing_ok=True)
 
-    async def _listed(self) -> list[tuple[str, Entry]]:
+    async def _listed(self) -> list[tuple[str, PastIndex]]:
         keys = [one.key for one in await self._store.objects(self._history) if one.key.endswith(_ENTRY)]
-        found = await asyncio.gather(*(self.get(key, Entry) for key in sorted(keys, reverse=True)))
+        found = await asyncio.gather(*(self.get(key, PastIndex) for key in sorted(keys, reverse=True)))
         return [(key, one[0]) for key, one in zip(sorted(keys, reverse=True), found, strict=True) if one]
 
-    def _key(self, entry: Entry) -> str:
+    def _key(self, entry: PastIndex) -> str:
         # In the order of time by name, to the millisecond.
         moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime(entry.at)) + f".{int(entry.at % 1 * 1000):03d}"
         return f"{self._history}{moment}-{entry.sha256[:12]}{_ENTRY}"

@@ -18,7 +18,7 @@ Kind = Literal["found", "update", "rollback"]
 How = Literal["under_way", "stored", "loaded", "lagging", "taken_back", "frozen"]
 
 
-class Entry(Record, frozen=True):
+class PastIndex(Record, frozen=True):
     """One index that was brought to the fleet.
 
     `kind` is update, rollback, or found (somebody else had stored it, and an update replaced it). `at` is
@@ -50,7 +50,7 @@ class Unknown(SidecarError):
     status = 404
 
 
-def previous(entries: Sequence[Entry], held: str) -> Entry:
+def previous(entries: Sequence[PastIndex], held: str) -> PastIndex:
     """The index before the one that the store holds, else `Unknown`; `entries` are newest first.
 
     A rollback is no step of its own: the next one goes further back, and never to what was taken back.
@@ -66,7 +66,7 @@ def previous(entries: Sequence[Entry], held: str) -> Entry:
     )
 
 
-def named(entries: Sequence[Entry], digest: str) -> Entry:
+def named(entries: Sequence[PastIndex], digest: str) -> PastIndex:
     """The newest entry whose SHA-256 begins like this."""
     fitting = [one for one in entries if one.sha256.startswith(digest.lower())]
     if len(digest) < _FEWEST_DIGITS or len({one.sha256 for one in fitting}) != 1:
@@ -75,7 +75,7 @@ def named(entries: Sequence[Entry], digest: str) -> Entry:
     return fitting[0]
 
 
-def before(entries: Sequence[Entry], moment: float) -> Entry:
+def before(entries: Sequence[PastIndex], moment: float) -> PastIndex:
     """What the store held just before a moment, in seconds since 1970."""
     for one in entries:
         if one.at < moment and _was_held(one):
@@ -83,17 +83,17 @@ def before(entries: Sequence[Entry], moment: float) -> Entry:
     raise Unknown("the history does not go back that far", "`sidecar fleet history` lists what it holds")
 
 
-def _was_held(one: Entry) -> bool:
+def _was_held(one: PastIndex) -> bool:
     return one.state not in ("taken_back", "frozen")
 
 
-def ending(entries: Sequence[Entry], held: str | None) -> Entry | None:
+def ending(entries: Sequence[PastIndex], held: str | None) -> PastIndex | None:
     """The rollback that an update of the store, which holds this, would end."""
     newest = next((one for one in entries if _was_held(one)), None)
     return newest if newest is not None and (newest.kind, newest.sha256) == ("rollback", held) else None
 
 
-def superfluous(keys: Sequence[tuple[str, Entry]], now: float) -> list[str]:
+def superfluous(keys: Sequence[tuple[str, PastIndex]], now: float) -> list[str]:
     """The keys of the entries that are no longer kept; the pairs are newest first."""
     return [
         key

@@ -232,9 +232,11 @@ def chosen(found: Found, word: str) -> tuple[Target, ...]:
 
 def idle() -> FleetError:
     """The error where there is nothing to pause, to go on with, or to abort."""
-    return FleetError(
+    error = FleetError(
         "no rollout is under way", "`sidecar fleet history` tells how the last ended", code="fleet_idle"
     )
+    error.status = 409
+    return error
 
 
 def driven(rollout: Rollout) -> FleetError:

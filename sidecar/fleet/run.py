@@ -28,7 +28,7 @@ from sidecar.fleet.crew import Listener
 from sidecar.fleet.extra import upload_extras
 from sidecar.fleet.ground import Ground, open_ground, require_secret
 from sidecar.fleet.machines import FleetError, Found, Target, only, without
-from sidecar.fleet.past import Entry, How, ending
+from sidecar.fleet.past import How, PastIndex, ending
 from sidecar.fleet.poke import Order, Talk
 from sidecar.fleet.report import Overview, Report, Result, Row, enough, row
 from sidecar.fleet.rolling import Rolling, driver_name
@@ -168,7 +168,7 @@ class Updates:
 
     async def _begin(
         self, ground: Ground, proposal: Proposal, wanted: Wanted, listener: Listener
-    ) -> Entry | None:
+    ) -> PastIndex | None:
         """The history's entry of an update; None where the store takes none, which is no reason to stop."""
         try:
             return await ground.chronicle.begin(proposal, driver_name(wanted.who), "update")
@@ -314,7 +314,9 @@ async def _may_replace(ground: Ground, proposal: Proposal, wanted: Wanted, liste
         listener.say(f"this ends the rollback by {ended.who} to {ended.sha256[:12]}")
 
 
-async def _write_down(ground: Ground, entry: Entry, results: tuple[Result, ...], listener: Listener) -> None:
+async def _write_down(
+    ground: Ground, entry: PastIndex, results: tuple[Result, ...], listener: Listener
+) -> None:
     try:
         await ground.chronicle.end(entry, *_ended(results))
     except StoreError as error:

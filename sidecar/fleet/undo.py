@@ -13,7 +13,7 @@ from sidecar.fleet.chronicle import compare, how
 from sidecar.fleet.crew import Listener
 from sidecar.fleet.ground import Ground, open_ground, require_secret
 from sidecar.fleet.machines import FleetError, Skipped
-from sidecar.fleet.past import Entry
+from sidecar.fleet.past import PastIndex
 from sidecar.fleet.poke import Order
 from sidecar.fleet.report import Report, Result, enough
 from sidecar.fleet.rolling import Rolling, driver_name
@@ -30,16 +30,16 @@ class Past(Record, frozen=True):
     """The history, newest first, and the SHA-256 of what the store holds (None: nothing)."""
 
     held: str | None
-    entries: tuple[Entry, ...]
+    entries: tuple[PastIndex, ...]
 
 
-class Plan(Record, frozen=True):
+class RollbackPlan(Record, frozen=True):
     """What a rollback would do: to which entry, from which object of the store, and what that changes.
 
     `changes` is None where that cannot be known, `problem` says why.
     """
 
-    to: Entry
+    to: PastIndex
     held: str
     stored: Stored
     changes: Changes | None
@@ -61,7 +61,7 @@ class Undo:
             held = (await ground.uploader.look(content=False)).sha256 if stored is not None else None
             return Past(held, tuple(await ground.ledger.entries()))
 
-    async def plan(self, digest: str, moment: float | None, listener: Listener) -> Plan:
+    async def plan(self, digest: str, moment: float | None, listener: Listener) -> RollbackPlan:
         """What a rollback to an index by its digest, to a moment, or by one step would change."""
         async with open_ground(self._settings, self._store, listener) as ground:
             stored = await ground.store.head(self._settings.index_key)
@@ -85,9 +85,9 @@ class Undo:
                     code="fleet_history",
                 )
             found, problem = await self._changes(now, await ground.ledger.content(to.sha256))
-            return Plan(to, fetched.sha256, stored, found, problem)
+            return RollbackPlan(to, fetched.sha256, stored, found, problem)
 
-    async def roll_back(self, plan: Plan, who: str, listener: Listener) -> Report:
+    async def roll_back(self, plan: RollbackPlan, who: str, listener: Listener) -> Report:
         """Put it back, if the store still holds what the plan was compared with, and follow every machine."""
         require_secret(self._settings)
         started, clock = time.time(), time.monotonic()
@@ -156,7 +156,7 @@ _HEADINGS = {
 }
 
 
-def plan_lines(plan: Plan, now: float) -> list[str]:
+def plan_lines(plan: RollbackPlan, now: float) -> list[str]:
     """What a rollback changes, in words; with the names of all whom it concerns."""
     way = f"from {plan.held[:SHOWN]} to {plan.to.sha256[:SHOWN]}"
     lines = [f"The store goes {way}, stored {span(now - plan.to.at)} ago by {plan.to.who}."]
@@ -176,7 +176,7 @@ def past_lines(known: Past, now: float) -> list[str]:
     ]
 
 
-def _rows(entries: Iterable[Entry], held: str | None, now: float) -> list[str]:
+def _rows(entries: Iterable[PastIndex], held: str | None, now: float) -> list[str]:
     rows = [
         (
             "*" if one.sha256 == held else "",

@@ -140,7 +140,10 @@ class Uploader:
 
     async def _returns(self, held: str) -> bool:
         """Whether the store was rolled back from what this machine saw last: then nothing there is lost."""
-        ended = ending(await self._ledger.entries(), held)
+        try:
+            ended = ending(await self._ledger.entries(), held)
+        except StoreError:
+            return False
         return ended is not None and ended.replaced == self._memory.last()
 
     async def store(self, proposal: Proposal) -> Current:

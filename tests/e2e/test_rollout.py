@@ -9,23 +9,27 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 import shutil
 import sqlite3
+import time
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import pytest_asyncio
+from aiohttp import web
 
 from sidecar.fleet.machines import FleetError
+from sidecar.fleet.preview import preview
 from sidecar.fleet.report import Report, Result
 from sidecar.fleet.run import Updates, Wanted
 from sidecar.fleet.steer import steer
-from sidecar.fleet.undo import Past, Undo
+from sidecar.fleet.undo import Past, Undo, past_lines
 from sidecar.inputs.store import own_index
 from sidecar.model.runs import Request
 from tests.conftest import Bucket
@@ -105,6 +109,21 @@ class Field:
         wanted = Wanted(index=self.local, canary=canary, **more)
         return await self.updates.update(wanted, heard or Heard())
 
+    @contextmanager
+    def holding(self, machine: str) -> Iterator[Callable[[], None]]:
+        """Keep a machine from being reached until the given function is called."""
+        free = asyncio.Event()
+
+        async def wait(request: web.BaseRequest) -> None:
+            await free.wait()
+
+        self.whole.router.faults[machine] = wait
+        try:
+            yield free.set
+        finally:
+            free.set()
+            del self.whole.router.faults[machine]
+
     async def history(self) -> Past:
         return await Undo(self.admin.settings()).history(Heard())
 
@@ -130,7 +149,7 @@ async def field(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> A
     picky = {"navigator": {"probes": [probe], "reload_timeout": "2s"}}
     async with fleet(folder, bucket, MACHINES, m1=picky) as whole:
         # In a soak of the shipped length, and while a machine hangs that long, nothing happens.
-        admin = whole.admin(canary_soak="300ms", answer_timeout="2s", timeout="10s")
+        admin = whole.admin(canary_soak="300ms", answer_timeout="5s", timeout="10s")
         index(admin.application / "db" / "index.sqlite3")
         field = Field(whole, bucket, admin)
         first = await field.roll_out()
@@ -149,17 +168,41 @@ async def test_a_good_index_goes_from_the_canary_to_all(field: Field) -> None:
     """First the canary ahead of the store, then a second wave, then the store and all others."""
     before, heard = field.held(), Heard()
     new = field.rename("Elsewhere")
-    rolling = asyncio.create_task(field.roll_out(heard=heard))
-    await heard.heard("watching m1")
-    assert field.serving(new) == {"m1"}
-    assert field.held() == before
-    report = await rolling
+    with field.holding("m2") as release:
+        rolling = asyncio.create_task(field.roll_out(heard=heard))
+        await heard.heard("wave 2")
+        assert field.serving(new) == {"m1"}
+        assert field.held() == before
+        release()
+        report = await rolling
     assert (report.rollout, report.good) == ("done", True), heard.said
     assert field.held() == new
     assert field.serving(new) == set(MACHINES)
     entry = (await field.history()).entries[0]
     assert (entry.sha256, entry.state, entry.loaded, entry.replaced) == (new, "loaded", 4, before)
     assert entry.changes == ("studios: 1 changed",)
+
+
+async def test_a_preview_tells_each_region_and_touches_nobody(field: Field) -> None:
+    """From one place: what comes and goes where, and who would refuse it; no machine is asked anything."""
+    seen, held = dict(field.whole.router.seen), field.held()
+    shutil.copy(field.local, field.local.with_name("kept"))
+    field.change("delete from showcases where id % 2 = 1")
+    settings = field.admin.settings()
+    told = await preview(settings, "", Heard())
+    (iad,) = told.regions
+    assert (told.good, iad.region, iad.machines) == (True, "iad", tuple(MACHINES))
+    assert iad.removed.count == iad.before - iad.after > 0
+    assert "navigator.yml" in iad.files
+    field.change("delete from users where id > 2")
+    refused = await sidecar(field.admin, "fleet", "preview")
+    assert refused.code == 1
+    assert "refused: the index would drop" in refused.out
+    assert "Not known from here" in refused.out
+    kept = field.local.with_name("kept")
+    assert (await preview(settings, str(kept), Heard())).regions[0].files == ()
+    assert (dict(field.whole.router.seen), field.held()) == (seen, held)
+    kept.replace(field.local)
 
 
 async def test_the_canary_keeps_it_when_it_looks_at_the_store_meanwhile(field: Field) -> None:
@@ -295,10 +338,12 @@ async def test_pause_and_abort_reach_the_driver(field: Field) -> None:
     """Between two waves it rests, with the canary ahead of the store, until it is told to go back."""
     before, heard, settings = field.held(), Heard(), field.admin.settings()
     new = field.rename("Halfway")
-    rolling = asyncio.create_task(field.roll_out(heard=heard))
-    await heard.heard("wave 1")
-    assert (await steer(settings, "pause", Heard())).wish == "pause"
-    await heard.heard("paused")
+    with field.holding("m1") as release:
+        rolling = asyncio.create_task(field.roll_out(heard=heard))
+        await heard.heard("wave 1")
+        assert (await steer(settings, "pause", Heard())).wish == "pause"
+        release()
+        await heard.heard("paused")
     assert field.held() == before
     with pytest.raises(FleetError, match="drives a rollout"):
         await field.updates.update(Wanted(), Heard())
@@ -308,10 +353,12 @@ async def test_pause_and_abort_reach_the_driver(field: Field) -> None:
     assert field.held() == before
     await field.whole_again()
     assert field.serving(new) == set()
-    again = asyncio.create_task(field.roll_out(heard=(other := Heard())))
-    await other.heard("wave 1")
-    await steer(settings, "pause", Heard())
-    await other.heard("paused")
+    with field.holding("m1") as release:
+        again = asyncio.create_task(field.roll_out(heard=(other := Heard())))
+        await other.heard("wave 1")
+        await steer(settings, "pause", Heard())
+        release()
+        await other.heard("paused")
     await steer(settings, "resume", Heard())
     assert (await again).rollout == "done"
     with pytest.raises(FleetError, match="no rollout is under way"):
@@ -326,8 +373,7 @@ async def test_a_loss_that_nothing_notices_is_undone_by_one_command(field: Field
     report = await field.roll_out()
     bad = field.held()
     assert (report.rollout, field.serving(bad)) == ("done", set(MACHINES))
-    listed = await sidecar(field.admin, "fleet", "history")
-    assert listed.out.splitlines()[1].startswith(f"*  {bad[:12]}")
+    assert past_lines(await field.history(), time.time())[1].startswith(f"*  {bad[:12]}")
     refused = await sidecar(field.admin, "fleet", "rollback")
     assert (refused.code, field.held()) == (1, bad)
     assert "1 can sign in again: user0004" in refused.err
@@ -361,23 +407,41 @@ async def test_a_rollback_that_was_compared_with_something_else_does_nothing(fie
     assert (await undo.plan("", moment, Heard())).to.sha256 == plan.held
 
 
-async def test_a_preview_tells_each_region_and_touches_nobody(field: Field) -> None:
-    """From one place: what comes and goes where, and who would refuse it; no machine is asked anything."""
-    seen, held = dict(field.whole.router.seen), field.held()
-    shutil.copy(field.local, field.local.with_name("kept"))
-    field.change("delete from showcases where id % 2 = 1")
-    told = await sidecar(field.admin, "fleet", "preview", "--json")
-    assert told.code == 0, told.err
-    (iad,) = told.json["regions"]
-    assert (iad["region"], iad["machines"]) == ("iad", MACHINES)
-    assert iad["removed"]["count"] == iad["before"] - iad["after"] > 0
-    assert "navigator.yml" in iad["files"]
-    field.change("delete from users where id > 2")
-    refused = await sidecar(field.admin, "fleet", "preview")
-    assert refused.code == 1
-    assert "refused: the index would drop" in refused.out
-    assert "Not known from here" in refused.out
-    kept = field.local.with_name("kept")
-    assert (await sidecar(field.admin, "fleet", "preview", str(kept))).code == 0
-    assert (dict(field.whole.router.seen), field.held()) == (seen, held)
-    kept.replace(field.local)
+async def test_a_daemon_does_the_same(field: Field) -> None:
+    """History, the question before a rollback, the rollback, and steering, for an administrator over HTTP."""
+    before = field.held()
+    field.rename("By the daemon")
+    json_wanted = {"Accept": "application/json"}
+    async with field.admin.daemon() as daemon, field.admin.client() as client:
+        async with client.post("fleet/update?canary=m2", headers=json_wanted) as answer:
+            report = await answer.json()
+            assert (answer.status, report["rollout"]) == (200, "done")
+        async with client.get("fleet/history") as answer:
+            newest = (await answer.json())["entries"][0]
+            assert (newest["sha256"], newest["state"]) == (report["sha256"], "loaded")
+        async with client.get("fleet/rollback") as answer:
+            plan = await answer.json()
+            assert (plan["held"], plan["to"]["sha256"]) == (report["sha256"], before)
+        async with client.post(f"fleet/rollback?held={before}", headers=json_wanted) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (409, "store_changed")
+        browser = {"Accept": "text/html"}
+        async with client.get("page/fleet/rollback", headers=browser) as answer:
+            asked = await answer.text()
+        assert f"from the index {plan['held'][:12]} back to {before[:12]}" in asked
+        form = dict(re.findall(r'name="(to|held|token)" value="([^"]+)"', asked))
+        async with client.post("page/fleet/rollback", data={**form, "to": "0" * 64}) as answer:
+            assert answer.status == 403
+        async with client.post("page/fleet/rollback", data=form, allow_redirects=False) as answer:
+            assert answer.status == 303
+        await until(lambda: field.held() == before, 30)
+        await until(lambda: daemon.fleet.state().state == "done", 30)
+        plan = await daemon.fleet.plan(report["sha256"])
+        async with client.post(f"fleet/rollback?held={before}&to={plan.to.sha256}") as answer:
+            assert (answer.status, (await answer.json())["good"]) == (200, True)
+        for word in ("pause", "resume", "abort"):
+            async with client.post(f"fleet/{word}", headers=json_wanted) as answer:
+                assert (answer.status, (await answer.json())["error"]["code"]) == (409, "fleet_idle")
+        async with client.get("metrics") as answer:
+            assert 'sidecar_fleet_updates_total{outcome="loaded"} 3.0' in await answer.text()
+    assert field.held() == report["sha256"]
+    await field.whole_again()

@@ -21,7 +21,7 @@ import pytest
 from sidecar.config.parse import parse
 from sidecar.errors import SettingsError, StoreError
 from sidecar.fleet.ledger import Ledger, store_surely
-from sidecar.fleet.past import KEPT, Entry
+from sidecar.fleet.past import KEPT, PastIndex
 from sidecar.inputs.store import Store, open_store
 from sidecar.model.objects import Fetched
 from tests.conftest import Bucket, free_port
@@ -818,7 +818,7 @@ async def test_the_fleets_history_lies_beside_the_index(writable: Store, tmp_pat
     for number in range(KEPT + 2):
         source.write_bytes(str(number).encode())
         sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
-        entry = Entry(sha256, 1, now, now + number, "somebody")
+        entry = PastIndex(sha256, 1, now, now + number, "somebody")
         await ledger.add(entry)
         await ledger.keep(sha256, source, now)
         await ledger.keep(sha256, source, now)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from sidecar.fleet.past import (
     KEPT,
     KEPT_SECONDS,
-    Entry,
+    PastIndex,
     Unknown,
     before,
     ending,
@@ -130,8 +130,8 @@ def test_a_lease_is_over_when_it_is_over() -> None:
     assert is_driven(taken_over(one, "other", "another", 1000.0), 1029.0)
 
 
-def entry(letter: str, at: float, kind: str = "update", **more: object) -> Entry:
-    return replace(Entry(letter * 64, 1, at, at, "somebody", state="loaded"), kind=kind, **more)
+def entry(letter: str, at: float, kind: str = "update", **more: object) -> PastIndex:
+    return replace(PastIndex(letter * 64, 1, at, at, "somebody", state="loaded"), kind=kind, **more)
 
 
 PAST = [
