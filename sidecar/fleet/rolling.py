@@ -198,8 +198,12 @@ class Rolling:
             ground.settings.fleet.canary_soak,
         )
         end = await driver.drive(rollout, etag)
-        untouched = {name: replace(one, state="untouched") for name, one in waiting.items()}
-        self.results = tuple((untouched | driver.results).values())
+        # What a driver before this one has brought about is in the record only.
+        before = {
+            name: replace(one, state="loaded" if name in end.proven else "untouched")
+            for name, one in waiting.items()
+        }
+        self.results = tuple((before | driver.results).values())
         await self._remember(end)
         return end
 
