@@ -149,7 +149,7 @@ async def field(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> A
     picky = {"navigator": {"probes": [probe], "reload_timeout": "2s"}}
     async with fleet(folder, bucket, MACHINES, m3=picky) as whole:
         # In a soak of the shipped length, and while a machine hangs that long, nothing happens.
-        admin = whole.admin(canary_soak="300ms", answer_timeout="5s", timeout="10s")
+        admin = whole.admin(canary_soak="300ms", answer_timeout="5s", timeout="40s", attempts=2)
         index(admin.application / "db" / "index.sqlite3")
         field = Field(whole, bucket, admin)
         first = await field.roll_out()
