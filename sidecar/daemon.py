@@ -171,7 +171,9 @@ class Daemon:
             self.reconciler.subscribe(subscriber)
         self.bus = Listener(settings, self._id, self._hinted, self._served, self.metrics.count_hint)
         self.metrics.follow_bus(lambda: self.bus.connected)
-        self.fleet = FleetService(settings, self._id, self.store, self.broker.emit, self._remember)
+        self.fleet = FleetService(
+            settings, self._id, self.store, self.broker.emit, self._remember, self.metrics.count_fleet
+        )
         self._relay = Follower(self.fleet.relay, _RELAY_QUIET, _RELAY_LONGEST)
         self._followed = Follower(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
         self._signatures = UsedSignatures(state / "signatures", trigger.window)
@@ -219,6 +221,8 @@ class Daemon:
                         self.fleet.known,
                         lambda who: self.fleet.update(Wanted(), who),
                         self.fleet.changes,
+                        self.fleet.plan,
+                        self.fleet.roll_back,
                     ),
                     FleetViews(self.fleet, self.broker, administrators),
                 ),

@@ -405,6 +405,18 @@ class Fleet(Section, frozen=True):
             description="what a poke carries: the digest to fetch until it comes, or the index itself",
         ),
     ] = "digest"
+    strategy: Annotated[
+        str,
+        Meta(
+            pattern="^(immediate|canary)$",
+            description="how a new index reaches the machines; immediate: all at once; canary: one machine "
+            "before the store has it, then a quarter, then the store and all others; taken back by itself "
+            "where a machine refuses it",
+        ),
+    ] = "immediate"
+    canary_soak: Annotated[
+        Duration, _doc("how long the first machines of a rollout are watched before others follow")
+    ] = Duration(10)
     before: Annotated[
         list[list[str]],
         _doc(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from sidecar.fleet.machines import Skipped
+from sidecar.fleet.table import SHOWN, span, table
 from sidecar.fleet.verdicts import BAD, GOOD
 from sidecar.model.machine_report import Served
 from sidecar.model.record import Problem, Record
 from sidecar.model.states import FleetWord
 from sidecar.model.stream import FleetEvent
 
-_SHOWN = 12
+_ENDS = {
+    "taken_back": "Taken back, {}. ",
+    "frozen": "Not taken back wholly, {}. `sidecar fleet resume` tries again. ",
+}
 
 
 class Result(FleetEvent, frozen=True):
@@ -39,6 +43,7 @@ class Report(Record, frozen=True):
     `sha256` is the index that it was about, `upload` what was done with the local one: uploaded, unchanged,
     planned (a dry run would upload it) or none. `quorum` machines are enough, None: all are needed.
     `failures` are the commands that failed after it; without any, and with enough machines, it is `good`.
+    Of a rollout by canary `rollout` is the phase in which it ended (done, taken_back, frozen), `reason` why.
     """
 
     started: float
@@ -52,6 +57,8 @@ class Report(Record, frozen=True):
     skipped: tuple[Skipped, ...]
     good: bool
     failures: tuple[str, ...] = ()
+    rollout: str | None = None
+    reason: str = ""
 
 
 class State(Record, frozen=True):
@@ -148,7 +155,8 @@ def summary(report: Report) -> str:
     tally = Counter(one.state for one in report.machines)
     parts = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in tally.most_common())
     needed = "" if report.quorum is None else f" ({report.quorum} needed)"
-    return f"{_count(len(report.machines), 'machine')}: {parts}{needed}, in {report.seconds:.1f} s."
+    end = _ENDS.get(report.rollout or "", "").format(report.reason)
+    return f"{end}{_count(len(report.machines), 'machine')}: {parts}{needed}, in {report.seconds:.1f} s."
 
 
 def lines(report: Report) -> list[str]:
@@ -159,7 +167,7 @@ def lines(report: Report) -> list[str]:
             one.region or "-",
             one.state.replace("_", " "),
             str(one.generation or "-"),
-            (one.sha256 or "-")[:_SHOWN],
+            (one.sha256 or "-")[:SHOWN],
             "-" if report.dry_run else f"{one.seconds:.1f} s",
             one.note,
         )
@@ -182,20 +190,20 @@ def overview_lines(overview: Overview) -> list[str]:
             one.region or "-",
             one.state.replace("_", " "),
             str(one.generation or "-"),
-            (one.sha256 or "-")[:_SHOWN],
-            "-" if one.since is None else f"{_span(overview.at - one.since)} ago",
-            "-" if one.behind is None else _span(one.behind),
+            (one.sha256 or "-")[:SHOWN],
+            "-" if one.since is None else f"{span(overview.at - one.since)} ago",
+            "-" if one.behind is None else span(one.behind),
             one.note,
         )
         for one in overview.machines
     ]
     head = ("MACHINE", "REGION", "STATE", "GENERATION", "INDEX", "SINCE", "BEHIND", "")
     behind = sum(one.state != "in_sync" for one in overview.machines)
-    age = "" if overview.modified is None else f", of {_span(overview.at - overview.modified)} ago"
+    age = "" if overview.modified is None else f", of {span(overview.at - overview.modified)} ago"
     return [
         *(table(head, rows) if rows else ()),
         *left_out(overview.skipped),
-        f"The store holds {overview.sha256[:_SHOWN]}{age}; "
+        f"The store holds {overview.sha256[:SHOWN]}{age}; "
         + (
             f"{behind} of {len(rows)} machines do not serve it."
             if behind
@@ -207,26 +215,6 @@ def overview_lines(overview: Overview) -> list[str]:
 def left_out(skipped: Iterable[Skipped]) -> list[str]:
     """A line for each machine that was not poked."""
     return [f"left out: {one.id}{f' ({one.region})' if one.region else ''}: {one.reason}" for one in skipped]
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Columns as wide as what stands in them; the last one is free."""
-    whole = [head, *rows]
-    widths = [max(len(line[column]) for line in whole) for column in range(len(head) - 1)]
-    return [
-        "  ".join(
-            [*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]
-        ).rstrip()
-        for line in whole
-    ]
-
-
-def _span(seconds: float) -> str:
-    """A rough time: 40s, 12m, 5h, 3d."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{max(0.0, seconds):.0f}s"
 
 
 def _count(number: int, what: str) -> str:

@@ -6,22 +6,24 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from sidecar.config.settings import Paths, Settings
+from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
+from sidecar.fleet.chronicle import compare
 from sidecar.fleet.machines import FleetError
-from sidecar.fleet.progress import STEPS, line
+from sidecar.fleet.progress import STEPS, Silence, line
 from sidecar.fleet.report import Report, Result, State, lines
+from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.run import Updates, Wanted
-from sidecar.generate.cache import Memo
-from sidecar.generate.ownership import owners
-from sidecar.inputs.index import read_deployed, read_index
+from sidecar.fleet.steer import steer
+from sidecar.fleet.undo import Past, RollbackPlan, Undo
 from sidecar.inputs.store import Store, own_index
-from sidecar.model.changes import Changes, changes
+from sidecar.model.changes import Changes
 from sidecar.model.record import Problem, Record
 from sidecar.model.runs import Outcome
 from sidecar.model.stream import Emit, FleetEnded, FleetLogLine, FleetSize, FleetStarted
@@ -30,8 +32,14 @@ from sidecar.system.files import load, replace
 
 logger = logging.getLogger(__name__)
 
+ENDINGS = ("loaded", "failed", "taken_back", "frozen")
+"""How fleet updates end, for the metrics."""
+
 _KEPT_LINES = 400
 _REACHED = "fleet-reached.json"
+
+
+Work = Callable[["Standing"], Awaitable[Report]]
 
 
 class _Reached(Record, frozen=True):
@@ -79,7 +87,10 @@ class Standing:
 
     def state(self) -> State:
         """Who asked, since when, each machine, and how it ended."""
-        report = self.report
+        report, error = self.report, self.error
+        if report is not None and report.rollout in ("taken_back", "frozen"):
+            what = "was taken back" if report.rollout == "taken_back" else "could not be taken back wholly"
+            error = Problem("fleet_rollout", f"the index {what}, {report.reason}", "mend the index", 502)
         running = report is None and self.error is None
         return State(
             state="running" if running else "done" if report is not None and report.good else "failed",
@@ -90,7 +101,7 @@ class Standing:
             sha256=report.sha256 if report else None,
             machines=tuple(self.machines.values()),
             skipped=report.skipped if report else (),
-            error=self.error,
+            error=error,
         )
 
 
@@ -110,7 +121,9 @@ class FleetService:
         store: Store,
         emit: Emit,
         remember: Callable[[Outcome], object],
+        count: Callable[[str], None],
     ) -> None:
+        """`remember` is for the history, `count` for the metrics."""
         self._settings = settings
         self._store = store
         self._updates = Updates(settings, store)
@@ -122,6 +135,8 @@ class FleetService:
         self._reached = Path(settings.paths.state) / _REACHED
         self._emit = emit
         self._remember = remember
+        self._count = count
+        self._undo = Undo(settings, store)
         self._standing: Standing | None = None
         self._running: asyncio.Task[Report] | None = None
 
@@ -139,12 +154,60 @@ class FleetService:
         With `upload` the machine's own index goes into the store first, where it owns that, and the commands
         around an update run. The update goes on to its end when the caller goes away.
         """
+        wanted = msgspec.structs.replace(
+            wanted, index=self._index if upload else None, around=upload, who=self._name(who)
+        )
+        # Only what every machine was asked for is where the fleet is.
+        is_whole = not (wanted.only or wanted.but or wanted.quorum or wanted.dry_run)
+
+        async def work(standing: Standing) -> Report:
+            index = await self._local_digest() if is_whole and wanted.index is not None else None
+            report = await self._updates.update(wanted, standing)
+            if index is not None and report.good:
+                await asyncio.to_thread(self._remember_reached, index)
+            return report
+
+        return await self._start(work, who)
+
+    async def history(self) -> Past:
+        """What the store has held."""
+        with _configured():
+            return await self._undo.history(Silence())
+
+    async def plan(self, digest: str) -> RollbackPlan:
+        """What a rollback would change; without a digest one step back."""
+        with _configured():
+            return await self._undo.plan(digest, None, Silence())
+
+    async def roll_back(self, digest: str, held: str, who: str) -> Report:
+        """Put an older index back, and see that all machines load it; `held` is what the store must hold.
+
+        `FleetConflict` `fleet_busy` while an update is under way, `store_changed` when it holds another one.
+        """
+        plan = await self.plan(digest)
+        if held != plan.held:
+            raise FleetConflict(
+                "the store holds another index by now; nothing was put back",
+                "look at what a rollback would change now",
+                code="store_changed",
+            )
+        return await self._start(lambda standing: self._undo.roll_back(plan, self._name(who), standing), who)
+
+    async def steer(self, word: str, who: str) -> Rollout:
+        """Pause, resume or abort the rollout under way, whoever drives it."""
+        with _configured():
+            return await steer(self._settings, word, Silence(), self._name(who), self._store)
+
+    def _name(self, who: str) -> str:
+        return f"{who} at {self._machine}"
+
+    async def _start(self, work: Work, who: str) -> Report:
+        """One at a time; it goes on to its end when the caller goes away."""
         if self._running is not None and not self._running.done():
             raise FleetConflict(
                 "a fleet update is under way already", "follow it at /fleet, and try again", code="fleet_busy"
             )
-        wanted = msgspec.structs.replace(wanted, index=self._index if upload else None, around=upload)
-        self._running = asyncio.create_task(self._run(wanted, who))
+        self._running = asyncio.create_task(self._run(work, who))
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._running)
 
@@ -159,7 +222,7 @@ class FleetService:
             stored, local = Path(folder) / "stored", Path(folder) / "local"
             await self._store.fetch(self._settings.index_key, stored, None)
             await self._local.fetch(self._settings.index_key, local, None)
-            return await in_thread(_compare, stored, local, self._settings.paths)
+            return await in_thread(compare, stored, local, self._settings.paths)
 
     async def relay(self) -> bool:
         """Tell all other machines to look at the store, for a webhook that reached this one; is all done?"""
@@ -171,7 +234,12 @@ class FleetService:
         reached = load(self._reached, _Reached)
         if index is None or (reached is not None and reached.sha256 == index):
             return True
-        return (await self.update(Wanted(), "a change of the local index")).good
+        try:
+            return (await self.update(Wanted(unattended=True), "a change of the local index")).good
+        except FleetError as error:
+            if error.code != "fleet_held":
+                raise
+            return True  # it is for people to ask for it again
 
     async def _local_digest(self) -> str | None:
         """The SHA-256 of the local index as it is now; None where there is none."""
@@ -191,18 +259,12 @@ class FleetService:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
 
-    async def _run(self, wanted: Wanted, who: str) -> Report:
+    async def _run(self, work: Work, who: str) -> Report:
         standing = self._standing = Standing(who, self._emit)
         self._emit(FleetStarted(standing.started, who))
-        # Only what every machine was asked for is where the fleet is.
-        is_whole = wanted == Wanted(index=self._index, replace=wanted.replace, wait=wanted.wait)
         try:
-            index = await self._local_digest() if is_whole and self._index is not None else None
-            report = standing.report = await self._updates.update(wanted, standing)
-        except SettingsError as error:
-            conflict = FleetConflict(error.message, error.hint, code="fleet_settings")
-            standing.error = Problem(conflict.code, conflict.message, conflict.hint, conflict.status)
-            raise conflict from error
+            with _configured():
+                report = standing.report = await work(standing)
         except SidecarError as error:
             standing.error = Problem(error.code, error.message, error.hint, error.status)
             raise
@@ -211,16 +273,26 @@ class FleetService:
             raise
         finally:
             self._remember(_outcome(standing))
+            self._count(_ending(standing))
             self._emit(FleetEnded(standing.state().state))
-        if index is not None and report.good:
-            await asyncio.to_thread(self._remember_reached, index)
         return report
 
 
-def _compare(before: Path, after: Path, paths: Paths) -> Changes:
-    deployed, memo = read_deployed(Path(paths.deployed), Path(paths.regions)), Memo()
-    old, new = read_index(before, deployed), read_index(after, deployed)
-    return changes(old, owners(old, memo), new, owners(new, memo))
+@contextmanager
+def _configured() -> Iterator[None]:
+    """What is not configured for it on this machine is no failure of the daemon."""
+    try:
+        yield
+    except SettingsError as error:
+        raise FleetConflict(error.message, error.hint, code="fleet_settings") from error
+
+
+def _ending(standing: Standing) -> str:
+    """One of `ENDINGS`."""
+    report = standing.report
+    if report is None or not (report.good or report.rollout in ("taken_back", "frozen")):
+        return "failed"
+    return report.rollout if report.rollout in ("taken_back", "frozen") else "loaded"
 
 
 def _outcome(standing: Standing) -> Outcome:
@@ -228,7 +300,7 @@ def _outcome(standing: Standing) -> Outcome:
     report, error = standing.report, standing.error
     if report is not None and not report.good:
         failed = [one.machine for one in report.machines if one.state not in ("loaded", "ready", "stopped")]
-        message = "; ".join(report.failures) or f"not loaded by {', '.join(failed[:10])}"
+        message = "; ".join(report.failures) or report.reason or f"not loaded by {', '.join(failed[:10])}"
         error = Problem("fleet", message, "the log below says why", 502)
     return Outcome(
         state="failed" if error else "fleet_updated",

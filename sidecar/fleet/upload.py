@@ -19,7 +19,9 @@ import msgspec
 
 from sidecar.config.settings import Fetch
 from sidecar.errors import SidecarError, StoreError
+from sidecar.fleet.ledger import Ledger, store_surely
 from sidecar.fleet.machines import FleetError
+from sidecar.fleet.past import ending
 from sidecar.generations.archive import Archive
 from sidecar.inputs.store import Store
 from sidecar.inputs.store.local import LocalIndex
@@ -53,6 +55,14 @@ class Current(Record, frozen=True):
     etag: str | None = None
 
 
+class Proposal(Record, frozen=True):
+    """What would become of the store: the index to have there, and what it holds now (None: nothing)."""
+
+    current: Current
+    stored: Stored | None
+    held: str | None
+
+
 class Memory:
     """What this machine last saw in the store; kept in the state folder."""
 
@@ -74,6 +84,11 @@ class Memory:
             return None
         return newest.sha256 if newest.etag == etag else None
 
+    def last(self) -> str | None:
+        """The SHA-256 of what it saw there last."""
+        seen = load_readable(self._path, Seen)
+        return seen.sha256 if seen is not None else None
+
     def remember(self, etag: str, sha256: str) -> None:
         """The store holds this, and this machine knows it."""
         try:
@@ -86,15 +101,18 @@ class Memory:
 class Uploader:
     """Brings the store up to date with a local index, or finds out what the store holds."""
 
-    def __init__(self, store: Store, key: str, memory: Memory, folder: Path, limits: Fetch) -> None:
+    def __init__(
+        self, store: Store, key: str, memory: Memory, folder: Path, limits: Fetch, ledger: Ledger
+    ) -> None:
         self._store = store
+        self._ledger = ledger
         self._limits = limits
         self._key = key
         self._memory = memory
         self._folder = folder
 
-    async def put(self, index: Path, *, replace: bool, dry_run: bool) -> Current:
-        """Upload the local index where it differs; `FleetError` `store_changed` when that would lose another.
+    async def compare(self, index: Path, *, replace: bool, dry_run: bool) -> Proposal:
+        """The local index against the store's; `FleetError` `store_changed` where an upload loses another.
 
         `replace` allows to replace an object that this machine has not seen, as it is now.
         """
@@ -104,6 +122,7 @@ class Uploader:
         if not dry_run:
             _to_whole_second(index, before)
         stored = await self._store.head(self._key)
+        held = None
         if stored is not None:
             known = self._memory.knows(stored.etag)
             held = known or await self._look(stored)
@@ -112,20 +131,41 @@ class Uploader:
             if held in (copied.sha256, as_it_is):
                 if not known and not dry_run:
                     self._memory.remember(stored.etag, held)
-                return Current(held, stored.modified, "unchanged", path if held == copied.sha256 else index)
-            if known is None and not replace:
+                same = path if held == copied.sha256 else index
+                return Proposal(Current(held, stored.modified, "unchanged", same), stored, held)
+            if known is None and not replace and not await self._returns(held):
                 raise _changed(stored)
         modified = float(int(copied.modified or time.time()))
-        if dry_run:
-            return Current(copied.sha256, modified, "planned", path)
+        return Proposal(Current(copied.sha256, modified, "planned", path), stored, held)
+
+    async def _returns(self, held: str) -> bool:
+        """Whether the store was rolled back from what this machine saw last: then nothing there is lost."""
         try:
-            etag = await self._store.put(self._key, path, modified, stored.etag if stored else None)
+            ended = ending(await self._ledger.entries(), held)
+        except StoreError:
+            return False
+        return ended is not None and ended.replaced == self._memory.last()
+
+    async def store(self, proposal: Proposal) -> Current:
+        """Upload what differs; `FleetError` `store_changed` when somebody else was faster."""
+        current, stored = proposal.current, proposal.stored
+        if current.upload != "planned" or current.path is None or current.modified is None:
+            return current
+        try:
+            etag = await store_surely(
+                self._store,
+                self._key,
+                current.path,
+                current.modified,
+                stored.etag if stored else None,
+                self._folder / "other",
+            )
         except StoreError as error:
             if error.code != "store_changed":
                 raise
             raise _changed(None) from error
-        self._memory.remember(etag, copied.sha256)
-        return Current(copied.sha256, modified, "uploaded", path, etag)
+        self._memory.remember(etag, current.sha256)
+        return msgspec.structs.replace(current, upload="uploaded", etag=etag)
 
     async def _copy(self, index: Path, path: Path) -> Fetched:
         copied = await LocalIndex(index, self._limits, lambda *_: None).fetch(self._key, path, None)

@@ -28,6 +28,9 @@ PREVIEW = "preview"
 STALE = "store_stale"
 """The code of an error: the store serves another index than the one that is expected."""
 
+AHEAD_SECONDS = 600.0
+"""For how long a machine keeps an index that was sent to it while the store still serves the one before."""
+
 _REFUSED = ("changed", STALE)
 
 

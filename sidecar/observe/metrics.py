@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 
 from sidecar import __version__
+from sidecar.fleet.service import ENDINGS
 from sidecar.model.events import LifecycleEvent, Loaded, NotLoaded
 from sidecar.model.runs import TRIGGERS, Outcome
 from sidecar.model.states import HEALTH, SYNC, Health, Sync
@@ -40,7 +41,7 @@ _REJECTIONS = (
     "value",
     "veto",
 )
-_STORE_OPERATIONS = ("get", "head", "list", "put")
+_STORE_OPERATIONS = ("get", "head", "list", "put", "remove")
 _STORE_OUTCOMES = (
     "ok",
     "changed",
@@ -180,6 +181,14 @@ class Metrics:
         self._tenants = Gauge(
             "sidecar_tenants", "Tenants in the last set that was generated.", registry=registry
         )
+        self._fleet = Counter(
+            "sidecar_fleet_updates",
+            "Updates of all machines that this one drove, and rollbacks, by their end.",
+            ["outcome"],
+            registry=registry,
+        )
+        for ending in ENDINGS:
+            self._fleet.labels(ending)
         for sync in SYNC:
             self._sync.labels(sync)
         for health in HEALTH:
@@ -240,6 +249,10 @@ class Metrics:
     def count_rollback(self, reason: str) -> None:
         """Take a rollback into account."""
         self._rollbacks.labels(reason).inc()
+
+    def count_fleet(self, ending: str) -> None:
+        """Take the end of a fleet update into account."""
+        self._fleet.labels(ending).inc()
 
     def follow_state(self, sync: Callable[[], Sync], health: Callable[[], Health]) -> None:
         """Ask at each scrape how the machine is doing."""

@@ -176,5 +176,7 @@ class FetchStage:
         current = self._generations.current
         if current is not None and current.index.sha256 != received.sha256:
             self._sent.add(received.sha256, current.index.sha256)
+        else:
+            self._sent.renew(received.sha256)
         # A store names a plainly uploaded object by its MD5: so the next fetch knows the same content again.
         return IndexVersion(received.md5, received.sha256, None, received.size)

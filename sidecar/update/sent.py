@@ -14,11 +14,12 @@ from pathlib import Path
 import msgspec
 
 from sidecar.model.record import Record
+from sidecar.model.runs import AHEAD_SECONDS
 from sidecar.system.files import load, replace
 
 logger = logging.getLogger(__name__)
 
-LIMIT = 600.0
+LIMIT = AHEAD_SECONDS
 """For how many seconds the store may be behind."""
 _KEPT = 20
 
@@ -71,6 +72,13 @@ class SentIndexes:
         for forgotten in list(self._known)[:-_KEPT]:
             del self._known[forgotten]
         self._save()
+
+    def renew(self, sha256: str) -> None:
+        """The same index was sent once more: it is still meant, though the store may be behind for longer."""
+        if (known := self._known.get(sha256)) is not None:
+            self._known[sha256] = _Sent(sha256, known.replaced, self._wall())
+            self._until[sha256] = self._steady() + LIMIT
+            self._save()
 
     def confirm(self, sha256: str) -> None:
         """The store has served this index: what it serves from now on is news, older or not."""

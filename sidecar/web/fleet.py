@@ -19,7 +19,7 @@ _MOST = 100_000
 
 
 class FleetViews:
-    """Both need an administrator: the machines' ids are nobody else's business."""
+    """All need an administrator: the machines' ids are nobody else's business."""
 
     def __init__(self, service: FleetService, broker: Broker, administrators: Administrators) -> None:
         self._service = service
@@ -44,6 +44,41 @@ class FleetViews:
             return json_answer(report, status)
         return text_answer(_text(report), status)
 
+    async def history(self, request: web.Request) -> web.StreamResponse:
+        """The indexes that the store has held."""
+        await self._administrators.require(request)
+        return json_answer(await self._service.history())
+
+    async def plan(self, request: web.Request) -> web.StreamResponse:
+        """What a rollback would change."""
+        await self._administrators.require(request)
+        return json_answer(await self._service.plan(request.query.get("to", "")))
+
+    async def roll_back(self, request: web.Request) -> web.StreamResponse:
+        """Put an older index back, on all machines."""
+        who = await self._administrators.require(request)
+        held = request.query.get("held", "")
+        if not held:
+            raise BadRequest("what the store must hold is not said", "ask GET /fleet/rollback for it: `held`")
+        report = await self._service.roll_back(request.query.get("to", ""), held, who)
+        return json_answer(report, 200 if report.good else 502)
+
+    async def pause(self, request: web.Request) -> web.StreamResponse:
+        """Let the rollout under way rest."""
+        return await self._steer(request, "pause")
+
+    async def resume(self, request: web.Request) -> web.StreamResponse:
+        """Go on with it."""
+        return await self._steer(request, "resume")
+
+    async def abort(self, request: web.Request) -> web.StreamResponse:
+        """Take it back."""
+        return await self._steer(request, "abort")
+
+    async def _steer(self, request: web.Request, word: str) -> web.StreamResponse:
+        who = await self._administrators.require(request)
+        return json_answer(await self._service.steer(word, who))
+
 
 def _text(report: Report) -> str:
     return "\n".join(lines(report))
@@ -63,4 +98,5 @@ def _wanted(request: web.Request) -> Wanted:
         wait=wait,
         replace=query.get("replace") in _YES,
         dry_run=query.get("dry_run") in _YES,
+        canary=query.get("canary"),
     )

@@ -15,7 +15,8 @@ from aiohttp import web
 
 from sidecar.config.settings import Settings
 from sidecar.errors import BadRequest, CommandError, NotFound, SidecarError
-from sidecar.fleet.report import State
+from sidecar.fleet.report import Report, State
+from sidecar.fleet.undo import RollbackPlan
 from sidecar.generate import yaml_writer
 from sidecar.generate.cache import Memo
 from sidecar.generate.check import LOSS
@@ -59,6 +60,10 @@ UpdateFleet = Callable[[str], Coroutine[Any, Any, object]]
 
 CompareFleet = Callable[[], Awaitable[Changes | None]]
 """What that would change in the store; None where nothing is uploaded."""
+PlanUndo = Callable[[str], Awaitable[RollbackPlan]]
+"""What putting an index back would change, by the first digits of its digest; without any one step back."""
+UndoFleet = Callable[[str, str, str], Coroutine[Any, Any, Report]]
+"""Puts an index back where the store holds another one, on behalf of somebody."""
 
 
 def either(shown: Handler, plain: Handler) -> Handler:
@@ -88,7 +93,11 @@ class Pages:
         fleet: Fleet = lambda: None,
         update_fleet: UpdateFleet | None = None,
         compare_fleet: CompareFleet | None = None,
+        plan_undo: PlanUndo | None = None,
+        undo: UndoFleet | None = None,
     ) -> None:
+        self._plan_undo = plan_undo
+        self._undo = undo
         self._update_fleet = update_fleet
         self._compare_fleet = compare_fleet
         self._settings = settings
@@ -344,6 +353,43 @@ class Pages:
         await self._forms.require(request, who, "fleet")
         await self._begin(self._fleets_update()(who))
         raise web.HTTPSeeOther("../")
+
+    async def confirm_undo(self, request: web.Request) -> web.StreamResponse:
+        """The question before an older index goes back into the store and to all machines."""
+        who = await self._administrators.require(request)
+        self._fleets_update()
+        if self._plan_undo is None:
+            raise NotFound("this machine knows no fleet", "set fleet.app or fleet.machines")
+        plan = await self._plan_undo(request.query.get("to", ""))
+        to = plan.to.sha256
+        fields = {"to": to, "held": plan.held, "token": self._forms.token(who, f"undo {plan.held} {to}")}
+        title = "Undo the last index?"
+        content = change.question(
+            title,
+            [
+                f"The store goes from the index {plan.held[:12]} back to {to[:12]}, stored ",
+                parts.moment(plan.to.at, time.time()),
+                f" by {plan.to.who}. Every active machine is followed until it has loaded it.",
+            ],
+            [*change.returning(plan.changes), *change.consequences(plan.changes)],
+            plan.changes,
+            unknown=plan.problem or None,
+            action="rollback",
+            button="Put it back on all machines",
+            fields=fields.items(),
+            back="../../",
+        )
+        return self._answer(request, who, title, content, section="")
+
+    async def apply_undo(self, request: web.Request) -> web.StreamResponse:
+        """Put it back, if the store still holds what the question was about."""
+        who = await self._administrators.require(request)
+        to, held = await field(request, "to"), await field(request, "held")
+        await self._forms.require(request, who, f"undo {held} {to}")
+        if self._undo is None:
+            raise NotFound("this machine knows no fleet", "set fleet.app or fleet.machines")
+        await self._begin(self._undo(to, held, who))
+        raise web.HTTPSeeOther("../../")
 
     def _fleets_update(self) -> UpdateFleet:
         if self._update_fleet is None or self._fleet() is None:

@@ -13,6 +13,8 @@ import msgspec
 from aiohttp import web
 
 from sidecar.fleet.report import Report, State
+from sidecar.fleet.rollout import Rollout
+from sidecar.fleet.undo import Past, RollbackPlan
 from sidecar.model.record import ErrorAnswer
 from sidecar.model.runs import TRIGGERS, Outcome
 from sidecar.model.status import Status
@@ -72,6 +74,14 @@ _WAIT = Parameter(
     "published",
 )
 _SWITCH = "1, true or yes: "
+
+
+_TO = Parameter("to", "the first digits of an index in the history; without it one step back")
+_FLEET = {
+    409: _error("not now, or this machine is not configured for it"),
+    502: _error("the machines' list or the store failed"),
+    503: _error("the daemon is stopping"),
+}
 
 
 async def _describe(request: web.Request) -> web.StreamResponse:
@@ -212,6 +222,65 @@ ROUTES: tuple[Route[Parts], ...] = (
         answers={200: answer("how it stands", State, also=())},
     ),
     Route(
+        "GET",
+        "/fleet/history",
+        "The indexes that the store has held, newest first.",
+        lambda parts: parts.fleet.history,
+        needs="administrator",
+        answers={200: answer("what is known of each", Past, also=()), **_FLEET},
+    ),
+    Route(
+        "GET",
+        "/fleet/rollback",
+        "What putting an older index back would change, with names.",
+        lambda parts: parts.fleet.plan,
+        needs="administrator",
+        parameters=(_TO,),
+        answers={
+            200: answer("what would change", RollbackPlan, also=()),
+            404: _error("it is not there"),
+            **_FLEET,
+        },
+    ),
+    Route(
+        "POST",
+        "/fleet/rollback",
+        "Put an older index back into the store, and see that all machines load it.",
+        lambda parts: parts.fleet.roll_back,
+        needs="administrator",
+        parameters=(_TO, Parameter("held", "the SHA-256 that the store must hold, as the question told it")),
+        answers={
+            200: answer("all have loaded it", Report, also=()),
+            400: _error("`held` is missing"),
+            404: _error("it is not there"),
+            **_FLEET,
+            502: shown("not all have loaded it, or their list or the store failed", Report, ErrorAnswer),
+        },
+    ),
+    *(
+        Route(
+            "POST",
+            f"/fleet/{word}",
+            what,
+            handler,
+            needs="administrator",
+            answers={200: answer("the rollout's record", Rollout, also=()), **_FLEET},
+        )
+        for word, what, handler in (
+            (
+                "pause",
+                "Let the rollout rest before its next step.",
+                lambda parts: parts.fleet.pause,
+            ),
+            (
+                "resume",
+                "Go on with a rollout that rests, or was left.",
+                lambda parts: parts.fleet.resume,
+            ),
+            ("abort", "Take the rollout under way back.", lambda parts: parts.fleet.abort),
+        )
+    ),
+    Route(
         "POST",
         "/fleet/update",
         "Bring all machines to the newest index, and see that they load it.",
@@ -226,6 +295,7 @@ ROUTES: tuple[Route[Parts], ...] = (
             Parameter("upload", "0, false or no: poke with what the store holds"),
             Parameter("replace", f"{_SWITCH}upload over an index that was not seen here"),
             Parameter("dry_run", f"{_SWITCH}only say what would be done"),
+            Parameter("canary", "so many machines, or this id, name or region, first; empty: all at once"),
         ),
         answers={
             200: followed("all have loaded it", Report),
@@ -320,6 +390,8 @@ PAGE_ROUTES: tuple[Route[Parts], ...] = (
     Route("POST", "/page/update", "Begins an update.", lambda parts: parts.pages.apply),
     Route("GET", "/page/fleet", "Asks before a fleet update.", lambda parts: parts.pages.confirm_fleet),
     Route("POST", "/page/fleet", "Begins a fleet update.", lambda parts: parts.pages.apply_fleet),
+    Route("GET", "/page/fleet/rollback", "Asks before an undo.", lambda parts: parts.pages.confirm_undo),
+    Route("POST", "/page/fleet/rollback", "Begins an undo.", lambda parts: parts.pages.apply_undo),
     Route(
         "GET",
         "/page/rollback/{number}",

@@ -331,7 +331,7 @@ async def test_a_daemon_updates_the_fleet(tmp_path: Path, bucket: Bucket) -> Non
 
         whole.router.faults["m1"] = wait
         json_wanted = {"Accept": "application/json"}
-        async with admin.daemon(), admin.client() as client:
+        async with admin.daemon() as daemon, admin.client() as client:
             async with client.get("fleet") as answer:
                 assert (await answer.json())["state"] == "idle"
             first = asyncio.create_task(events(client))
@@ -352,6 +352,8 @@ async def test_a_daemon_updates_the_fleet(tmp_path: Path, bucket: Bucket) -> Non
                 data = await answer.json()
                 assert (data["state"], data["running"]) == ("done", False)
                 assert {one["state"] for one in data["machines"]} == {"loaded"}
+            # The history is written behind the answer.
+            await until(lambda: daemon.history.entries()[0].state == "fleet_updated")
             async with client.get("generations", headers=json_wanted) as answer:
                 newest = (await answer.json())[0]
             assert (newest["state"], newest["outcome"]["trigger"]) == ("fleet_updated", "fleet")

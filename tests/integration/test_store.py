@@ -8,16 +8,20 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from sidecar.config.parse import parse
 from sidecar.errors import SettingsError, StoreError
+from sidecar.fleet.ledger import Ledger, store_surely
+from sidecar.fleet.past import KEPT, PastIndex
 from sidecar.inputs.store import Store, open_store
 from sidecar.model.objects import Fetched
 from tests.conftest import Bucket, free_port
@@ -794,3 +798,50 @@ async def test_a_listing_has_all_pages(bucket: Bucket, tmp_path: Path) -> None:
         assert [one.key for one in await store.objects("db/")] == [f"db/{n:04d}" for n in range(1005)]
     finally:
         await store.shutdown()
+
+
+async def test_what_is_removed_is_gone(writable: Store, tmp_path: Path) -> None:
+    """And removing what is not there is no error."""
+    source = tmp_path / "source"
+    source.write_bytes(BODY)
+    await writable.put("db/one", source, 1.0, None)
+    for _ in range(2):
+        await writable.remove("db/one")
+        assert await writable.head("db/one") is None
+
+
+async def test_the_fleets_history_lies_beside_the_index(writable: Store, tmp_path: Path) -> None:
+    """Entries newest first, contents that are what they were, and no more of both than are kept."""
+    ledger = Ledger(writable, "db/index.sqlite3", tmp_path)
+    source = tmp_path / "source"
+    now = time.time()
+    for number in range(KEPT + 2):
+        source.write_bytes(str(number).encode())
+        sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
+        entry = PastIndex(sha256, 1, now, now + number, "somebody")
+        await ledger.add(entry)
+        await ledger.keep(sha256, source, now)
+        await ledger.keep(sha256, source, now)
+    await ledger.write(msgspec.structs.replace(entry, state="loaded"))
+    await ledger.prune()
+    entries = await ledger.entries()
+    assert len(entries) == KEPT
+    assert (entries[0].sha256, entries[0].state) == (sha256, "loaded")
+    assert (await ledger.content(sha256)).read_bytes() == source.read_bytes()
+    contents = [one for one in await writable.objects("db/index-history/") if not one.key.endswith(".json")]
+    assert len(contents) == KEPT
+    with pytest.raises(StoreError):
+        await ledger.content(hashlib.sha256(b"0").hexdigest())
+
+
+async def test_a_put_whose_answer_was_lost_counts(writable: Store, tmp_path: Path) -> None:
+    """What is there is what was to be stored; another content stays a conflict."""
+    source = tmp_path / "source"
+    source.write_bytes(BODY)
+    etag = await writable.put("db/one", source, 1.0, None)
+    again = await store_surely(writable, "db/one", source, 1.0, None, tmp_path / "other")
+    assert again == etag
+    source.write_bytes(b"another")
+    with pytest.raises(StoreError) as error:
+        await store_surely(writable, "db/one", source, 1.0, None, tmp_path / "other")
+    assert error.value.code == "store_changed"

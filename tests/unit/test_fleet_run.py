@@ -13,12 +13,12 @@ import pytest
 
 from sidecar.config.parse import parse
 from sidecar.errors import SidecarError
+from sidecar.fleet.crew import Crew
 from sidecar.fleet.follower import Follower, pause_after
 from sidecar.fleet.machines import FleetError, Target
 from sidecar.fleet.poke import Order
 from sidecar.fleet.progress import Silence
 from sidecar.fleet.report import Result
-from sidecar.fleet.run import Crew
 from sidecar.fleet.verdicts import Answer, Verdict
 from sidecar.model.machine_report import Served
 from tests.support.machine import until

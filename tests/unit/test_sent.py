@@ -106,3 +106,15 @@ def test_a_memory_that_cannot_be_written_still_counts(tmp_path: Path) -> None:
     sent = Clocks().open(tmp_path / "not there" / "sent.json")
     sent.add("new", "old")
     assert sent.seconds_behind("new", "old")
+
+
+def test_what_is_sent_again_is_still_meant(path: Path) -> None:
+    """The store may be behind for as long once more; what never was ahead of it does not become so."""
+    clocks = Clocks()
+    sent = clocks.open(path)
+    sent.add("new", "old")
+    clocks.steady += LIMIT - 1
+    sent.renew("new")
+    sent.renew("other")
+    assert sent.seconds_behind("new", "old") == LIMIT
+    assert sent.seconds_behind("other", "old") == 0

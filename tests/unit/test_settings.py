@@ -19,6 +19,7 @@ KEYS = fields()
 
 # Settings with a form of their own: the variable's text, and the value that it makes.
 SPECIAL: dict[str, tuple[str, Any]] = {
+    "fleet.strategy": ("canary", "canary"),
     "store": ("s3://bucket/prefix", "s3://bucket/prefix"),
     "profile": ("kamal", "kamal"),
     "values": ('{"root": "/x", "n": 1}', {"root": "/x", "n": 1}),

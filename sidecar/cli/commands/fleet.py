@@ -1,4 +1,4 @@
-"""`sidecar fleet update` and `sidecar fleet status`: by themselves, without a daemon on this machine."""
+"""`sidecar fleet`: updates, status, history and rollouts, without a daemon on this machine."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from sidecar.fleet.run import Updates, Wanted
 
 _REFRESH = 0.1
+_TAKEN_BACK = 3
+_FROZEN = 4
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +83,23 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="how to tell of what happens: redrawn on a terminal, a line for each fact, or a JSON object a "
         "line for programs, the last of which is the report (default %(default)s)",
     )
+    canary = update.add_mutually_exclusive_group()
+    canary.add_argument(
+        "--canary",
+        metavar="N|REGION|ID",
+        help="so many machines, or these, have a new index before the store and all others "
+        "(default: as fleet.strategy says)",
+    )
+    canary.add_argument(
+        "--immediate", action="store_true", help="all machines at once, whatever fleet.strategy says"
+    )
+    _add_undo(commands)
+    for name, function, text in (
+        ("pause", _pause, "let the rollout under way rest where it is"),
+        ("resume", _resume, "go on with a rollout that was paused, or that its driver left behind"),
+        ("abort", _abort, "take the rollout under way back"),
+    ):
+        subcommand(commands, name, function, text, f"sidecar fleet {name}")
     status = subcommand(
         commands,
         "status",
@@ -93,6 +112,59 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="from what the machines stated on fleet.bus within half an hour, without listing or asking any",
     )
+
+
+def _add_undo(commands: Any) -> None:
+    preview = subcommand(
+        commands,
+        "preview",
+        _preview,
+        "show what an index would change, region by region; nothing is touched",
+        "sidecar fleet preview index.sqlite3",
+    )
+    preview.add_argument(
+        "index",
+        nargs="?",
+        default="",
+        metavar="INDEX",
+        help="a file, or the first digits of an index in the history (default: the machine's own)",
+    )
+    subcommand(
+        commands,
+        "history",
+        _history,
+        "list the indexes that the store has held",
+        "sidecar fleet history --json",
+    )
+    rollback = subcommand(
+        commands,
+        "rollback",
+        _rollback,
+        "put an index of the history back into the store, and see that all machines load it",
+        "sidecar fleet rollback --before 2026-05-01T12:00",
+    )
+    to = rollback.add_mutually_exclusive_group()
+    to.add_argument(
+        "digest",
+        nargs="?",
+        default="",
+        metavar="DIGEST",
+        help="the first digits of the index's SHA-256 (default: the one before what the store holds)",
+    )
+    to.add_argument(
+        "--before",
+        type=_moment,
+        metavar="TIME",
+        help="what the store held then: 2026-05-01T12:00 in UTC, or with an offset",
+    )
+    rollback.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _moment(text: str) -> float:
+    from datetime import UTC, datetime
+
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _number(text: str) -> int:
@@ -118,6 +190,7 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
         wait=options.wait,
         dry_run=options.dry_run,
         around=not options.no_upload,
+        canary="" if options.immediate else options.canary,
     )
     updates = Updates(settings)
     if options.progress == "json":
@@ -134,7 +207,14 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
             live.end()
         for line in lines(report):
             say(line)
-    return 0 if report.good or report.dry_run else 1
+    return _status_of(report)
+
+
+def _status_of(report: Report) -> int:
+    """0 when all is done; 3 when it was taken back, 4 when that could not be done wholly, else 1."""
+    if report.good or report.dry_run:
+        return 0
+    return {"taken_back": _TAKEN_BACK, "frozen": _FROZEN}.get(report.rollout or "", 1)
 
 
 def _recorded(updates: Updates, wanted: Wanted, records: Records) -> int:
@@ -147,7 +227,7 @@ def _recorded(updates: Updates, wanted: Wanted, records: Records) -> int:
         records.end(Problem(error.code, error.message, error.hint, error.status))
         raise
     records.end(report)
-    return 0 if report.good or report.dry_run else 1
+    return _status_of(report)
 
 
 async def _shown(work: Coroutine[Any, Any, Report], live: Live) -> Report:
@@ -179,6 +259,99 @@ def _index(options: argparse.Namespace, settings: Settings) -> Path | None:
     if settings.update.own_index and not options.no_upload:
         return Path(settings.paths.databases) / "index.sqlite3"
     return None
+
+
+def _history(options: argparse.Namespace, settings: Settings) -> int:
+    import asyncio
+
+    from sidecar.fleet.progress import Silence
+    from sidecar.fleet.undo import Undo, past_lines
+
+    become_owner(Path(settings.paths.state))
+    known = asyncio.run(Undo(settings).history(Silence()))
+    if options.json:
+        say_json(known)
+    else:
+        for line in past_lines(known, time.time()):
+            say(line)
+    return 0
+
+
+def _preview(options: argparse.Namespace, settings: Settings) -> int:
+    import asyncio
+
+    from sidecar.fleet.preview import preview, preview_lines
+    from sidecar.fleet.progress import Silence
+
+    become_owner(Path(settings.paths.state))
+    told = asyncio.run(preview(settings, options.index, Silence()))
+    if options.json:
+        say_json({**msgspec.to_builtins(told), "good": told.good})
+    else:
+        for line in preview_lines(told):
+            say(line)
+    return 0 if told.good else 1
+
+
+def _rollback(options: argparse.Namespace, settings: Settings) -> int:
+    import asyncio
+
+    from sidecar.fleet.progress import Lines, Silence
+    from sidecar.fleet.report import lines
+    from sidecar.fleet.undo import Undo, plan_lines
+
+    become_owner(Path(settings.paths.state))
+    undo, listener = Undo(settings), Silence() if options.json else Lines(_write)
+    plan = asyncio.run(undo.plan(options.digest, options.before, listener))
+    for line in plan_lines(plan, time.time()):
+        say(line, file=sys.stderr)
+    if not options.yes:
+        say("Put it back into the store, and on all machines? [y/N]", file=sys.stderr)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise SidecarError("nothing was put back: nobody said yes", "--yes does it without asking")
+    report = asyncio.run(undo.roll_back(plan, "", listener))
+    if options.json:
+        say_json(report)
+    else:
+        for line in lines(report):
+            say(line)
+        if settings.update.own_index:
+            say("The local index stays as it is; the next fleet update puts it into the store again.")
+    return _status_of(report)
+
+
+def _pause(options: argparse.Namespace, settings: Settings) -> int:
+    return _steer(options, settings, "pause")
+
+
+def _resume(options: argparse.Namespace, settings: Settings) -> int:
+    return _steer(options, settings, "resume")
+
+
+def _abort(options: argparse.Namespace, settings: Settings) -> int:
+    return _steer(options, settings, "abort")
+
+
+def _steer(options: argparse.Namespace, settings: Settings, word: str) -> int:
+    """Tell the rollout's driver, or do it where that has died."""
+    import asyncio
+
+    from sidecar.fleet.progress import Lines, Silence
+    from sidecar.fleet.steer import steer
+
+    become_owner(Path(settings.paths.state))
+    rollout = asyncio.run(steer(settings, word, Silence() if options.json else Lines(_write)))
+    if options.json:
+        say_json(rollout)
+    else:
+        paused = rollout.wish == "pause" and not rollout.ended
+        state = "paused" if paused else rollout.phase.replace("_", " ")
+        why = f", {rollout.reason}" if rollout.reason else ""
+        say(f"The rollout of {rollout.target[:12]} by {rollout.driver}: {state}{why}.")
+    if rollout.phase == "frozen":
+        return _FROZEN
+    # Whoever aborts wants it taken back.
+    return _TAKEN_BACK if rollout.phase == "taken_back" and word != "abort" else 0
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:

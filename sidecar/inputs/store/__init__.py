@@ -52,6 +52,9 @@ class Store(IndexSource, Protocol):
         `StoreError` with the code `store_changed`.
         """
 
+    async def remove(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
 
 def _folder(place: str, settings: Settings, observe: Observe) -> Store:
     return FolderStore(Path(place), settings.fetch, observe)

@@ -60,6 +60,10 @@ class FolderStore:
         """Copy a file of the age `modified` over the object with the ETag `replaces`, or to where none is."""
         return await self._attempt("put", self._put, key, source, modified, replaces)
 
+    async def remove(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        await self._attempt("remove", lambda key: (self._folder / key).unlink(missing_ok=True), key)
+
     async def _attempt(
         self, operation: str, work: Callable[[str, *Rest], Result], key: str, *rest: *Rest
     ) -> Result:

@@ -152,6 +152,11 @@ class S3Store:
             )
         return answer["ETag"].strip('"')
 
+    async def remove(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        async with self._request("remove", key):
+            await self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
     async def _fetch_whole(self, key: str, target: Path, etag: str | None) -> Fetched | None:
         for attempt in range(1, self._limits.attempts + 1):
             try:
@@ -263,7 +268,7 @@ class S3Store:
                 await self._close_unused(client)
 
 
-_DOING = {"get": "fetching", "head": "asking for", "list": "listing", "put": "storing"}
+_DOING = {"get": "fetching", "head": "asking for", "list": "listing", "put": "storing", "remove": "removing"}
 
 
 @dataclass(eq=False)

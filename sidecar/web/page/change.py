@@ -41,6 +41,14 @@ def consequences(changes: Changes | None, drift: Mapping[str, str] | Sequence[st
     return found
 
 
+def returning(changes: Changes | None) -> list[Content]:
+    """Who comes back with an older index, by name."""
+    if changes is None or not changes.users.added.count:
+        return []
+    users = changes.users.added
+    return [(h.b(plural(users.count, "user")), " can sign in again: ", _some(users))]
+
+
 def _some(names: Names, most: int = 6) -> Content:
     shown = ", ".join(names.names[:most])
     return f"{shown} and {names.count - most:,} more." if names.count > most else f"{shown}."

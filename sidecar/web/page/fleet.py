@@ -21,7 +21,11 @@ _HEADS = (
 
 def section(fleet: State, at: float, *, base: str) -> Markup:
     """How the fleet's update stands, and the button for another; `at` is the time of the answer."""
-    button = h.p(h.a("Update the fleet…", href=f"{base}page/fleet", class_="button plain"))
+    button = h.p(
+        h.a("Update the fleet…", href=f"{base}page/fleet", class_="button plain"),
+        " ",
+        h.a("Undo the last index…", href=f"{base}page/fleet/rollback", class_="button plain"),
+    )
     return h.section(
         h.h2("The fleet", (" ", parts.pill(_state(fleet))) if fleet.started is not None else None),
         _by(fleet, at),
@@ -37,8 +41,9 @@ def section(fleet: State, at: float, *, base: str) -> Markup:
 
 
 def behind(machines: Sequence[Result]) -> int:
-    """How many do not have the index. One that stopped on the way fetches when it wakes."""
-    return sum(parts.tone(one.state) != "good" and one.state != "stopped" for one in machines)
+    """How many do not have what they are to have. One that stopped on the way fetches when it wakes."""
+    fine = ("stopped", "untouched")
+    return sum(parts.tone(one.state) != "good" and one.state not in fine for one in machines)
 
 
 def _state(fleet: State) -> str:

@@ -61,6 +61,9 @@ STATES = {
     "failing": ("bad", "Failing"),
     "hanging": ("bad", "No end"),
     "denied": ("bad", "Denied"),
+    "lagging": ("bad", "Lagging"),
+    "returned": ("good", "Taken back"),
+    "untouched": ("quiet", "Not asked"),
     "fleet_updated": ("good", "Fleet updated"),
 }
 

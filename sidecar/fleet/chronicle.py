@@ -1,0 +1,100 @@
+"""Writes the history: which index takes the place of which, what that changes, and how far it came."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from sidecar.config.settings import Paths
+from sidecar.errors import ReadError, Rejected, StoreError
+from sidecar.fleet.ledger import Ledger
+from sidecar.fleet.past import How, Kind, PastIndex
+from sidecar.fleet.report import Result
+from sidecar.fleet.upload import Proposal
+from sidecar.fleet.verdicts import BAD, GOOD
+from sidecar.generate.cache import Memo
+from sidecar.generate.ownership import owners
+from sidecar.inputs.index import read_deployed, read_index
+from sidecar.inputs.store import Store
+from sidecar.model.changes import Changes, changes
+from sidecar.system.background import in_thread
+
+# The history is in the order of time, and what was found was there before what takes its place.
+_BEFORE_SECONDS = 0.01
+
+
+def compare(before: Path, after: Path, paths: Paths) -> Changes:
+    """What changes from one index to another, as this machine's deployment reads them; it blocks."""
+    deployed, memo = read_deployed(Path(paths.deployed), Path(paths.regions)), Memo()
+    old, new = read_index(before, deployed), read_index(after, deployed)
+    return changes(old, owners(old, memo), new, owners(new, memo))
+
+
+class Chronicle:
+    """The history of the store's index, as one driver writes it."""
+
+    def __init__(self, ledger: Ledger, store: Store, index_key: str, paths: Paths, folder: Path) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._key = index_key
+        self._paths = paths
+        self._folder = folder
+
+    async def begin(self, proposal: Proposal, who: str, kind: Kind) -> PastIndex:
+        """Keep an index and the one that it is to replace, and write down that it is under way.
+
+        `StoreError` `store_changed` when the store does not hold what was seen there.
+        """
+        held, current = proposal.stored, proposal.current
+        path, modified = current.path, current.modified
+        if path is None or modified is None:
+            raise StoreError("the index to store has no content")
+        said: tuple[str, ...] = ()
+        replaced = None
+        now, more = time.time(), []
+        if held is not None:
+            before = Path(tempfile.mkdtemp(dir=self._folder)) / "before"
+            fetched, entries = await asyncio.gather(
+                self._store.fetch(self._key, before, None), self._ledger.entries()
+            )
+            if fetched is None or fetched.etag != held.etag:
+                raise StoreError(f"{self._key} has changed meanwhile", "run it again", code="store_changed")
+            replaced = fetched.sha256
+            said = await self._changes(before, path)
+            if not any(one.sha256 == replaced for one in entries):
+                at = now - _BEFORE_SECONDS
+                found = PastIndex(replaced, held.size, held.modified, at, "somebody", "found", state="stored")
+                more.append(self._ledger.add(found))
+            more.append(self._ledger.keep(replaced, before, held.modified))
+        entry = PastIndex(current.sha256, path.stat().st_size, modified, now, who, kind, replaced, said)
+        # At once: whatever is waited for here delays the update.
+        await asyncio.gather(
+            *more, self._ledger.keep(current.sha256, path, modified), self._ledger.add(entry)
+        )
+        return entry
+
+    async def end(self, entry: PastIndex, state: How, results: Iterable[Result], note: str = "") -> PastIndex:
+        """Write down how far it came, and forget what is too old."""
+        everyone = list(results)
+        loaded = sum(one.state in GOOD for one in everyone)
+        ended = replace(entry, state=state, loaded=loaded, machines=len(everyone), note=note)
+        await self._ledger.write(ended)
+        await self._ledger.prune()
+        return ended
+
+    async def _changes(self, before: Path, after: Path) -> tuple[str, ...]:
+        try:
+            return tuple((await in_thread(compare, before, after, self._paths)).sentences())
+        except (Rejected, ReadError) as error:
+            return (f"what it changes is not known: {error.message}",)
+
+
+def how(results: Iterable[Result]) -> tuple[How, str]:
+    """How far an index came that is in the store, and why not everywhere."""
+    missing = [f"{one.machine} {one.state.replace('_', ' ')}" for one in results if one.state in BAD]
+    return ("lagging", f"not on {', '.join(missing[:10])}") if missing else ("loaded", "")

@@ -1,0 +1,121 @@
+"""What every command of the fleet stands on: its machines, the store, and what is remembered there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from sidecar.config.settings import Fleet, Settings
+from sidecar.errors import SettingsError
+from sidecar.fleet.bus import ByBus, announcing
+from sidecar.fleet.chronicle import Chronicle
+from sidecar.fleet.crew import Crew, Listener, Talker
+from sidecar.fleet.discovery import Discovery
+from sidecar.fleet.ledger import Ledger
+from sidecar.fleet.nats_link import BusError
+from sidecar.fleet.poke import Order, Talk
+from sidecar.fleet.upload import Memory, Uploader
+from sidecar.inputs.store import Store, open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Everything that one command needs; `folder` is its own, and gone afterwards."""
+
+    settings: Settings
+    discovery: Discovery
+    store: Store
+    session: aiohttp.ClientSession
+    folder: Path
+    ledger: Ledger
+    memory: Memory
+    uploader: Uploader
+    chronicle: Chronicle
+
+    def talk(self, *, signed: bool = True) -> Talk:
+        """Speaks with machines; without a signature it can only ask."""
+        secret = str.__str__(self.settings.trigger.secret) if signed else ""
+        return Talk(self.settings.fleet, secret, self.session)
+
+    def crew(
+        self,
+        order: Order,
+        listener: Listener,
+        *,
+        ready: bool = False,
+        limits: Fleet | None = None,
+        talk: Talker | None = None,
+    ) -> Crew:
+        """All machines on their way to an index."""
+        fleet = limits or self.settings.fleet
+        return Crew(fleet, talk or self.talk(), self.discovery.stopped, order, listener, ready=ready)
+
+    @asynccontextmanager
+    async def announced(
+        self, sha256: str, listener: Listener, *, ready: bool = False
+    ) -> AsyncIterator[Talker]:
+        """Tell the bus, where there is one, that all machines shall load what the store holds.
+
+        Gives how to speak with them: those that follow the hint need no poke.
+        """
+        async with AsyncExitStack() as stack:
+            talk: Talker = self.talk()
+            if self.settings.fleet.bus:
+                try:
+                    announcement = await stack.enter_async_context(announcing(self.settings))
+                    await announcement.publish(sha256)
+                    listener.say(f"told the bus; {len(announcement.statements)} machines are on it")
+                    talk = ByBus(announcement, self.talk(), ready=ready)
+                except BusError as error:
+                    listener.say(f"{error.message}: the machines are poked without it")
+            yield talk
+
+
+@asynccontextmanager
+async def open_ground(settings: Settings, store: Store | None, listener: Listener) -> AsyncIterator[Ground]:
+    """Open all of it; `store` is one that is open already."""
+    connector = aiohttp.TCPConnector(limit=settings.fleet.parallel)
+    with tempfile.TemporaryDirectory(prefix="sidecar-fleet-") as name:
+        async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+            folder, discovery = Path(name), Discovery(settings, session, listener.say)
+            if store is not None:
+                yield _ground(settings, discovery, store, session, folder)
+                return
+            store = open_store(settings, lambda *_: None)
+            await store.startup()
+            try:
+                yield _ground(settings, discovery, store, session, folder)
+            finally:
+                await store.shutdown()
+
+
+def _ground(
+    settings: Settings, discovery: Discovery, store: Store, session: aiohttp.ClientSession, folder: Path
+) -> Ground:
+    key = settings.index_key
+    ledger, memory = Ledger(store, key, folder), Memory(Path(settings.paths.state))
+    return Ground(
+        settings,
+        discovery,
+        store,
+        session,
+        folder,
+        ledger,
+        memory,
+        Uploader(store, key, memory, folder, settings.fetch, ledger),
+        Chronicle(ledger, store, key, settings.paths, folder),
+    )
+
+
+def require_secret(settings: Settings) -> None:
+    """`SettingsError` where no poke can be signed."""
+    if not settings.trigger.secret:
+        raise SettingsError(
+            "trigger.secret is not set: the machines take signed pokes only",
+            "set it, or SIDECAR_TRIGGER_SECRET, to the fleet's secret",
+        )

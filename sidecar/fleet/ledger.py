@@ -1,0 +1,156 @@
+"""What the fleet remembers in the store, beside the index: the indexes before it, and the rollout under way.
+
+    <folder of the index>/index-history/<time>-<digest>.json    an `PastIndex` each
+    <folder of the index>/index-history/<SHA-256>               an index's content
+    <folder of the index>/index-rollout.json                    a `Rollout`, while there is one and after it
+
+Every write is conditional. A write whose answer was lost finds itself in the store, and counts as done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from sidecar.errors import StoreError
+from sidecar.fleet.past import PastIndex, superfluous
+from sidecar.inputs.store import Store
+from sidecar.model.record import Record
+
+Kept = TypeVar("Kept", bound=Record)
+
+_HISTORY = "index-history"
+_ROLLOUT = "index-rollout.json"
+_ENTRY = ".json"
+
+
+class Ledger:
+    """The fleet's memory in a store; `folder` is for files on their way."""
+
+    def __init__(self, store: Store, index_key: str, folder: Path) -> None:
+        self._store = store
+        beside = Path(index_key).parent
+        self._history = f"{(beside / _HISTORY).as_posix()}/"
+        self.rollout_key = (beside / _ROLLOUT).as_posix()
+        self._folder = folder
+        self._numbers = count()
+
+    async def entries(self) -> list[PastIndex]:
+        """The history, newest first."""
+        return [entry for _, entry in await self._listed()]
+
+    async def add(self, entry: PastIndex) -> None:
+        """A new entry, which only its driver will write to."""
+        await self.put(self._key(entry), entry, None)
+
+    async def write(self, entry: PastIndex) -> None:
+        """What has become of an entry, which is known by its time and digest."""
+        key = self._key(entry)
+        stored = await self._store.head(key)
+        await self.put(key, entry, stored.etag if stored else None)
+
+    async def keep(self, sha256: str, path: Path, modified: float) -> None:
+        """Keep an index's content, unless it is kept already."""
+        if await self._store.head(self._history + sha256) is None:
+            await store_surely(self._store, self._history + sha256, path, modified, None, self._path())
+
+    async def content(self, sha256: str) -> Path:
+        """An index that was kept, in a file; `StoreError` when it is not there, or not what it was."""
+        path = self._path()
+        fetched = await self._store.fetch(self._history + sha256, path, None)
+        if fetched is None or fetched.sha256 != sha256:
+            raise StoreError(
+                f"{self._history}{sha256} is not the index that it was", "name another one", code="store_torn"
+            )
+        return path
+
+    async def prune(self) -> None:
+        """Remove what is no longer kept: entries, and the contents that no other entry names."""
+        pairs = await self._listed()
+        gone = set(superfluous(pairs, time.time()))
+        kept = {one.sha256 for key, one in pairs if key not in gone}
+        for key, one in pairs:
+            if key in gone:
+                await self._store.remove(key)
+                if one.sha256 not in kept:
+                    await self._store.remove(self._history + one.sha256)
+
+    async def get(self, key: str, kind: type[Kept]) -> tuple[Kept, str] | None:
+        """A record and its ETag; None when there is none that can be understood."""
+        path = self._path()
+        try:
+            fetched = await self._store.fetch(key, path, None)
+        except StoreError as error:
+            if error.code == "store_missing":
+                return None
+            raise
+        if fetched is None:
+            return None
+        try:
+            return msgspec.json.decode(await asyncio.to_thread(_take, path), type=kind), fetched.etag
+        except msgspec.MsgspecError as error:
+            raise StoreError(
+                f"{key} cannot be understood: {error}", "is it a newer sidecar's? else remove it"
+            ) from None
+
+    async def put(self, key: str, record: Record, replaces: str | None) -> str:
+        """Write a record where the store holds the ETag `replaces`, else `StoreError` `store_changed`."""
+        path = self._path()
+        await asyncio.to_thread(path.write_bytes, msgspec.json.format(msgspec.json.encode(record)))
+        try:
+            return await store_surely(self._store, key, path, time.time(), replaces, self._path())
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def _listed(self) -> list[tuple[str, PastIndex]]:
+        keys = [one.key for one in await self._store.objects(self._history) if one.key.endswith(_ENTRY)]
+        found = await asyncio.gather(*(self.get(key, PastIndex) for key in sorted(keys, reverse=True)))
+        return [(key, one[0]) for key, one in zip(sorted(keys, reverse=True), found, strict=True) if one]
+
+    def _key(self, entry: PastIndex) -> str:
+        # In the order of time by name, to the millisecond.
+        moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime(entry.at)) + f".{int(entry.at % 1 * 1000):03d}"
+        return f"{self._history}{moment}-{entry.sha256[:12]}{_ENTRY}"
+
+    def _path(self) -> Path:
+        return self._folder / f"ledger-{next(self._numbers)}"
+
+
+async def store_surely(
+    store: Store, key: str, source: Path, modified: float, replaces: str | None, other: Path
+) -> str:
+    """Put a file, and give its ETag, also when the answer to a put that was done has been lost.
+
+    The library repeats a request without an answer, and then finds the ETag changed: by itself. `other` is
+    where nothing is yet.
+    """
+    try:
+        return await store.put(key, source, modified, replaces)
+    except StoreError as error:
+        if error.code not in ("store_changed", "store_timeout", "store_unreachable", "store_failed"):
+            raise
+        try:
+            fetched = await store.fetch(key, other, None)
+        except StoreError:
+            raise error from None
+        same = fetched is not None and await asyncio.to_thread(_same, source, other)
+        if fetched is None or not same:
+            raise
+        return fetched.etag
+    finally:
+        other.unlink(missing_ok=True)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()
+
+
+def _take(path: Path) -> bytes:
+    content = path.read_bytes()
+    path.unlink()
+    return content

@@ -1,0 +1,102 @@
+"""The indexes that the store has held: what is known of each, and which one to go back to. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from sidecar.errors import SidecarError
+from sidecar.model.record import Record
+
+KEPT = 20
+KEPT_SECONDS = 90 * 86400.0
+"""How many indexes are kept, and for how long; whatever is needed for one step back stays all the same."""
+_ALWAYS_KEPT = 2
+_FEWEST_DIGITS = 4
+
+Kind = Literal["found", "update", "rollback"]
+How = Literal["under_way", "stored", "loaded", "lagging", "taken_back", "frozen"]
+
+
+class PastIndex(Record, frozen=True):
+    """One index that was brought to the fleet.
+
+    `kind` is update, rollback, or found (somebody else had stored it, and an update replaced it). `at` is
+    when that began, or when it was found, `modified` how old the index is, both in seconds since 1970; `size`
+    in bytes. `changes` are sentences without names, against the index `replaced`. `state` tells how far it
+    came: under_way, stored (nobody followed it), loaded (by all), lagging (in the store, but not on every
+    machine), taken_back, frozen (it could not be taken back wholly); `loaded` of `machines` had it then, and
+    `note` says why not all.
+    """
+
+    sha256: str
+    size: int
+    modified: float
+    at: float
+    who: str
+    kind: Kind = "update"
+    replaced: str | None = None
+    changes: tuple[str, ...] = ()
+    state: How = "under_way"
+    loaded: int = 0
+    machines: int = 0
+    note: str = ""
+
+
+class Unknown(SidecarError):
+    """There is no such index in the history."""
+
+    code = "fleet_history"
+    status = 404
+
+
+def previous(entries: Sequence[PastIndex], held: str) -> PastIndex:
+    """The index before the one that the store holds, else `Unknown`; `entries` are newest first.
+
+    A rollback is no step of its own: the next one goes further back, and never to what was taken back.
+    """
+    own = next((one for one in entries if one.sha256 == held and one.kind != "rollback"), None)
+    older = entries if own is None else entries[entries.index(own) + 1 :]
+    for one in older:
+        if one.sha256 != held and _was_held(one):
+            return one
+    raise Unknown(
+        "the history has no index before the one that the store holds",
+        "`sidecar fleet history` lists those that can be named",
+    )
+
+
+def named(entries: Sequence[PastIndex], digest: str) -> PastIndex:
+    """The newest entry whose SHA-256 begins like this."""
+    fitting = [one for one in entries if one.sha256.startswith(digest.lower())]
+    if len(digest) < _FEWEST_DIGITS or len({one.sha256 for one in fitting}) != 1:
+        few = "names none" if not fitting else "is too short to name one"
+        raise Unknown(f"{digest!r} {few} of the indexes in the history", "`sidecar fleet history` lists them")
+    return fitting[0]
+
+
+def before(entries: Sequence[PastIndex], moment: float) -> PastIndex:
+    """What the store held just before a moment, in seconds since 1970."""
+    for one in entries:
+        if one.at < moment and _was_held(one):
+            return one
+    raise Unknown("the history does not go back that far", "`sidecar fleet history` lists what it holds")
+
+
+def _was_held(one: PastIndex) -> bool:
+    return one.state not in ("taken_back", "frozen")
+
+
+def ending(entries: Sequence[PastIndex], held: str | None) -> PastIndex | None:
+    """The rollback that an update of the store, which holds this, would end."""
+    newest = next((one for one in entries if _was_held(one)), None)
+    return newest if newest is not None and (newest.kind, newest.sha256) == ("rollback", held) else None
+
+
+def superfluous(keys: Sequence[tuple[str, PastIndex]], now: float) -> list[str]:
+    """The keys of the entries that are no longer kept; the pairs are newest first."""
+    return [
+        key
+        for number, (key, one) in enumerate(keys)
+        if number >= _ALWAYS_KEPT and (number >= KEPT or now - one.at > KEPT_SECONDS)
+    ]

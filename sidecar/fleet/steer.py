@@ -1,0 +1,43 @@
+"""Pausing, going on with, and aborting the rollout under way, from any machine with access to the store."""
+
+from __future__ import annotations
+
+import time
+
+from sidecar.config.settings import Settings
+from sidecar.fleet.crew import Listener
+from sidecar.fleet.ground import open_ground, require_secret
+from sidecar.fleet.machines import FleetError
+from sidecar.fleet.rolling import Rolling, idle
+from sidecar.fleet.rollout import Rollout, Wish, is_driven
+from sidecar.inputs.store import Store
+
+_WISHES: dict[str, Wish] = {"pause": "pause", "resume": "", "abort": "abort"}
+
+
+async def steer(
+    settings: Settings, word: str, listener: Listener, who: str = "", store: Store | None = None
+) -> Rollout:
+    """Tell the driver to `pause`, `resume` or `abort`; where it has died, this one goes on, or takes back.
+
+    The rollout as it is then: at its end, but for one that was paused, or that its driver goes on with.
+    `FleetError` `fleet_idle` where there is none, `fleet_unfinished` where nobody is there to be paused.
+    """
+    require_secret(settings)
+    async with open_ground(settings, store, listener) as ground:
+        rolling = Rolling(ground, listener, who)
+        known = await rolling.record()
+        if known is not None and known[0].phase == "frozen" and word != "pause":
+            return await rolling.go_on(*known)
+        if known is None or known[0].ended:
+            raise idle()
+        if is_driven(known[0], time.time()):
+            told = await rolling.wish(_WISHES[word])
+            return await rolling.ended(told.token) if word == "abort" else told
+        if word == "pause":
+            raise FleetError(
+                f"nobody drives the rollout that {known[0].driver} left behind",
+                "`sidecar fleet resume` goes on with it, `sidecar fleet abort` takes it back",
+                code="fleet_unfinished",
+            )
+        return await rolling.go_on(*known, back="a person has aborted it" if word == "abort" else "")

@@ -1,0 +1,195 @@
+"""Undo: an index that the store held before is put back, and every machine followed until it has it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from sidecar.config.settings import Settings
+from sidecar.errors import ReadError, Rejected, StoreError
+from sidecar.fleet import past
+from sidecar.fleet.chronicle import compare, how
+from sidecar.fleet.crew import Listener
+from sidecar.fleet.ground import Ground, open_ground, require_secret
+from sidecar.fleet.machines import FleetError, Skipped
+from sidecar.fleet.past import PastIndex
+from sidecar.fleet.poke import Order
+from sidecar.fleet.report import Report, Result, enough
+from sidecar.fleet.rolling import Rolling, driver_name
+from sidecar.fleet.table import SHOWN, span, table
+from sidecar.fleet.upload import Current, Proposal
+from sidecar.inputs.store import Store
+from sidecar.model.changes import Changes
+from sidecar.model.objects import Stored
+from sidecar.model.record import Record
+from sidecar.system.background import in_thread
+
+
+class Past(Record, frozen=True):
+    """The history, newest first, and the SHA-256 of what the store holds (None: nothing)."""
+
+    held: str | None
+    entries: tuple[PastIndex, ...]
+
+
+class RollbackPlan(Record, frozen=True):
+    """What a rollback would do: to which entry, from which object of the store, and what that changes.
+
+    `changes` is None where that cannot be known, `problem` says why.
+    """
+
+    to: PastIndex
+    held: str
+    stored: Stored
+    changes: Changes | None
+    problem: str = ""
+
+
+class Undo:
+    """The store's past, and the way back, with one machine's settings."""
+
+    def __init__(self, settings: Settings, store: Store | None = None) -> None:
+        """`store` is one that is open already."""
+        self._settings = settings
+        self._store = store
+
+    async def history(self, listener: Listener) -> Past:
+        """What the store has held."""
+        async with open_ground(self._settings, self._store, listener) as ground:
+            stored = await ground.store.head(self._settings.index_key)
+            held = (await ground.uploader.look(content=False)).sha256 if stored is not None else None
+            return Past(held, tuple(await ground.ledger.entries()))
+
+    async def plan(self, digest: str, moment: float | None, listener: Listener) -> RollbackPlan:
+        """What a rollback to an index by its digest, to a moment, or by one step would change."""
+        async with open_ground(self._settings, self._store, listener) as ground:
+            stored = await ground.store.head(self._settings.index_key)
+            if stored is None:
+                raise StoreError("the store holds no index to go back from", code="store_missing")
+            now = ground.folder / "now"
+            fetched = await ground.store.fetch(self._settings.index_key, now, None)
+            if fetched is None or fetched.etag != stored.etag:
+                raise _changed()
+            entries = await ground.ledger.entries()
+            if digest:
+                to = past.named(entries, digest)
+            elif moment is not None:
+                to = past.before(entries, moment)
+            else:
+                to = past.previous(entries, fetched.sha256)
+            if to.sha256 == fetched.sha256:
+                raise FleetError(
+                    f"the store holds the index {digest or to.sha256[:SHOWN]} already",
+                    "`sidecar fleet history` lists the others",
+                    code="fleet_history",
+                )
+            found, problem = await self._changes(now, await ground.ledger.content(to.sha256))
+            return RollbackPlan(to, fetched.sha256, stored, found, problem)
+
+    async def roll_back(self, plan: RollbackPlan, who: str, listener: Listener) -> Report:
+        """Put it back, if the store still holds what the plan was compared with, and follow every machine."""
+        require_secret(self._settings)
+        started, clock = time.time(), time.monotonic()
+        async with open_ground(self._settings, self._store, listener) as ground:
+            left = await Rolling(ground, listener, who).must_be_free()
+            if left is not None:
+                raise FleetError(
+                    f"{left[0].driver} left a rollout behind ({left[0].phase})",
+                    "`sidecar fleet abort` takes it back",
+                    code="fleet_unfinished",
+                )
+            listener.step("upload")
+            content = await ground.ledger.content(plan.to.sha256)
+            current = Current(plan.to.sha256, plan.to.modified, "planned", content)
+            proposal = Proposal(current, plan.stored, plan.held)
+            try:
+                entry = await ground.chronicle.begin(proposal, driver_name(who), "rollback")
+            except StoreError as error:
+                raise (_changed() if error.code == "store_changed" else error) from error
+            await ground.uploader.store(proposal)
+            listener.say(f"the store holds {plan.to.sha256[:SHOWN]} again")
+            results, skipped = await self._follow(ground, plan.to.sha256, listener)
+            state, note = how(results)
+            await ground.chronicle.end(entry, state, results, note)
+        return Report(
+            started=started,
+            seconds=time.monotonic() - clock,
+            sha256=plan.to.sha256,
+            upload="uploaded",
+            wait="loaded",
+            quorum=None,
+            dry_run=False,
+            machines=results,
+            skipped=skipped,
+            good=enough(results, None),
+        )
+
+    async def _follow(
+        self, ground: Ground, sha256: str, listener: Listener
+    ) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]:
+        listener.step("find")
+        found = await ground.discovery.find()
+        listener.expect([Result(one.id, one.name, one.region, "waiting") for one in found.targets])
+        listener.step("update")
+        async with ground.announced(sha256, listener) as talk:
+            crew = ground.crew(Order(sha256), listener, talk=talk)
+            return await crew.update(found.targets), found.skipped
+
+    async def _changes(self, before: Path, after: Path) -> tuple[Changes | None, str]:
+        try:
+            return await in_thread(compare, before, after, self._settings.paths), ""
+        except (Rejected, ReadError) as error:
+            return None, error.message
+
+
+def _changed() -> FleetError:
+    return FleetError(
+        "the store holds another index by now; nothing was put back",
+        "look at `sidecar fleet history`, and try again",
+        code="store_changed",
+    )
+
+
+_HEADINGS = {
+    ("users", "added"): "can sign in again",
+    ("users", "removed"): "can no longer sign in",
+    ("users", "changed"): "get the password and rights of then",
+}
+
+
+def plan_lines(plan: RollbackPlan, now: float) -> list[str]:
+    """What a rollback changes, in words; with the names of all whom it concerns."""
+    way = f"from {plan.held[:SHOWN]} to {plan.to.sha256[:SHOWN]}"
+    lines = [f"The store goes {way}, stored {span(now - plan.to.at)} ago by {plan.to.who}."]
+    if plan.changes is None:
+        return [*lines, f"What that changes cannot be known: {plan.problem}."]
+    for kind, what, names in plan.changes.each():
+        heading = _HEADINGS.get((kind, what), f"{kind} {what}")
+        more = f" and {names.count - len(names.names)} more" if names.count > len(names.names) else ""
+        lines.append(f"  {names.count} {heading}: {', '.join(names.names)}{more}")
+    return lines if lines[1:] else [*lines, "No event, studio, user or region changes."]
+
+
+def past_lines(known: Past, now: float) -> list[str]:
+    """The history as a table; a star is at what the store holds."""
+    return _rows(known.entries, known.held, now) or [
+        "There is no history yet: it begins with the next `sidecar fleet update` that uploads."
+    ]
+
+
+def _rows(entries: Iterable[PastIndex], held: str | None, now: float) -> list[str]:
+    rows = [
+        (
+            "*" if one.sha256 == held else "",
+            one.sha256[:SHOWN],
+            time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(one.at)),
+            f"{span(now - one.at)} ago",
+            one.kind,
+            f"{one.state.replace('_', ' ')}{f' ({one.loaded} of {one.machines})' if one.machines else ''}",
+            one.who,
+            "; ".join([*one.changes, *([one.note] if one.note else [])]),
+        )
+        for one in entries
+    ]
+    return table(("", "INDEX", "STORED", "", "KIND", "HOW FAR", "WHO", "CHANGES"), rows) if rows else []

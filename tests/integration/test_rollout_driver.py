@@ -1,0 +1,335 @@
+"""Drivers of rollouts that die, sleep, meet each other, and a store that fails: in memory, so all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from sidecar.errors import StoreError
+from sidecar.fleet.driver import Driver, Lost
+from sidecar.fleet.ledger import Ledger
+from sidecar.fleet.machines import Target
+from sidecar.fleet.progress import Silence
+from sidecar.fleet.report import Result
+from sidecar.fleet.rollout import Rollout, halted, taken_over, waves
+from sidecar.fleet.verdicts import Verdict
+from tests.support.memory_store import Died, MemoryStore
+
+KEY = "db/index.sqlite3"
+RECORD = "db/index-rollout.json"
+OLD, NEW, OTHER = b"the old index", b"the new index", b"another's index"
+NAMES = ("m1", "m2", "m3", "m4", "m5")
+
+
+def digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+class Machines:
+    """Machines that serve what they are told, unless they refuse the new index, or cannot be reached."""
+
+    def __init__(self, store: MemoryStore, refusing: Iterable[str] = (), gone: Iterable[str] = ()) -> None:
+        self._store = store
+        self.refusing = set(refusing)
+        self.gone = set(gone)
+        self.serves = dict.fromkeys(NAMES, digest(OLD))
+        self.ever: set[str] = set()
+
+    async def active(self) -> tuple[Target, ...]:
+        return tuple(Target(name, "", "", "http://x") for name in NAMES)
+
+    async def bring(self, targets: Iterable[Target], sha256: str, body: Path | None) -> tuple[Result, ...]:
+        results = []
+        for target in targets:
+            name, state = target.id, "loaded"
+            self._store.before("poke", name)
+            held = digest(self._store.content[KEY])
+            if name in self.gone:
+                state = "unreachable"
+            elif name in self.refusing and sha256 == digest(NEW):
+                state = "refused"
+            elif body is None and sha256 != held:
+                state = "stale"
+            else:
+                self.serves[name] = sha256
+                self.ever |= {name} if sha256 == digest(NEW) else set()
+            results.append(Result(name, "", "", state, sha256=self.serves[name]))
+            self._store.before("poked", name)
+        return tuple(results)
+
+    async def look(self, target: Target, sha256: str) -> Verdict | None:
+        if target.id in self.gone:
+            return Verdict("unreachable")
+        return Verdict("loaded" if self.serves[target.id] == sha256 else "superseded")
+
+    def poll(self) -> None:
+        """All machines look at the store, after the time in which they keep what was sent ahead of it."""
+        self.serves = dict.fromkeys(NAMES, digest(self._store.content[KEY]))
+
+
+class World:
+    """A store, machines, and one driver after the other."""
+
+    def __init__(self, folder: Path, refusing: Iterable[str] = (), gone: Iterable[str] = ()) -> None:
+        self.store = MemoryStore()
+        self.machines = Machines(self.store, refusing, gone)
+        self.ledger = Ledger(self.store, KEY, folder)
+        self.folder = folder
+        self.store.content |= {KEY: OLD} | {f"db/index-history/{digest(one)}": one for one in (OLD, NEW)}
+        self.rollout = Rollout(
+            "first", "the first", 0.0, 5.0, digest(NEW), digest(OLD),
+            hashlib.md5(OLD, usedforsecurity=False).hexdigest(), 1.0, 2.0,
+            waves(NAMES, NAMES[:1]), len(NAMES),
+        )  # fmt: skip
+
+    def driver(self) -> Driver:
+        return Driver(
+            self.store,
+            KEY,
+            self.ledger,
+            self.machines,
+            lambda etag, sha256: None,
+            Silence(),
+            self.folder,
+            soak=0.0,
+        )
+
+    async def drive(self) -> Rollout:
+        return await self.driver().drive(self.rollout, None)
+
+    async def go_on(self, *, back: bool = False, token: str = "second") -> Rollout | None:
+        """The next driver; None where the first has not come as far as to begin."""
+        known = await self.ledger.get(RECORD, Rollout)
+        if known is None or known[0].ended:
+            return known[0] if known else None
+        ours = taken_over(known[0], token, token, 10.0)
+        return await self.driver().drive(halted(ours, "aborted") if back else ours, known[1])
+
+    def record(self) -> Rollout:
+        return msgspec.json.decode(self.store.content[RECORD], type=Rollout)
+
+    def check(self) -> None:
+        """What holds at every end: the store has what the end says, and so has whoever can be reached."""
+        held, ended = digest(self.store.content[KEY]), self.record()
+        assert ended.ended
+        assert held == digest(NEW if ended.phase == "done" else OLD)
+        reachable = set(NAMES) - self.machines.gone
+        serving = {self.machines.serves[name] for name in reachable}
+        assert serving == {held}, ended
+
+
+def dies_at(number: int) -> Any:
+    """A request at which the process dies, and every later one of it."""
+    left = [number]
+
+    def before(operation: str, key: str) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Died
+
+    return before
+
+
+async def steps(folder: Path, refusing: tuple[str, ...], gone: tuple[str, ...]) -> int:
+    """How many moments there are in a rollout at which its driver can die."""
+    world, seen = World(folder, refusing, gone), []
+    world.store.before = lambda operation, key: seen.append(key)
+    await world.drive()
+    world.store.before = lambda operation, key: None
+    world.check()
+    return len(seen)
+
+
+@pytest.mark.parametrize(
+    ("refusing", "gone"), [((), ()), (("m1",), ()), (("m2",), ()), (("m5",), ()), ((), ("m1",))]
+)
+@pytest.mark.parametrize("back", [False, True])
+async def test_a_driver_may_die_at_any_moment(
+    tmp_path: Path, refusing: tuple[str, ...], gone: tuple[str, ...], back: bool
+) -> None:
+    """Before and after every request to store and machines: whoever goes on, or aborts, comes to an end."""
+    for number in range(await steps(tmp_path, refusing, gone)):
+        world = World(tmp_path, refusing, gone)
+        world.store.before = dies_at(number)
+        with pytest.raises(Died):
+            await world.drive()
+        world.store.before = lambda operation, key: None
+        if await world.go_on(back=back) is None:
+            assert world.store.content[KEY] == OLD
+            assert not world.machines.ever
+            continue
+        world.check()
+        if refusing == ("m1",):
+            assert not world.machines.ever
+
+
+@given(
+    deaths=st.lists(st.integers(0, 40), max_size=4),
+    backs=st.lists(st.booleans(), min_size=5, max_size=5),
+    refusing=st.sets(st.sampled_from(NAMES), max_size=2),
+    gone=st.sets(st.sampled_from(NAMES), max_size=3),
+    lost=st.sets(st.sampled_from([KEY, RECORD])),
+)
+# Made anew for each example are the store and all that stands on it; the folder holds files on their way.
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_history_ends_well(
+    tmp_path: Path,
+    deaths: list[int],
+    backs: list[bool],
+    refusing: set[str],
+    gone: set[str],
+    lost: set[str],
+) -> None:
+    """Several deaths in a row, lost answers, machines that refuse or are gone: the end is one of two."""
+
+    async def history() -> None:
+        world = World(tmp_path, refusing, gone)
+        world.store.loses_answers = set(lost)
+        begun = False
+        for number, death in enumerate([*deaths, None]):
+            world.store.before = dies_at(death) if death is not None else lambda operation, key: None
+            try:
+                if not begun:
+                    await world.drive()
+                else:
+                    await world.go_on(back=backs[number], token=f"driver {number}")
+            except Died:
+                pass
+            begun = RECORD in world.store.content
+        world.check()
+        world.machines.gone.clear()
+        world.machines.poll()
+        world.check()
+
+    asyncio.run(history())
+
+
+async def test_a_lost_answer_is_no_failure(tmp_path: Path) -> None:
+    """The index was stored, the library asked again, and the store says that it is not the one it was."""
+    for key in (KEY, RECORD):
+        world = World(tmp_path)
+        world.store.loses_answers = {key}
+        assert (await world.drive()).phase == "done"
+        world.check()
+
+
+async def test_a_store_that_is_behind_misleads_nobody(tmp_path: Path) -> None:
+    """It gives the index before it, and still that goes back into the store when the last wave refuses."""
+    world = World(tmp_path, refusing=("m5",))
+
+    def before(operation: str, key: str) -> None:
+        world.store.behind = world.store.content[KEY] == NEW and key == KEY
+
+    world.store.before = before
+    assert (await world.drive()).phase == "taken_back"
+    world.check()
+
+
+async def test_a_driver_that_slept_is_refused_its_next_write(tmp_path: Path) -> None:
+    """Another has taken it over and back meanwhile: the first one touches neither store nor machines."""
+    world = World(tmp_path)
+    asleep, awake = asyncio.Event(), asyncio.Event()
+    look = world.machines.look
+
+    async def slow(target: Target, sha256: str) -> Verdict | None:
+        asleep.set()
+        await awake.wait()
+        return await look(target, sha256)
+
+    world.machines.look = slow  # type: ignore[method-assign]
+    first = asyncio.create_task(world.drive())
+    await asleep.wait()
+    world.machines.look = look  # type: ignore[method-assign]
+    await world.go_on(back=True)
+    awake.set()
+    with pytest.raises(Lost):
+        await first
+    world.check()
+    assert world.record().token == "second"
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_driver_that_slept_before_its_upload_stores_nothing_for_long(
+    tmp_path: Path, late: bool
+) -> None:
+    """It was taken over: it uploads nothing, or, right before the upload, puts back what was there."""
+    world = World(tmp_path)
+    taken = False
+    uploads = []
+
+    def before(operation: str, key: str) -> None:
+        nonlocal taken
+        if (operation, key) == ("done", KEY):
+            uploads.append(world.store.content[KEY])
+        about_to = (
+            (operation, key) == ("put", KEY) if late else operation == "get" and key.endswith(digest(NEW))
+        )
+        if about_to and not taken and world.record().phase == "store":
+            taken = True
+            ended = replace(world.record(), token="second", phase="taken_back")
+            world.store.content[RECORD] = msgspec.json.encode(ended)
+            world.machines.serves = dict.fromkeys(NAMES, digest(OLD))
+
+    world.store.before = before
+    with pytest.raises(Lost):
+        await world.drive()
+    world.check()
+    assert uploads == ([NEW, OLD] if late else [])
+
+
+async def test_the_second_of_two_drivers_is_told(tmp_path: Path) -> None:
+    """Both saw no rollout; one of them has it."""
+    world = World(tmp_path)
+    both = await asyncio.gather(
+        world.driver().drive(world.rollout, None),
+        world.driver().drive(replace(world.rollout, token="another"), None),
+        return_exceptions=True,
+    )
+    assert sorted(type(one).__name__ for one in both) == ["Lost", "Rollout"]
+    world.check()
+
+
+async def test_another_index_in_the_store_stays(tmp_path: Path) -> None:
+    """Somebody stores another one while the canary is watched: that stays, and the canary goes to it."""
+    world = World(tmp_path)
+    look = world.machines.look
+
+    async def meanwhile(target: Target, sha256: str) -> Verdict | None:
+        world.store.content[KEY] = OTHER
+        return await look(target, sha256)
+
+    world.machines.look = meanwhile  # type: ignore[method-assign]
+    ended = await world.drive()
+    assert (ended.phase, world.store.content[KEY]) == ("taken_back", OTHER)
+    assert ended.reason == "at store: somebody has stored another index meanwhile"
+    assert {world.machines.serves[name] for name in ("m1", "m2", "m3")} == {digest(OTHER)}
+
+
+async def test_what_cannot_be_taken_back_is_frozen(tmp_path: Path) -> None:
+    """The store takes no more uploads: it is said, and the next driver tries again."""
+    world = World(tmp_path, refusing=("m5",))
+
+    def before(operation: str, key: str) -> None:
+        if (operation, key) == ("put", KEY) and world.store.content[KEY] == NEW:
+            raise StoreError("the store is full")
+
+    world.store.before = before
+    ended = await world.drive()
+    assert ended.phase == "frozen"
+    assert ended.reason.endswith("not taken back: the store is full")
+    world.store.before = lambda operation, key: None
+    known = await world.ledger.get(RECORD, Rollout)
+    assert known is not None
+    assert (await world.driver().drive(taken_over(known[0], "second", "second", 10.0), known[1])).phase == (
+        "taken_back"
+    )
+    world.check()
