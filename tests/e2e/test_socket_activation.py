@@ -157,7 +157,7 @@ async def test_a_signed_poke_is_not_sent_twice(machine: Machine) -> None:
 
 
 async def test_a_poke_outlives_several_daemons(machine: Machine) -> None:
-    """Where daemon after daemon stops, or dies without an answer, a poke without a body meets the next one."""
+    """Daemon after daemon stops, or dies without an answer: a poke without a body meets the next one."""
     stopping = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 25\r\n\r\nThe sidecar is stopping.\n"
     answers = [b"", stopping, b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ndone\n"]
 

@@ -127,6 +127,12 @@ def test_the_folders_are_made(installed: Path) -> None:
     assert (installed / "etc" / "sidecar").stat().st_mode & 0o777 == 0o750
 
 
+def test_what_the_application_writes_to_can_be_written_to(installed: Path) -> None:
+    """The application's commands run inside the service: its folders are open, log and storage too."""
+    paths = unit(installed, "sidecar.service")["Service"]["ReadWritePaths"].split()
+    assert {f"-/rails/{name}" for name in ("config", "db", "log", "public", "storage", "tmp")} <= set(paths)
+
+
 def test_strangers_connections_leave_files_for_the_work(installed: Path) -> None:
     """The service may open far more files than the connections that it accepts on TCP."""
     assert int(unit(installed, "sidecar.service")["Service"]["LimitNOFILE"]) >= 65536
