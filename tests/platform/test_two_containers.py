@@ -1,7 +1,7 @@
 """The sidecar in a container of its own beside Navigator's, with what docs/install.md says that both need.
 
-Each has its own root folder, with /opt/sidecar in it, and its own mounts; shared are the folders that the page
-lists, the process ids and the network. Both run as the image's user. Navigator is the stand-in.
+Each has its own root folder, with /opt/sidecar in it, and its own mounts; shared are the folders that the
+page lists, the process ids and the network. Both run as the image's user. Navigator is the stand-in.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import subprocess
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -66,7 +65,8 @@ ENVIRONMENT
 chroot . sh -eu /environment
 {"".join(f'mkdir -p .{path}; mount --bind "$work/{name}" .{path}; ' for name, path in SHARED.items())}
 ip link set lo up
-exec chroot --userspec={USER}:{USER} . env -i PATH=/opt/sidecar/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 "$@"
+exec chroot --userspec={USER}:{USER} . env -i PATH=/opt/sidecar/bin:/usr/bin:/bin \\
+  PYTHONDONTWRITEBYTECODE=1 "$@"
 """
 NAVIGATOR = """
 cd /rails
@@ -93,7 +93,6 @@ def start(work: Path, inside: list[str], *command: str) -> subprocess.Popen[byte
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,
         )
 
 
@@ -122,7 +121,7 @@ def work() -> Iterator[Path]:
         yield work
 
 
-def until(work: Path, good: Any) -> None:
+def until(work: Path, good: Callable[[], bool]) -> None:
     deadline = time.monotonic() + BOUND
     while not good():
         assert time.monotonic() < deadline, (work / "log").read_text()[-3000:]
