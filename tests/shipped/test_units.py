@@ -96,6 +96,11 @@ def test_no_number_of_failures_is_too_many(installed: Path) -> None:
     assert unit(installed, "sidecar.service")["Unit"]["StartLimitIntervalSec"] == "0"
 
 
+def test_a_stop_leaves_the_run_its_helpers(installed: Path) -> None:
+    """SIGTERM goes to the daemon alone, so the run under way ends well and its pokes get their answer."""
+    assert unit(installed, "sidecar.service")["Service"]["KillMode"] == "mixed"
+
+
 def test_no_capability_without_the_drop_in(installed: Path) -> None:
     """As shipped there is no capability; the drop-in gives the one to signal, and no other."""
     service = unit(installed, "sidecar.service")["Service"]
