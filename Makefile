@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' sidecar/__init__.py)
+# The time of what is built: that of the sources, so that the same sources give the same bytes.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat --format=%Y sidecar/__init__.py)
 
 # For install-systemd: where the commands are, the sidecar's user, the group of the tenants' user, and what may be
 # written to. A path that is not there does no harm.
@@ -11,14 +14,18 @@ BINDIR ?= /opt/sidecar/bin
 SERVICE_USER ?= sidecar
 SERVICE_GROUP ?= rails
 WRITABLE ?= -/rails/config -/rails/db -/rails/log -/rails/tmp -/rails/storage -/rails/public -/data
+PREFIX ?= /usr/local
 UNITDIR ?= /etc/systemd/system
 TMPFILESDIR ?= /etc/tmpfiles.d
 SYSUSERSDIR ?= /etc/sysusers.d
-DOCDIR := /usr/local/share/doc/sidecar
+DOCDIR ?= $(PREFIX)/share/doc/sidecar
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
+# The drop-ins: documentation is what hosts may leave out.
+DROPINDIR := $(PREFIX)/share/sidecar
 FILL := sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@USER@|$(SERVICE_USER)|g' -e 's|@GROUP@|$(SERVICE_GROUP)|g' \
-  -e 's|@WRITABLE@|$(WRITABLE)|g'
+  -e 's|@WRITABLE@|$(WRITABLE)|g' -e 's|@DOCDIR@|$(DOCDIR)|g'
 
-.PHONY: help demo check lint types test test-platforms fuzz format bench docs dist test-wheel lock clean install-systemd
+.PHONY: help demo check lint types test test-platforms fuzz format bench docs dist sbom deb test-wheel lock clean install-systemd
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -54,8 +61,16 @@ bench: $(VENV)/dev  ## measure, and print a table
 docs: $(VENV)/dev  ## write the generated parts of the manual anew
 	$(BIN)/python docs/generate.py
 
-dist: $(VENV)/dev  ## build the wheel and the source archive
+dist: $(VENV)/dev  ## build the wheel and the source archive, with the list of parts
 	$(BIN)/hatchling build --clean
+	$(MAKE) --silent sbom
+
+sbom: $(VENV)/dev  ## write the list of parts, as CycloneDX JSON
+	mkdir -p dist
+	$(BIN)/python package/sbom.py requirements.lock > dist/navigator_sidecar-$(VERSION).cdx.json
+
+deb: dist  ## build the Debian package, for this Debian; SERVICE_USER, SERVICE_GROUP and WRITABLE hold here too
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) package/build-deb $(VERSION) $(BIN)/pip
 
 # The package as it is installed, the tests from here: the first folder of the path wins.
 test-wheel: dist  ## all tests against the built wheel, in an environment of its own
@@ -70,18 +85,17 @@ test-wheel: dist  ## all tests against the built wheel, in an environment of its
 # The links: /opt/sidecar/bin is on nobody's PATH.
 install-systemd:  ## install the units; DESTDIR, SERVICE_USER, SERVICE_GROUP, BINDIR and WRITABLE say where and how
 	install -d $(DESTDIR)$(UNITDIR)/sidecar.service.d $(DESTDIR)$(TMPFILESDIR) $(DESTDIR)$(SYSUSERSDIR)
-	install -d $(DESTDIR)$(DOCDIR)/systemd $(DESTDIR)/usr/local/bin
-	test $(BINDIR) = /usr/local/bin || ln -sf $(BINDIR)/sidecar $(BINDIR)/sidecar-cgi $(DESTDIR)/usr/local/bin
+	install -d $(DESTDIR)$(DOCDIR) $(DESTDIR)$(DROPINDIR) $(DESTDIR)$(PREFIX)/bin
+	test $(BINDIR) = $(PREFIX)/bin || ln -sf $(BINDIR)/sidecar $(BINDIR)/sidecar-cgi $(DESTDIR)$(PREFIX)/bin
 	$(FILL) systemd/sidecar.service > $(DESTDIR)$(UNITDIR)/sidecar.service
 	$(FILL) systemd/sidecar.socket > $(DESTDIR)$(UNITDIR)/sidecar.socket
 	$(FILL) systemd/tmpfiles.conf > $(DESTDIR)$(TMPFILESDIR)/sidecar.conf
 	$(FILL) systemd/sysusers.conf > $(DESTDIR)$(SYSUSERSDIR)/sidecar.conf
-	install -m 0644 systemd/signal-other-user.conf systemd/commands.conf \
-	  $(DESTDIR)$(DOCDIR)/systemd
+	install -m 0644 systemd/signal-other-user.conf systemd/commands.conf $(DESTDIR)$(DROPINDIR)
 	install -m 0644 docs/*.md docs/*.svg $(DESTDIR)$(DOCDIR)
-	install -D -m 0644 docs/sidecar.1 $(DESTDIR)/usr/local/share/man/man1/sidecar.1
-	install -D -m 0644 completion/sidecar.bash $(DESTDIR)/usr/local/share/bash-completion/completions/sidecar
-	install -D -m 0644 completion/_sidecar $(DESTDIR)/usr/local/share/zsh/site-functions/_sidecar
+	install -D -m 0644 docs/sidecar.1 $(DESTDIR)$(PREFIX)/share/man/man1/sidecar.1
+	install -D -m 0644 completion/sidecar.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/sidecar
+	install -D -m 0644 completion/_sidecar $(DESTDIR)$(ZSHDIR)/_sidecar
 
 lock: $(VENV)/dev  ## resolve the dependencies anew
 	$(PIP) install pip-tools

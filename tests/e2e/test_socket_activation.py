@@ -152,12 +152,14 @@ async def test_a_signed_poke_is_not_sent_twice(machine: Machine) -> None:
         answer = await run_cgi(machine.socket, b"body")
         assert (answer.status, len(requests)) == (503, 2)
         answer = await run_cgi(machine.socket)
-        assert (answer.status, len(requests)) == (503, 4), "asked once more, and no more than that"
+        assert answer.status == 503
+        assert 4 < len(requests) < 12, "asked a few times more, and no more than that"
 
 
-async def test_a_poke_outlives_a_killed_daemon(machine: Machine) -> None:
-    """Where the daemon dies without an answer, a poke without a body is answered by the next one."""
-    answers = [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ndone\n"]
+async def test_a_poke_outlives_several_daemons(machine: Machine) -> None:
+    """Daemon after daemon stops, or dies without an answer: a poke without a body meets the next one."""
+    stopping = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 25\r\n\r\nThe sidecar is stopping.\n"
+    answers = [b"", stopping, b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ndone\n"]
 
     async def dying(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -1,32 +1,40 @@
 """A plain host: installed as docs/install.md says, with systemd as process 1, from the first boot on.
 
-The page's own commands run, on a host that has the application's folders and user; Navigator is the stand-in.
+The page's own commands run, on a host that has the application's folders and user. The Debian package is the
+one that `make deb` builds; it is upgraded, removed and purged here, too. Navigator is the stand-in.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import sidecar
 from sidecar.demo.sample import write_index
 from tests.conftest import ROOT
-from tests.support.container import Container, why_not
+from tests.support.container import ENVIRONMENT, Container, why_not
 from tests.support.machine import SMALL
 
 _REASON = why_not()
+if _REASON is None and shutil.which("dpkg-deb") is None:
+    _REASON = "dpkg-deb is not installed: this is not a Debian"
 pytestmark = pytest.mark.skipif(_REASON is not None, reason=_REASON or "")
 
 PAGE = ROOT / "docs" / "install.md"
-# What the tests' container has already, or has from elsewhere.
-DONE = ("python3 -m venv", "/opt/sidecar/bin/pip")
+# What the container of the tests cannot do, and has from elsewhere.
+DONE = ("make deb", "python3 -m venv", "/opt/sidecar/bin/pip")
+NEWER = f"{sidecar.__version__}+1"
 PREPARE = """
 chroot . useradd --system --user-group --home-dir /rails rails
 mkdir -p srv/store/db rails/public rails/db rails/log rails/storage data
@@ -37,15 +45,30 @@ NAVIGATOR = """
 Wants=network-online.target
 [Service]
 WorkingDirectory=/rails
-ExecStart=/opt/sidecar/bin/python /src/tests/support/navigator.py /rails/config/navigator-maintenance.yml \
+Environment=PYTHONPATH=/packages:/src
+ExecStart=/usr/bin/python3 /src/tests/support/navigator.py /rails/config/navigator-maintenance.yml \
   --pid-file /tmp/navigator.pid
 [Install]
 WantedBy=multi-user.target
 """
 POKE = (
     "env REQUEST_METHOD=POST SCRIPT_NAME=/showcase/update_config CONTENT_LENGTH=0 "
-    "SIDECAR_SOCKET=/run/sidecar/sidecar.sock /usr/local/bin/sidecar-cgi"
+    "SIDECAR_SOCKET=/run/sidecar/sidecar.sock /opt/sidecar/bin/sidecar-cgi"
 )
+# Eight at a time poke, 25 times each at least, and until it is over; what each was answered comes out.
+POKES = f"""
+for client in 1 2 3 4 5 6 7 8; do
+  (
+    count=0
+    until [ $count -ge 25 ] && [ -e /tmp/over ]; do
+      {POKE} | head -1
+      count=$((count + 1))
+      sleep 0.2
+    done
+  ) &
+done
+wait
+"""
 BOUND = 40.0
 
 
@@ -114,21 +137,51 @@ def blocks(section: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
+def follow(host: Host, section: str) -> None:
+    """Do what a section of the page says."""
+    for language, block in blocks(section):
+        if language == "yaml":
+            # Pokes start a run every two seconds at most, as shipped: hundreds of them would take minutes.
+            settings = block.replace("s3://showcase", "file:///srv/store")
+            settings += "profile: local\ntrigger:\n  interval: 100ms\n"
+            host.container.path("/etc/sidecar/sidecar.yml").write_text(settings)
+            host.container.path("/etc/sidecar/environment").write_text("SIDECAR_MACHINE_ID=host1\n")
+        else:
+            lines = [line for line in block.splitlines() if not line.startswith(DONE)]
+            host.shell("\n".join(lines))
+
+
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
+def package() -> Path:
+    """The Debian package, as `make deb` builds it."""
+    done = subprocess.run(["make", "--silent", "deb"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [built] = (ROOT / "dist").glob("navigator-sidecar_*.deb")
+    return built
+
+
+@pytest.fixture(scope="module")
+def newer(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same package with a higher version, in its control file and in its code."""
+    root = tmp_path_factory.mktemp("newer") / "root"
+    subprocess.run(["dpkg-deb", "--raw-extract", package, root], check=True)
+    for file in (
+        root / "DEBIAN" / "control",
+        *root.glob("opt/sidecar/lib/*/site-packages/sidecar/__init__.py"),
+    ):
+        file.write_text(file.read_text().replace(sidecar.__version__, NEWER, 1))
+    built = root.with_name("newer.deb")
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", root, built], check=True)
+    return built
+
+
+@pytest.fixture(scope="module")
+def host(package: Path) -> Iterator[Host]:
     """Installed by the page, Navigator started: the first generation is loaded."""
-    with Container(PREPARE) as container:
+    with Container(PREPARE, installed=False) as container:
         host = Host(container)
         host.put_index()
-        for language, block in blocks("A plain host with systemd"):
-            if language == "yaml":
-                settings = block.replace("s3://showcase", "file:///srv/store") + "profile: local\n"
-                container.path("/etc/sidecar").mkdir(exist_ok=True)
-                container.path("/etc/sidecar/sidecar.yml").write_text(settings)
-                container.path("/etc/sidecar/environment").write_text("SIDECAR_MACHINE_ID=host1\n")
-            else:
-                lines = [line for line in block.splitlines() if not line.startswith(DONE)]
-                host.shell("\n".join(lines))
+        follow(host, "A plain host with systemd")
         [(_, printed), (_, last)] = blocks("Navigator's side")
         assert printed.strip() == "sidecar config --maintenance"
         host.shell(f"{printed.strip()} > /rails/config/navigator-maintenance.yml")
@@ -208,14 +261,49 @@ def test_a_poke_starts_a_stopped_service(host: Host) -> None:
     assert answer(host.poke("daemon")) != "Status: 200 OK"
 
 
-def test_no_poke_is_lost_around_restarts(host: Host) -> None:
-    """Through two restarts and a kill every poke is answered, and with 200."""
-    pokes = []
-    for action in ("restart", "kill --signal=KILL", "restart"):
-        pokes += [host.poke() for _ in range(6)]
+def test_no_poke_is_lost_around_restarts_and_an_upgrade(host: Host, newer: Path) -> None:
+    """Of 200 pokes and more through three restarts, a kill and an upgrade every one is answered with 200."""
+    shutil.copy(newer, host.container.path("/root/newer.deb"))
+    settings = host.container.path("/etc/sidecar/sidecar.yml").read_text()
+    as_tenant = ("setpriv", "--reuid", "rails", "--regid", "rails", "--init-groups", "sh", "-c", POKES)
+    pokes = subprocess.Popen(host.container.command(*as_tenant), stdout=subprocess.PIPE, text=True)
+    for action in ("restart", "restart", "kill --signal=KILL", "restart"):
         host.run("systemctl", *action.split(), "sidecar.service")
-        pokes += [host.poke() for _ in range(6)]
-    assert [answer(poke) for poke in pokes] == ["Status: 200 OK"] * len(pokes)
+    host.run("dpkg", "--install", "/root/newer.deb", seconds=2 * BOUND)
+    assert host.status()["version"] == NEWER
+    host.run("touch", "/tmp/over")
+    answers = pokes.communicate(timeout=2 * BOUND)[0].splitlines()
+    assert len(answers) >= 200
+    assert Counter(answers) == {"Status: 200 OK": len(answers)}
+    assert host.container.path("/etc/sidecar/sidecar.yml").read_text() == settings
+
+
+def test_removal_keeps_the_state_and_a_purge_does_not(host: Host, newer: Path) -> None:
+    """After a removal nothing runs, and what is served stays; installed again, it goes on as before."""
+    before = host.healthy()["generation"]["current"]
+    shutil.copy(newer, host.container.path("/root/newer.deb"))
+    host.run("dpkg", "--remove", "navigator-sidecar")
+    left = ("/etc/sidecar/sidecar.yml", "/etc/sidecar/environment", "/var/lib/sidecar/salt.key")
+    gone = ("/opt/sidecar", "/usr/bin/sidecar", "/usr/bin/sidecar-cgi")
+    assert all(host.container.path(path).exists() for path in left)
+    assert not any(os.path.lexists(host.container.path(path)) for path in gone)
+    for unit in ("sidecar.service", "sidecar.socket"):
+        assert host.property("LoadState", unit) == "not-found"
+    assert host.run("pgrep", "--full", "sidecar serve", check=False) == ""
+    host.run("dpkg", "--install", "/root/newer.deb")
+    assert host.property("ActiveState") == "inactive", "it starts nothing by itself"
+    host.run("systemctl", "enable", "--now", "sidecar.socket", "sidecar.service")
+    assert host.healthy()["generation"]["current"] == before
+
+    host.run("dpkg", "--purge", "navigator-sidecar")
+    for path in (*gone, "/etc/sidecar", "/var/lib/sidecar", "/run/sidecar"):
+        assert not os.path.lexists(host.container.path(path)), path
+    assert "sidecar" not in host.run("sh", "-c", "ls /etc/systemd/system/*.wants")
+    for path in ("/rails/config/navigator.yml", "/data/db/index.sqlite3"):
+        assert host.container.path(path).exists(), "Navigator goes on with what was published"
+    follow(host, "A plain host with systemd")
+    host.run("systemctl", "restart", "navigator.service")
+    assert host.healthy()["generation"]["current"] == 1
 
 
 def test_a_mistake_is_survived_as_long_as_it_lasts(host: Host) -> None:
@@ -268,3 +356,14 @@ def test_after_a_reboot_it_is_all_there(host: Host) -> None:
     before = host.healthy()["generation"]["current"]
     host.container.reboot()
     assert host.healthy()["generation"]["current"] == before
+
+
+def test_without_the_package(host: Host) -> None:
+    """The page's other way, after the package is gone, leads to the same."""
+    host.run("dpkg", "--remove", "navigator-sidecar")
+    host.shell(ENVIRONMENT)
+    follow(host, "Without the package")
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "enable", "--now", "sidecar.socket", "sidecar.service")
+    assert host.healthy()["version"] == sidecar.__version__
+    assert host.container.path("/usr/local/bin/sidecar").is_symlink()

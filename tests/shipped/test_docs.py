@@ -44,6 +44,8 @@ CANNOT = {
     ".venv/bin/sidecar demo": "needs a demo that runs; the demo's own tests have one",
     "make check": "it is what runs this",
     "make install-systemd": "writes to the system; with DESTDIR the tests of the units run it",
+    "make deb": "takes a minute; the tests of the platforms run it",
+    "apt install": "writes to the system; the tests of the platforms run it",
     "pip install": "needs a package index",
     "/opt/sidecar/bin/pip": "needs a package index; the tests of the image run the same",
     "python3 -m venv /opt/sidecar": "writes to the system",

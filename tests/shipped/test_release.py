@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -100,6 +101,31 @@ def test_the_archive_can_be_tested(built: Path) -> None:
     for wanted in ("tests/conftest.py", "docs/operations.md", "systemd/sidecar.service", "fly/start.sh"):
         assert wanted in names
     assert not [name for name in names if name.startswith((".venv", ".git/", ".ci"))]
+
+
+def test_every_locked_package_is_in_the_bill_of_materials() -> None:
+    """`make sbom` names each package of the lock file with its digests, and what needs it, up to this one."""
+    command = (sys.executable, ROOT / "package" / "sbom.py", ROOT / "requirements.lock")
+    bill = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert (bill["bomFormat"], bill["metadata"]["component"]["version"]) == ("CycloneDX", sidecar.__version__)
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE)
+    assert [(part["name"], part["version"]) for part in bill["components"]] == locked
+    digests = [
+        digest["content"]
+        for part in bill["components"]
+        for reference in part["externalReferences"]
+        for digest in reference["hashes"]
+    ]
+    assert digests == re.findall(r"sha256:(\w+)", lock)
+    needs = {entry["ref"]: entry["dependsOn"] for entry in bill["dependencies"]}
+    reached, todo = set(), [bill["metadata"]["component"]["purl"]]
+    while todo:
+        part = todo.pop()
+        if part not in reached:
+            reached.add(part)
+            todo += needs[part]
+    assert reached == set(needs), "nothing is locked that nobody needs"
 
 
 def test_the_installed_commands_run(installed: Path) -> None:

@@ -96,6 +96,11 @@ def test_no_number_of_failures_is_too_many(installed: Path) -> None:
     assert unit(installed, "sidecar.service")["Unit"]["StartLimitIntervalSec"] == "0"
 
 
+def test_a_stop_leaves_the_run_its_helpers(installed: Path) -> None:
+    """SIGTERM goes to the daemon alone, so the run under way ends well and its pokes get their answer."""
+    assert unit(installed, "sidecar.service")["Service"]["KillMode"] == "mixed"
+
+
 def test_no_capability_without_the_drop_in(installed: Path) -> None:
     """As shipped there is no capability; the drop-in gives the one to signal, and no other."""
     service = unit(installed, "sidecar.service")["Service"]
@@ -125,6 +130,12 @@ def test_the_folders_are_made(installed: Path) -> None:
     run("systemd-tmpfiles", f"--root={installed}", "--create")
     assert (installed / "run" / "sidecar").is_dir()
     assert (installed / "etc" / "sidecar").stat().st_mode & 0o777 == 0o750
+
+
+def test_what_the_application_writes_to_can_be_written_to(installed: Path) -> None:
+    """The application's commands run inside the service: its folders are open, log and storage too."""
+    paths = unit(installed, "sidecar.service")["Service"]["ReadWritePaths"].split()
+    assert {f"-/rails/{name}" for name in ("config", "db", "log", "public", "storage", "tmp")} <= set(paths)
 
 
 def test_strangers_connections_leave_files_for_the_work(installed: Path) -> None:

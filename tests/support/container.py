@@ -4,8 +4,8 @@
         container.run("systemctl", "is-active", "sidecar")
         container.reboot()
 
-In it /opt/sidecar is an environment as install.md makes it, but that its packages are those of the tests, and
-/src is this checkout. It has no network but loopback. Nothing of it is left when it ends.
+In it /src is this checkout, and /opt/sidecar an environment with the packages of the tests, unless a Debian
+package is to bring that. It has no network but loopback. Nothing of it is left when it ends.
 """
 
 from __future__ import annotations
@@ -40,16 +40,27 @@ echo 0123456789abcdef0123456789abcdef > etc/machine-id  # without one all that i
 rm -rf opt/sidecar usr/local/bin/sidecar*
 ln -sf /dev/null etc/systemd/system/systemd-networkd-wait-online.service
 mkdir -p src packages opt
-chroot . /usr/bin/python3 -m venv --without-pip /opt/sidecar
-printf '/src\\n/packages\\n' > "$(echo opt/sidecar/lib/python3*/site-packages)/tests.pth"
-cat > opt/sidecar/bin/sidecar <<'END'
+"""
+# Instead of what install.md does with venv and pip, for the container: the packages are those of the tests.
+ENVIRONMENT = """
+/usr/bin/python3 -m venv --without-pip /opt/sidecar
+printf '/src\\n/packages\\n' > "$(echo /opt/sidecar/lib/python3*/site-packages)/tests.pth"
+cat > /opt/sidecar/bin/sidecar <<'END'
 #!/opt/sidecar/bin/python
 import sys
 from sidecar.cli import main
 sys.exit(main())
 END
-cp "$2/sidecar/sidecar-cgi" opt/sidecar/bin/
-chmod 0755 opt/sidecar/bin/sidecar*
+cp /src/sidecar/sidecar-cgi /opt/sidecar/bin/
+chmod 0755 /opt/sidecar/bin/sidecar*
+"""
+_INSTALL = f"""
+cat > environment <<'ENVIRONMENT'
+{ENVIRONMENT}
+ENVIRONMENT
+mount --bind "$2" src
+chroot . sh -eu /environment
+umount src
 """
 _BOOT = """
 while [ ! -e "$1/done" ]; do
@@ -83,8 +94,8 @@ def why_not() -> str | None:
 class Container:
     """Boots at the block's begin, is gone at its end; `prepare` runs in its root folder before."""
 
-    def __init__(self, prepare: str = "") -> None:
-        self._prepare = prepare
+    def __init__(self, prepare: str = "", *, installed: bool = True) -> None:
+        self._prepare = f"{_INSTALL}{prepare}" if installed else prepare
         self._stack = contextlib.ExitStack()
         self.leader = 0
         """Process 1 of the container, as this host counts; 0 while there is none."""
