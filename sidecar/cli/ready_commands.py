@@ -61,13 +61,14 @@ def add(commands: Any, add_parser: AddParser, alone: Callable[[Settings], Alone]
         help="the databases of the events: look at them, push them to the store",
         description="The databases of the events.",
     ).add_subparsers(required=True, metavar="COMMAND")
-    add_parser(
+    status = add_parser(
         below,
         "status",
         run_status,
-        "list the databases: here, in the store, whose, and what would happen",
-        "sidecar databases status",
+        "list the databases that anything would happen to: here, in the store, whose, and what",
+        "sidecar databases status --all",
     )
+    status.add_argument("--all", action="store_true", help="also those that are as they should be")
     upload = add_parser(
         below, "push", run_push, "upload databases that are written here", "sidecar databases push"
     )
@@ -91,10 +92,10 @@ def _ready(options: argparse.Namespace, client: Client, alone: Alone) -> int:
 
 
 def _status(options: argparse.Namespace, client: Client, alone: Alone) -> int:
-    from sidecar.ready.table import table
+    from sidecar.ready.table import differing, table
 
     rows = databases(client, alone)
-    _print(rows if options.json else table(rows))
+    _print(rows if options.json else table(rows) if options.all else differing(rows))
     return 0
 
 

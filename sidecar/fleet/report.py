@@ -190,18 +190,26 @@ def overview_lines(overview: Overview) -> list[str]:
         for one in overview.machines
     ]
     head = ("MACHINE", "REGION", "STATE", "GENERATION", "INDEX", "SINCE", "BEHIND", "")
-    behind = sum(one.state != "in_sync" for one in overview.machines)
     age = "" if overview.modified is None else f", of {_span(overview.at - overview.modified)} ago"
     return [
         *(table(head, rows) if rows else ()),
         *left_out(overview.skipped),
-        f"The store holds {overview.sha256[:_SHOWN]}{age}; "
-        + (
-            f"{behind} of {len(rows)} machines do not serve it."
-            if behind
-            else "all active machines serve it."
-        ),
+        f"The store holds {overview.sha256[:_SHOWN]}{age}; {standing(overview)}.",
     ]
+
+
+def standing(overview: Overview) -> str:
+    """How many serve what the store holds, how many do not, and of how many that is not known."""
+    tally = Counter(
+        "served" if one.state == "in_sync" else "unknown" if one.state in BAD else "behind"
+        for one in overview.machines
+    )
+    if tally["served"] == len(overview.machines):
+        return "all active machines serve it"
+    parts = [f"{tally['served']} of {_count(len(overview.machines), 'machine')} serve it"]
+    parts += [f"{tally['behind']} do not"] if tally["behind"] else []
+    parts += [f"{tally['unknown']} gave no answer that tells"] if tally["unknown"] else []
+    return ", ".join(parts)
 
 
 def left_out(skipped: Iterable[Skipped]) -> list[str]:

@@ -81,7 +81,7 @@ class Views:
         if number.isdecimal() and len(number) < 12:
             entry = await asyncio.to_thread(self._history.generation, int(number))
         if entry is None:
-            raise NotFound(f"the history knows no generation {number}", "look at /generations")
+            raise NotFound(f"the history knows no generation {number}", "`sidecar history` lists the runs")
         if preferred(request, JSON, TEXT) == JSON:
             return json_answer(entry)
         return text_answer(f"{_line(entry)}\n{outcome_text(entry.outcome)}")

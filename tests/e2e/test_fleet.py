@@ -273,6 +273,7 @@ async def test_a_list_of_machines_needs_no_platform(tmp_path: Path, bucket: Buck
         down = await sidecar(admin, "fleet", "status")
         assert down.code == 1
         assert "unreachable" in down.out
+        assert "connection refused" in down.out
 
 
 async def test_a_terminal_shows_a_line_a_machine(tmp_path: Path, bucket: Bucket) -> None:
