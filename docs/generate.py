@@ -19,6 +19,7 @@ import shtab
 from prometheus_client.metrics import MetricWrapperBase
 
 from sidecar import cli
+from sidecar.cli import configuration as configuration_file
 from sidecar.config import settings
 from sidecar.config.parse import PREFIX, variable
 from sidecar.config.parse import keys as setting_keys
@@ -35,7 +36,7 @@ PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def outputs() -> dict[Path, str]:
     """Every file that is generated, or has a generated part, as it should be."""
     found = {page: PART.sub(_fill, page.read_text()) for page in sorted(DOCS.glob("*.md"))}
-    parser = cli._parser()
+    parser = cli.parser()
     return {
         **found,
         DOCS / "sidecar.1": man_page(parser),
@@ -199,7 +200,7 @@ def usage(name: str, parser: argparse.ArgumentParser) -> str:
 def commands() -> str:
     """Every command with its options and its example."""
     lines = []
-    for name, parser, summary in subcommands(cli._parser()):
+    for name, parser, summary in subcommands(cli.parser()):
         lines += [
             f"## sidecar {name}",
             "",
@@ -254,7 +255,7 @@ def man_page(parser: argparse.ArgumentParser) -> str:
         "0 done, 1 failed or refused, 2 wrong usage or configuration.",
         ".SH FILES",
         ".TP",
-        f"{cli.DEFAULT_FILE}",
+        f"{configuration_file.DEFAULT_FILE}",
         "The configuration. Every key is optional.",
         ".TP",
         f"{settings.Listen().socket}",

@@ -16,11 +16,11 @@ from sidecar.errors import NotFound, PublishError, SidecarError
 from sidecar.fleet.follower import Follower
 from sidecar.fleet.run import Wanted
 from sidecar.fleet.service import FleetService
-from sidecar.generate import MAINTENANCE
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.inputs.index import Deployed, read_deployed, read_pending
 from sidecar.inputs.machine import Machine, machine_id
 from sidecar.inputs.store import open_store, own_index
+from sidecar.model.artifacts import MAINTENANCE
 from sidecar.model.events import LifecycleEvent
 from sidecar.model.machine_report import LoadedIndex, Served, served
 from sidecar.model.runs import Outcome, Request

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from sidecar.generate import HTPASSWD
+from sidecar.model.artifacts import HTPASSWD
 from sidecar.model.changes import Changes
 from sidecar.model.runs import Outcome
 from sidecar.model.text import printable

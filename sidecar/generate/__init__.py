@@ -17,19 +17,18 @@ from sidecar.generate.cache import Memo
 from sidecar.generate.htpasswd import htpasswd
 from sidecar.generate.ownership import owners, programmes, tenants
 from sidecar.generate.profile import expand
-from sidecar.model.artifacts import Artifact
+from sidecar.model.artifacts import (
+    HTPASSWD,
+    MAINTENANCE,
+    MAP,
+    NAMES,
+    NAVIGATOR,
+    PRERENDER,
+    SHOWCASES,
+    TENANTS,
+    Artifact,
+)
 from sidecar.model.index import Index, Page, Tenant
-
-HTPASSWD = "htpasswd"
-MAP = "map.yml"
-SHOWCASES = "showcases.yml"
-TENANTS = "tenants.list"
-PRERENDER = "prerender.txt"
-MAINTENANCE = "navigator-maintenance.yml"
-NAVIGATOR = "navigator.yml"
-
-NAMES = (HTPASSWD, MAP, SHOWCASES, TENANTS, PRERENDER, MAINTENANCE, NAVIGATOR)
-"""The artifacts in the order of their installation: navigator_yml.yml, which the web server watches, last."""
 
 # Stands for the fingerprint in the contents that the fingerprint is made of.
 _UNKNOWN = "fingerprint-" + "0" * 32
@@ -56,9 +55,9 @@ class Generated:
     """A complete set of artifacts, in the order of `NAMES`, and what it was made of.
 
     `tenants` are the events served here, `databases` and `paths` those of every tenant, `expressions` the
-    regular expressions in navigator_yml.yml, `skipped` the warnings about rows left out of htpasswd,
+    regular expressions in navigator.yml, `skipped` the warnings about rows left out of htpasswd,
     `waiting` how many users are left out until a later update has hashed their plain-text passwords.
-    `fingerprint` tells this set from every other; navigator_yml.yml carries it in its ready hook, so that
+    `fingerprint` tells this set from every other; navigator.yml carries it in its ready hook, so that
     the marker which the hook leaves proves which set the web server has loaded.
     """
 
@@ -227,7 +226,7 @@ def _tenants(configuration: Any, root: str, served: Sequence[Tenant]) -> list[tu
     return found
 
 
-# Where navigator_yml.yml holds regular expressions: path to a list, and the key in each of its elements.
+# Where navigator.yml holds regular expressions: path to a list, and the key in each of its elements.
 _EXPRESSIONS = (
     (("auth", "auth_patterns"), "pattern"),
     (("routes", "redirects"), "from"),

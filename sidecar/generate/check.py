@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import re2
 
 from sidecar.errors import Rejected
-from sidecar.generate import HTPASSWD, Generated
+from sidecar.generate import Generated
 from sidecar.generate.cache import Memo
+from sidecar.model.artifacts import HTPASSWD
 
 _DATABASE = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*\Z")
 # Go gives its own expressions far more room than RE2 does by default; this is plenty for both.

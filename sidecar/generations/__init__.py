@@ -40,12 +40,11 @@ from pathlib import Path
 import msgspec
 
 from sidecar.errors import Busy, NotFound, PublishError, SidecarError
-from sidecar.generate import MAINTENANCE, NAMES, NAVIGATOR
 from sidecar.generations.archive import Archive
 from sidecar.generations.installed import Checkpoint, InstallIndex, Site, Targets, targets
 from sidecar.generations.plan import Plan, Present
 from sidecar.generations.records import INDEX, Done, IndexVersion, Installed, LastLoaded, Manifest
-from sidecar.model.artifacts import Artifact
+from sidecar.model.artifacts import MAINTENANCE, NAMES, NAVIGATOR, Artifact
 from sidecar.model.changes import unified
 from sidecar.system.files import explained, load, replace, sha256, sync
 

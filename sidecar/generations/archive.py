@@ -11,9 +11,8 @@ from pathlib import Path
 import msgspec
 
 from sidecar.errors import NotFound, PublishError
-from sidecar.generate import NAMES
 from sidecar.generations.records import INDEX, Manifest
-from sidecar.model.artifacts import Artifact
+from sidecar.model.artifacts import NAMES, Artifact
 from sidecar.system.files import load, replace, sha256, share, sync, write
 
 _MANIFEST = "manifest.json"

@@ -21,10 +21,19 @@ from pathlib import Path
 
 from sidecar.config.settings import Settings
 from sidecar.errors import PublishError, SettingsError
-from sidecar.generate import HTPASSWD, MAINTENANCE, MAP, NAMES, NAVIGATOR, PRERENDER, SHOWCASES, TENANTS
 from sidecar.generations.plan import Present
 from sidecar.generations.records import INDEX, Stamp
-from sidecar.model.artifacts import Artifact
+from sidecar.model.artifacts import (
+    HTPASSWD,
+    MAINTENANCE,
+    MAP,
+    NAMES,
+    NAVIGATOR,
+    PRERENDER,
+    SHOWCASES,
+    TENANTS,
+    Artifact,
+)
 from sidecar.system.files import explained, give, sync, temporary, touch, write
 from sidecar.system.sqlite import plain_fault
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sidecar.generate import NAVIGATOR
-from sidecar.model.artifacts import Artifact
+from sidecar.model.artifacts import NAVIGATOR, Artifact
 
 
 @dataclass(frozen=True, slots=True)

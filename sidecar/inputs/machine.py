@@ -20,8 +20,9 @@ import yaml
 from sidecar import __version__
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError
-from sidecar.generate import HTPASSWD, Deployment, maintenance, yaml_writer
+from sidecar.generate import Deployment, maintenance, yaml_writer
 from sidecar.inputs.index import Deployed, read_deployed
+from sidecar.model.artifacts import HTPASSWD
 from sidecar.system.files import replace
 
 _KEY_BYTES = 32

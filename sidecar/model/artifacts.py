@@ -1,8 +1,19 @@
-"""A generated file as data."""
+"""The generated files: their names, and one as data."""
 
 from __future__ import annotations
 
 from sidecar.model.record import Record
+
+HTPASSWD = "htpasswd"
+MAP = "map.yml"
+SHOWCASES = "showcases.yml"
+TENANTS = "tenants.list"
+PRERENDER = "prerender.txt"
+MAINTENANCE = "navigator-maintenance.yml"
+NAVIGATOR = "navigator.yml"
+
+NAMES = (HTPASSWD, MAP, SHOWCASES, TENANTS, PRERENDER, MAINTENANCE, NAVIGATOR)
+"""The artifacts in the order of their installation: navigator.yml, which the web server watches, last."""
 
 
 class Artifact(Record, frozen=True, gc=False):

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from sidecar.generate import PRERENDER, TENANTS
 from sidecar.generate.cache import Memo
 from sidecar.generate.ownership import owners, programmes
 from sidecar.generations import Generations
 from sidecar.inputs.index import Deployed, read_index
+from sidecar.model.artifacts import PRERENDER, TENANTS
 from sidecar.model.index import Index, Page, Programme
 from sidecar.ready.pages import parse_list
 

@@ -26,7 +26,7 @@ import msgspec
 
 from sidecar.config.settings import Settings
 from sidecar.errors import Busy, NotFound, PreconditionFailed, ReadError, Rejected, SidecarError, StoreError
-from sidecar.generate import HTPASSWD, TENANTS, Generated, generate
+from sidecar.generate import Generated, generate
 from sidecar.generate.cache import Memo
 from sidecar.generate.check import Counts, Limits, check, counts, counts_in_place
 from sidecar.generate.ownership import owners
@@ -34,7 +34,7 @@ from sidecar.generations import INDEX, Generations, IndexVersion, Manifest
 from sidecar.generations.plan import Plan, Present, plan
 from sidecar.inputs.index import Deployed, read_index
 from sidecar.inputs.machine import Inputs
-from sidecar.model.artifacts import Artifact
+from sidecar.model.artifacts import HTPASSWD, TENANTS, Artifact
 from sidecar.model.changes import changes, unified
 from sidecar.model.index import Index
 from sidecar.model.navigator import Process

@@ -16,12 +16,13 @@ from aiohttp import web
 from sidecar.config.settings import Settings
 from sidecar.errors import BadRequest, CommandError, NotFound, SidecarError
 from sidecar.fleet.report import State
-from sidecar.generate import MAP, yaml_writer
+from sidecar.generate import yaml_writer
 from sidecar.generate.cache import Memo
 from sidecar.generate.check import LOSS
 from sidecar.generate.ownership import owners
 from sidecar.generations import Generations
 from sidecar.inputs.index import Deployed, read_index
+from sidecar.model.artifacts import MAP
 from sidecar.model.changes import Changes, changes, unified
 from sidecar.model.index import Index
 from sidecar.model.runs import PREVIEW, Outcome, Request

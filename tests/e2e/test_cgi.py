@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.demo.sample import add_user
-from sidecar.generate import NAMES
+from sidecar.model.artifacts import NAMES
 from sidecar.model.machine_report import Served
 from tests.conftest import Bucket
 from tests.support.cgi import CGI, UPDATE_PATH, Daemon, environment, run_cgi, serving, sidecar, signed

@@ -18,8 +18,8 @@ import yaml
 
 from sidecar import __version__
 from sidecar.demo.sample import Size, add_user, rename_studio, set_password
-from sidecar.generate import NAMES
 from sidecar.model import signing
+from sidecar.model.artifacts import NAMES
 from tests.support.cgi import SIDECAR, Finished, run, serving, sidecar
 from tests.support.machine import QUIET_START, SECRET, Machine, until
 from tests.support.origin import origin

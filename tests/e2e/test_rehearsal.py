@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from sidecar.cli.compare import generated
+from sidecar.cli.commands.compare import generated
 from sidecar.inputs.store.transfer import format_age
 from tests.conftest import Bucket
 from tests.support.cgi import serving, sidecar

@@ -11,7 +11,11 @@ import pytest
 import yaml
 
 from sidecar.config.parse import parse
-from sidecar.generate import (
+from sidecar.generate import generate
+from sidecar.generate.cache import Memo
+from sidecar.inputs.index import read_index
+from sidecar.inputs.machine import Machine
+from sidecar.model.artifacts import (
     HTPASSWD,
     MAINTENANCE,
     MAP,
@@ -20,11 +24,7 @@ from sidecar.generate import (
     PRERENDER,
     SHOWCASES,
     TENANTS,
-    generate,
 )
-from sidecar.generate.cache import Memo
-from sidecar.inputs.index import read_index
-from sidecar.inputs.machine import Machine
 
 ENVIRONMENTS = {
     "fly-iad": {"FLY_APP_NAME": "smooth", "FLY_REGION": "iad"},

@@ -18,8 +18,8 @@ import pytest
 from sidecar.daemon import Daemon
 from sidecar.demo.sample import Size, set_password, write_index
 from sidecar.errors import PublishError
-from sidecar.generate import NAMES
 from sidecar.generations import INDEX, Generations, LastLoaded, Manifest
+from sidecar.model.artifacts import NAMES
 from sidecar.model.runs import Outcome, Request
 from sidecar.observe.drift import Drift
 from sidecar.system.sqlite import install_database

@@ -20,9 +20,9 @@ import pytest
 from sidecar.daemon import Daemon
 from sidecar.demo.sample import Size, rename_studio, set_password
 from sidecar.errors import Busy, NotFound
-from sidecar.generate import NAMES
 from sidecar.generations import INDEX, Generations, LastLoaded
 from sidecar.inputs.machine import Machine as Inputs
+from sidecar.model.artifacts import NAMES
 from sidecar.model.runs import Outcome, Request
 from tests.support.machine import Machine
 from tests.support.publisher import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from sidecar.cli.compare import generated
+from sidecar.cli.commands.compare import generated
 from tests.support.machine import Machine
 
 

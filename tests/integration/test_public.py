@@ -17,8 +17,8 @@ import pytest
 
 from sidecar.daemon import Daemon
 from sidecar.demo.sample import add_user, set_password
-from sidecar.generate import NAMES
 from sidecar.model import signing
+from sidecar.model.artifacts import NAMES
 from tests.support.cgi import UPDATE_PATH, forwarded, signed
 from tests.support.machine import Machine, until
 

@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from sidecar.demo.sample import Size, add_event, add_user, remove_user, rename_studio, set_password
-from sidecar.generate import NAMES
 from sidecar.generations import LastLoaded
+from sidecar.model.artifacts import NAMES
 from sidecar.model.objects import StoreLook
 from sidecar.model.runs import Request
 from tests.conftest import Bucket

@@ -123,7 +123,7 @@ def test_every_command_is_documented() -> None:
     text, manual = (DOCS / "commands.md").read_text(), (DOCS / "sidecar.1").read_text().replace("\\-", "-")
     readme = (ROOT / "README.md").read_text()
     names = []
-    for name, parser, summary in GENERATE["subcommands"](GENERATE["cli"]._parser()):
+    for name, parser, summary in GENERATE["subcommands"](GENERATE["cli"].parser()):
         names.append(name)
         assert f"## sidecar {name}\n" in text
         assert summary
@@ -166,7 +166,7 @@ def test_every_command_that_is_mentioned_exists() -> None:
         name: {
             part for written, _ in GENERATE["options"](parser) for part in re.findall(r"--[\w-]+", written)
         }
-        for name, parser, _ in GENERATE["subcommands"](GENERATE["cli"]._parser())
+        for name, parser, _ in GENERATE["subcommands"](GENERATE["cli"].parser())
     }
     for page in PAGES:
         prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from sidecar.errors import Rejected
-from sidecar.generate import NAMES, Generated
+from sidecar.generate import Generated
 from sidecar.generate.cache import Memo
 from sidecar.generate.check import Counts, Limits, check, counts
-from sidecar.model.artifacts import Artifact
+from sidecar.model.artifacts import NAMES, Artifact
 from sidecar.model.index import Tenant
 
 LIMITS = Limits(tenants=0.5, users=0.25)

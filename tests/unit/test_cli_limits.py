@@ -7,7 +7,7 @@ import sys
 
 _CODE = """
 import resource
-from sidecar.cli import _raise_limit_of_files
+from sidecar.cli.commands.serve import _raise_limit_of_files
 
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))

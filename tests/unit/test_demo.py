@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.cli import load_settings
-from sidecar.cli.demo_command import _CHANGES
+from sidecar.cli.commands.demo import _CHANGES
+from sidecar.cli.configuration import load_settings
 from sidecar.config.settings import Settings
 from sidecar.demo.changes import KINDS, change, password_of
 from sidecar.demo.prepare import PASSWORDS, STUDIO_USER, Fleet, existing, prepare

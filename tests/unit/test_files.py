@@ -11,8 +11,8 @@ import pytest
 
 import sidecar
 from sidecar.demo.sample import write_index
-from sidecar.generate import NAVIGATOR
 from sidecar.generations.installed import Site, Targets
+from sidecar.model.artifacts import NAVIGATOR
 from sidecar.ready.folder import DatabaseFolder
 from sidecar.system.files import give, replace, temporary, write
 from sidecar.system.sqlite import install_database

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from sidecar.config.parse import parse
 from sidecar.errors import SettingsError
-from sidecar.generate import NAMES, Deployment, Generated, generate
+from sidecar.generate import Deployment, Generated, generate
 from sidecar.generate.cache import Memo
 from sidecar.inputs.machine import SHIPPED, parse_profile, placeholder_values, profile_text
+from sidecar.model.artifacts import NAMES
 from sidecar.model.index import Event, Index, Region, Studio, User
 
 IAD, SYD = Region("iad", "Ashburn", 39.0, -77.5), Region("syd", "Sydney", -33.9, 151.2)

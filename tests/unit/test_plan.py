@@ -5,9 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.generate import NAMES
 from sidecar.generations.plan import Present, plan
-from sidecar.model.artifacts import Artifact
+from sidecar.model.artifacts import NAMES, Artifact
 
 contents = st.binary(max_size=3)
 wanted = st.tuples(*(st.builds(Artifact, st.just(name), contents) for name in NAMES))

@@ -45,7 +45,7 @@ def test_json_is_printed_without_what_rules_a_terminal(capsys: pytest.CaptureFix
 
 def test_the_commands_print_by_these_ways_only() -> None:
     """A line that is printed past them could hold anything."""
-    for path in Path(sidecar.cli.__file__).parent.glob("*.py"):
+    for path in Path(sidecar.cli.__file__).parent.rglob("*.py"):
         if path.name != "output.py":
             for number, text in enumerate(path.read_text().splitlines(), 1):
                 assert " print(" not in text, f"{path.name}:{number}"

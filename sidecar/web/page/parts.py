@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from sidecar.generate import HTPASSWD
 from sidecar.model import words as wording
+from sidecar.model.artifacts import HTPASSWD
 from sidecar.model.record import Problem
 from sidecar.model.words import ago, hide_hash, plural
 from sidecar.web.page.layout import as_code, capital

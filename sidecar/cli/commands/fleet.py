@@ -7,13 +7,14 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from sidecar.cli.output import say, say_json
+from sidecar.cli.parser import subcommand
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.model.record import Problem
@@ -26,13 +27,11 @@ if TYPE_CHECKING:
 
 _REFRESH = 0.1
 
-Command = Callable[[argparse.Namespace, Settings], int]
-AddParser = Callable[[Any, str, Command, str, str], argparse.ArgumentParser]
 
-
-def add(commands: Any, add_parser: AddParser) -> None:
-    """Register both below the subparsers of `sidecar fleet`."""
-    update = add_parser(
+def add(parser: argparse.ArgumentParser) -> None:
+    """Describe the commands below it."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    update = subcommand(
         commands,
         "update",
         _update,
@@ -82,7 +81,7 @@ def add(commands: Any, add_parser: AddParser) -> None:
         help="how to tell of what happens: redrawn on a terminal, a line for each fact, or a JSON object a "
         "line for programs, the last of which is the report (default %(default)s)",
     )
-    add_parser(
+    subcommand(
         commands,
         "status",
         _status,

@@ -1,4 +1,4 @@
-"""Examines what the sidecar depends on, one finding each."""
+"""Examines what the sidecar depends on, one finding each: the work of `sidecar doctor`."""
 
 from __future__ import annotations
 

@@ -9,12 +9,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sidecar.cli.output import say, say_json
+from sidecar.cli.parser import define, subcommand
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
 
@@ -26,21 +27,12 @@ _LOOK = 0.5
 _MACHINES = range(1, 9)
 _CHANGES = ("password", "event", "studio", "bad")
 
-Command = Callable[[argparse.Namespace, Settings], int]
-AddParser = Callable[[Any, str, Command, str, str], argparse.ArgumentParser]
 
-
-def add(commands: Any, add_parser: AddParser) -> None:
-    """Register the command, and the one below it."""
-    demo = add_parser(
-        commands,
-        "demo",
-        _demo,
-        "run a small fleet on this computer, with web servers and a folder as object store",
-        "sidecar demo --machines 5",
-    )
-    demo.add_argument("--folder", default="demo", help="where everything goes (default %(default)s)")
-    demo.add_argument(
+def add(parser: argparse.ArgumentParser) -> None:
+    """Describe the command, and the one below it."""
+    define(parser, _demo, "sidecar demo --machines 5")
+    parser.add_argument("--folder", default="demo", help="where everything goes (default %(default)s)")
+    parser.add_argument(
         "--machines",
         type=int,
         choices=_MACHINES,
@@ -48,20 +40,20 @@ def add(commands: Any, add_parser: AddParser) -> None:
         metavar="1-8",
         help="how many machines, each in a region of its own (default %(default)s)",
     )
-    demo.add_argument(
+    parser.add_argument(
         "--port",
         type=int,
         default=9292,
         help="TCP port of the first machine's page; the other pages follow, the web servers are 100 further "
         "on, and a free one replaces one that is taken (default %(default)s)",
     )
-    demo.add_argument(
+    parser.add_argument(
         "--once",
         action="store_true",
         help="tell the whole story by itself, in a folder of its own: status 0 when all of it came true",
     )
-    change = add_parser(
-        demo.add_subparsers(metavar="COMMAND"),
+    change = subcommand(
+        parser.add_subparsers(metavar="COMMAND"),
         "change",
         _change,
         "change something in the store of a demo: `bad` is an index that every machine refuses",

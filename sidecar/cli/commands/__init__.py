@@ -1,0 +1,1 @@
+"""A module a command: `add` describes its options and what carries it out."""
