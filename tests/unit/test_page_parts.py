@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.fleet.report import Result, State
+from sidecar.generate.projections import project
 from sidecar.model.changes import Changes, Delta, Names
 from sidecar.model.record import Problem
 from sidecar.model.runs import TRIGGERS, Outcome
@@ -271,6 +272,50 @@ def test_the_map_draws_what_it_can_place() -> None:
     assert "this machine" in drawn
     assert atlas.atlas({}, {}, None) is None
     assert atlas.atlas({"regions": [1], "studios": {"a": None}}, {}, None) is None
+
+
+def inside(path: str, x: float, y: float) -> bool:
+    """Whether a place lies on the land of a path, by the even-odd rule."""
+    crossings = 0
+    for ring in re.findall(r"M([^Mz]+)z", path):
+        (start, steps) = ring.split("l")
+        numbers = [int(one) for one in re.findall(r"-?\d+", steps)]
+        at = tuple(map(int, start.split()))
+        places = [at]
+        for dx, dy in zip(numbers[::2], numbers[1::2], strict=True):
+            places.append((places[-1][0] + dx, places[-1][1] + dy))
+        for (ax, ay), (bx, by) in zip(places, [*places[1:], places[0]], strict=True):
+            if (ay > y) != (by > y) and x < (bx - ax) * (y - ay) / (by - ay) + ax:
+                crossings += 1
+    return crossings % 2 == 1
+
+
+@pytest.mark.parametrize(
+    ("latitude", "longitude", "dry"),
+    [
+        *((39.7, -105.0, True), (30.0, -72.0, False), (21.45, -158.0, True), (21.9, -158.9, False)),
+        *((48.9, 2.4, True), (57.0, 3.0, False), (59.3, 16.0, True), (40.0, 6.0, False)),
+        *((-23.7, 133.9, True), (-34.0, 130.0, False), (36.3, 138.0, True), (38.0, 135.0, False)),
+    ],
+)
+def test_the_coastlines_lie_where_the_points_do(latitude: float, longitude: float, dry: bool) -> None:
+    """Land is drawn by the projection that places regions and studios: towns are on it, the sea is not."""
+    place = project(latitude, longitude)
+    assert place is not None
+    # An inset lies over the map.
+    shown = next(one for one in reversed(atlas.COASTLINES[place.map]) if one.holds(place.x, place.y))
+    assert inside(shown.land, place.x, place.y) == dry
+
+
+def test_an_inset_is_drawn_for_what_lies_in_it() -> None:
+    """Hawaii covers a part of the map, so that it is left out where it shows nothing."""
+    for longitude, latitude, insets in ((-105.0, 39.7, 0), (-157.9, 21.3, 1)):
+        place = project(latitude, longitude)
+        assert place is not None
+        studio = {"name": "A", "region": None, "map": place.map, "x": place.x, "y": place.y}
+        drawn = atlas.atlas({"studios": {"a": studio}}, {}, None)
+        assert drawn is not None
+        assert drawn.count('class="inset"') == insets
 
 
 def test_charts_need_two_publications() -> None:
