@@ -14,8 +14,8 @@ import msgspec
 from sidecar.config.settings import Paths, Settings
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.fleet.machines import FleetError
-from sidecar.fleet.progress import STEPS, line
-from sidecar.fleet.report import Report, Result, State, lines
+from sidecar.fleet.progress import STEPS, Silence, line
+from sidecar.fleet.report import Overview, Report, Result, State, lines
 from sidecar.fleet.run import Updates, Wanted
 from sidecar.generate.cache import Memo
 from sidecar.generate.ownership import owners
@@ -124,10 +124,16 @@ class FleetService:
         self._remember = remember
         self._standing: Standing | None = None
         self._running: asyncio.Task[Report] | None = None
+        self._looking: asyncio.Task[Overview] | None = None
+        self.overview: Overview | None = None
+        """How the fleet was when it was looked at last."""
+        self.ended: State | None = None
+        """How the last update ended."""
 
     def state(self) -> State:
-        """How the update under way stands, or how the last one ended."""
-        return self._standing.state() if self._standing is not None else State()
+        """How the update under way stands, or how the last one ended; and how the fleet was seen last."""
+        state = self._standing.state() if self._standing is not None else State()
+        return msgspec.structs.replace(state, overview=self.overview)
 
     def known(self) -> State | None:
         """The same; None where this machine knows of no fleet."""
@@ -147,6 +153,24 @@ class FleetService:
         self._running = asyncio.create_task(self._run(wanted, who))
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._running)
+
+    async def look(self) -> Overview:
+        """Ask every active machine how it is. Whoever asks meanwhile gets the same answer."""
+        if self._looking is None or self._looking.done():
+            self._looking = self._begin_look()
+        return await asyncio.shield(self._looking)
+
+    def _begin_look(self) -> asyncio.Task[Overview]:
+        task = asyncio.create_task(self._look())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def _look(self) -> Overview:
+        try:
+            self.overview = await self._updates.overview(Silence())
+        except SettingsError as error:
+            raise FleetConflict(error.message, error.hint, code="fleet_settings") from error
+        return self.overview
 
     async def changes(self) -> Changes | None:
         """What an update would change in the store; None where this machine uploads nothing.
@@ -186,10 +210,11 @@ class FleetService:
             )
 
     async def close(self) -> None:
-        """Give up the update under way, at the daemon's end."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+        """Give up what is under way, at the daemon's end."""
+        tasks = [task for task in (self._running, self._looking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, wanted: Wanted, who: str) -> Report:
         standing = self._standing = Standing(who, self._emit)
@@ -210,8 +235,11 @@ class FleetService:
             standing.error = Problem("internal", "the fleet update broke off", "the log has the details", 500)
             raise
         finally:
+            self.ended = standing.state()
             self._remember(_outcome(standing))
-            self._emit(FleetEnded(standing.state().state))
+            self._emit(FleetEnded(self.ended.state))
+        if not wanted.dry_run:
+            self._looking = self._begin_look()  # they are awake now, and what was seen before is no longer so
         if index is not None and report.good:
             await asyncio.to_thread(self._remember_reached, index)
         return report
