@@ -29,7 +29,7 @@ _shtab_sidecar_fleet_update_option_strings=(-h --help --json --dry-run --only --
 _shtab_sidecar_fleet_status_option_strings=(-h --help --json)
 _shtab_sidecar_fleet_option_strings=(-h --help)
 _shtab_sidecar_demo_change_option_strings=(-h --help --json --folder)
-_shtab_sidecar_demo_option_strings=(-h --help --json --folder --machines --port --once)
+_shtab_sidecar_demo_option_strings=(-h --help --json --folder --machines --port --monitoring --once)
 _shtab_sidecar_option_strings=(-h --help --version --config)
 
 
@@ -44,7 +44,7 @@ _shtab_sidecar_hash_password___cost_choices=(8 9 10 11 12 13 14 15)
 _shtab_sidecar_fleet_update___wait_choices=(loaded ready)
 _shtab_sidecar_fleet_update___progress_choices=(auto lines json)
 _shtab_sidecar_fleet_pos_0_choices=(update status)
-_shtab_sidecar_demo_change_pos_0_choices=(password event studio bad)
+_shtab_sidecar_demo_change_pos_0_choices=(password event studio region bad)
 _shtab_sidecar_demo_pos_0_choices=(change)
 _shtab_sidecar_demo___machines_choices=(1 2 3 4 5 6 7 8)
 _shtab_sidecar_pos_0_choices=(serve update preview compare status history rollback ready databases config doctor hash-password sign fleet demo)
@@ -128,6 +128,7 @@ _shtab_sidecar_demo_pos_0_nargs=A...
 _shtab_sidecar_demo__h_nargs=0
 _shtab_sidecar_demo___help_nargs=0
 _shtab_sidecar_demo___json_nargs=0
+_shtab_sidecar_demo___monitoring_nargs=0
 _shtab_sidecar_demo___once_nargs=0
 _shtab_sidecar_pos_0_nargs=A...
 _shtab_sidecar__h_nargs=0
