@@ -8,7 +8,7 @@
 _shtab_sidecar_databases_subparsers=(status push)
 _shtab_sidecar_fleet_subparsers=(update status)
 _shtab_sidecar_demo_subparsers=(change)
-_shtab_sidecar_subparsers=(serve update preview compare status history rollback ready databases config doctor hash-password sign fleet demo)
+_shtab_sidecar_subparsers=(serve update preview compare status history rollback ready databases config doctor alert hash-password sign fleet demo)
 
 _shtab_sidecar_serve_option_strings=(-h --help --json)
 _shtab_sidecar_update_option_strings=(-h --help --json --once --wait --force --trigger --patience)
@@ -23,6 +23,7 @@ _shtab_sidecar_databases_push_option_strings=(-h --help --json --overwrite --yes
 _shtab_sidecar_databases_option_strings=(-h --help)
 _shtab_sidecar_config_option_strings=(-h --help --json --check --maintenance)
 _shtab_sidecar_doctor_option_strings=(-h --help --json)
+_shtab_sidecar_alert_option_strings=(-h --help --json)
 _shtab_sidecar_hash_password_option_strings=(-h --help --json --cost)
 _shtab_sidecar_sign_option_strings=(-h --help --json --machine --path --body --expect)
 _shtab_sidecar_fleet_update_option_strings=(-h --help --json --dry-run --only --quorum --wait --index --no-upload --replace --progress)
@@ -47,7 +48,7 @@ _shtab_sidecar_fleet_pos_0_choices=(update status)
 _shtab_sidecar_demo_change_pos_0_choices=(password event studio region bad)
 _shtab_sidecar_demo_pos_0_choices=(change)
 _shtab_sidecar_demo___machines_choices=(1 2 3 4 5 6 7 8)
-_shtab_sidecar_pos_0_choices=(serve update preview compare status history rollback ready databases config doctor hash-password sign fleet demo)
+_shtab_sidecar_pos_0_choices=(serve update preview compare status history rollback ready databases config doctor alert hash-password sign fleet demo)
 
 _shtab_sidecar_serve__h_nargs=0
 _shtab_sidecar_serve___help_nargs=0
@@ -103,6 +104,9 @@ _shtab_sidecar_config___maintenance_nargs=0
 _shtab_sidecar_doctor__h_nargs=0
 _shtab_sidecar_doctor___help_nargs=0
 _shtab_sidecar_doctor___json_nargs=0
+_shtab_sidecar_alert__h_nargs=0
+_shtab_sidecar_alert___help_nargs=0
+_shtab_sidecar_alert___json_nargs=0
 _shtab_sidecar_hash_password__h_nargs=0
 _shtab_sidecar_hash_password___help_nargs=0
 _shtab_sidecar_hash_password___json_nargs=0

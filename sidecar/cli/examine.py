@@ -22,6 +22,7 @@ from sidecar.inputs.machine import Machine, placeholder_values
 from sidecar.inputs.store import open_store, own_index
 from sidecar.model.record import Record
 from sidecar.model.words import spoken
+from sidecar.observe.logs import whereabouts
 
 _PATIENCE = 5.0
 
@@ -44,6 +45,7 @@ async def examine(settings: Settings) -> list[Finding]:
         findings.append(await _origin(settings))
     findings += [finding async for finding in _store_and_generation(settings)]
     findings += _daemon(settings)
+    findings.append(Finding("log", True, whereabouts(settings)))
     said = {finding.message for finding in findings}
     for sentence in unknown_variables(os.environ):
         if sentence not in said:

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import yaml
 
 from sidecar.demo.prepare import Fleet
-from sidecar.errors import SidecarError
+from sidecar.system.shipped import shipped
 
 PROGRAM = "prometheus"
 _SCRAPE_SECONDS = 2
-_PACKAGE = Path(__file__).parents[1]
-# In the wheel they lie in the package, in a checkout beside it.
-_FOLDERS = (_PACKAGE / "monitoring", _PACKAGE.parent / "monitoring")
-
-
-def shipped(name: str) -> Path:
-    """A file of the monitoring that is shipped: rules.yml, dashboard.json."""
-    for folder in _FOLDERS:
-        if (folder / name).is_file():
-            return folder / name
-    raise SidecarError(f"{name} is not in this installation", "install the package again")
 
 
 def advice() -> str:

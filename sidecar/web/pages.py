@@ -27,8 +27,10 @@ from sidecar.model.changes import Changes, changes, unified
 from sidecar.model.index import Index
 from sidecar.model.runs import PREVIEW, Outcome, Request
 from sidecar.model.words import plural
+from sidecar.observe.alerts import meanings
 from sidecar.observe.events import Broker
 from sidecar.observe.history import Entry, History, Search
+from sidecar.observe.logs import whereabouts
 from sidecar.observe.status import StatusSource
 from sidecar.system.commands import run_command
 from sidecar.system.tasks import Tasks
@@ -39,6 +41,7 @@ from sidecar.web.answers import EVENTS, Handler, wants_page
 from sidecar.web.forms import Forms, field
 from sidecar.web.html import ADDRESSES, base_of, html_answer
 from sidecar.web.page import before, change, fleet, now, parts
+from sidecar.web.page import help as help_page
 from sidecar.web.page.atlas import atlas
 from sidecar.web.page.layout import Frame, page
 from sidecar.web.page.markup import Content, Markup
@@ -372,6 +375,15 @@ class Pages:
         if self._update_fleet is None or self._fleet() is None:
             raise NotFound("this machine knows no fleet", "set fleet.app or fleet.machines")
         return self._update_fleet
+
+    # Help
+
+    async def help(self, request: web.Request) -> web.StreamResponse:
+        """Ten questions, where the logs are, what the alerts mean."""
+        who = await self._administrators.require(request, linked=True)
+        alerts = await asyncio.to_thread(meanings)
+        content = help_page.main(whereabouts(self._settings), alerts, base=base_of(request))
+        return self._answer(request, who, "Help", content, section="help")
 
     # History
 

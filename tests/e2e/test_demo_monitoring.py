@@ -18,6 +18,7 @@ from sidecar.demo import monitoring
 from sidecar.demo.changes import change
 from sidecar.demo.prepare import existing, prepare
 from sidecar.demo.sample import DEMO_PASSWORD, DEMO_USER
+from sidecar.system.shipped import shipped
 from tests.conftest import free_port
 from tests.shipped.test_monitoring import ALERTS, DASHBOARD, needs_prometheus
 from tests.support.cgi import SIDECAR, environment
@@ -39,9 +40,9 @@ def expressions() -> list[tuple[str, str]]:
 
 def test_what_is_shipped_is_found(tmp_path: Path) -> None:
     """Rules and dashboard are in every installation; without Prometheus it is said how they are used."""
-    assert monitoring.shipped("rules.yml").is_file()
-    assert monitoring.shipped("dashboard.json").is_file()
-    assert str(monitoring.shipped("rules.yml")) in monitoring.advice()
+    assert shipped("rules.yml").is_file()
+    assert shipped("dashboard.json").is_file()
+    assert str(shipped("rules.yml")) in monitoring.advice()
     fleet = prepare(tmp_path / "demo", 1, free_port())
     assert f"--config.file={fleet.folder}/prometheus/prometheus.yml" in monitoring.command(fleet, 1)
 

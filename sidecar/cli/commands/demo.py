@@ -116,7 +116,8 @@ def _start_monitoring(fleet: Fleet, processes: Processes) -> str | None:
 
 
 def _say_monitoring(url: str | None) -> None:
-    from sidecar.demo.monitoring import advice, shipped
+    from sidecar.demo.monitoring import advice
+    from sidecar.system.shipped import shipped
 
     say("")
     if url is None:
