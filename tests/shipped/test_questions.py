@@ -89,7 +89,7 @@ async def test_each_question_is_answered(tmp_path: Path) -> None:
                 answers.append((question, SAID[question][1], spoken(html)))
             for question, _, _, command in QUESTIONS:
                 done = await run(
-                    *(SIDECAR, *command.split()[1:]),
+                    *(str(SIDECAR), *command.split()[1:]),
                     stdin=f"{PASSWORD}\n".encode(),
                     SIDECAR_CONFIG=str(config),
                     SIDECAR_TRIGGER_SECRET=SECRET,
