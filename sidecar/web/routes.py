@@ -342,7 +342,7 @@ ROUTES: tuple[Route[Parts], ...] = (
 )
 
 PAGE_ROUTES: tuple[Route[Parts], ...] = (
-    Route("GET", "/help", "Questions, and what answers them.", lambda parts: parts.pages.help),
+    Route("GET", "/page/help", "Questions, and what answers them.", lambda parts: parts.pages.help),
     Route("GET", "/page/live", "The page's changing part.", lambda parts: parts.pages.live),
     Route("GET", "/page/update", "Asks before an update.", lambda parts: parts.pages.confirm),
     Route("POST", "/page/update", "Begins an update.", lambda parts: parts.pages.apply),

@@ -23,7 +23,8 @@ SAID = {
     "Who did it?": (r"asked for by \w+", r"Asked for by \w+ \(process \d+\)"),
     "Why is it refused?": (r"is not an SQLite database", r"Rejected .*is not an SQLite database"),
     "What would happen now?": (r"is not an SQLite database", r"An update would be refused"),
-    "How do I go back?": (r"restored generation 1", r"Generation"),
+    # Whether Navigator came to load the first one before the second is a matter of milliseconds.
+    "How do I go back?": (r"restored generation 1|name one: `sidecar history` lists them", r"Generation"),
     "Which machine is behind?": (r"0 of 1 machine serve it, 1 do not", r"Look now"),
     "Where are the logs?": (r"log: The log", r"The log "),
     "What does this alert mean?": (r"Users who were added since cannot log in", r"SidecarNotInSync"),

@@ -16,9 +16,9 @@ QUESTIONS = (
     ("What would happen now?", "preview", "Preview", "sidecar preview"),
     ("How do I go back?", "generations", "History", "sidecar rollback"),
     ("Which machine is behind?", "fleet", "Fleet", "sidecar fleet status"),
-    ("Where are the logs?", "help#logs", "Help", "sidecar doctor"),
-    ("What does this alert mean?", "help#alerts", "Help", "sidecar alert SidecarNotInSync"),
-    ("How do I add an administrator?", "help#administrators", "Help", "sidecar hash-password"),
+    ("Where are the logs?", "page/help#logs", "Help", "sidecar doctor"),
+    ("What does this alert mean?", "page/help#alerts", "Help", "sidecar alert SidecarNotInSync"),
+    ("How do I add an administrator?", "page/help#administrators", "Help", "sidecar hash-password"),
 )
 
 

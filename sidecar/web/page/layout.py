@@ -79,7 +79,7 @@ def page(frame: Frame, title: str, *content: Content) -> str:
             h.div(
                 h.span(f"sidecar {__version__}"),
                 h.span(f"signed in as {frame.who}") if frame.who else None,
-                h.a("Help", href=f"{base}help"),
+                h.a("Help", href=f"{base}page/help"),
                 h.a("Metrics", href=f"{base}metrics"),
                 class_="wide",
             )
