@@ -55,6 +55,7 @@ PATHS = (
     "generations",
     "fleet",
     "runs/1",
+    "page/help",
     "generations/1",
     "page/rollback/1",
     "status",

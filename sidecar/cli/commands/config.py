@@ -22,9 +22,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     define(parser, _config, "sidecar config --check")
     parser.add_argument("--check", action="store_true", help="only say whether it is sound")
     parser.add_argument(
-        "--profile", action="store_true", help="print the profile in force, with its placeholders"
-    )
-    parser.add_argument(
         "--maintenance",
         action="store_true",
         help="print navigator-maintenance.yml, which a machine without any generation boots with",
@@ -38,9 +35,6 @@ def _config(options: argparse.Namespace, settings: Settings) -> int:
     parse_profile(profile_text(settings.profile), settings.profile)
     if options.check:
         say("The configuration is sound.")
-        return 0
-    if options.profile:
-        say_lines(profile_text(settings.profile).decode())
         return 0
     if options.maintenance:
         say_lines(maintenance_text(settings))
