@@ -23,6 +23,7 @@ RUN python3 -m venv --without-pip /opt/sidecar \
 COPY pyproject.toml README.md LICENSE ./
 COPY completion completion
 COPY docs docs
+COPY monitoring monitoring
 COPY sidecar sidecar
 RUN /opt/build/bin/hatchling build -t wheel -d /dist \
  && python3 -m pip --python /opt/sidecar/bin/python install --no-cache-dir --no-compile --no-index --no-deps \

@@ -25,7 +25,7 @@ DROPINDIR := $(PREFIX)/share/sidecar
 FILL := sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@USER@|$(SERVICE_USER)|g' -e 's|@GROUP@|$(SERVICE_GROUP)|g' \
   -e 's|@WRITABLE@|$(WRITABLE)|g' -e 's|@DOCDIR@|$(DOCDIR)|g'
 
-.PHONY: help demo check lint types test test-platforms fuzz format bench docs dist sbom deb test-wheel lock clean install-systemd
+.PHONY: help demo check lint types test test-platforms fuzz format bench docs site pictures dist sbom deb test-wheel lock clean install-systemd
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -60,6 +60,12 @@ bench: $(VENV)/dev  ## measure, and print a table
 
 docs: $(VENV)/dev  ## write the generated parts of the manual anew
 	$(BIN)/python docs/generate.py
+
+site: $(VENV)/dev  ## build the manual as a site in build/site, offline
+	$(BIN)/python docs/site.py build/site
+
+pictures: $(VENV)/dev  ## take the README's pictures anew, of the demo in Chromium
+	$(BIN)/python docs/pictures.py
 
 dist: $(VENV)/dev  ## build the wheel and the source archive, with the list of parts
 	$(BIN)/hatchling build --clean

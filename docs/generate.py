@@ -25,7 +25,7 @@ from sidecar.config.parse import PREFIX, variable
 from sidecar.config.parse import fields as setting_fields
 from sidecar.fleet.report import Result
 from sidecar.model.stream import STREAM_EVENTS, StreamEvent
-from sidecar.observe.metrics import Metrics
+from sidecar.observe.metrics import FleetMetrics, Metrics
 from sidecar.web.routes import document
 
 DOCS = Path(__file__).parent
@@ -291,11 +291,12 @@ def metrics() -> str:
     lines = ["| metric | type | labels | what it is |", "| --- | --- | --- | --- |"]
     registry = Metrics("machine", "region").registry
     for collector in registry._collector_to_names:
-        if isinstance(collector, MetricWrapperBase):
-            [family] = collector.describe()
-            name = f"{family.name}_total" if family.type == "counter" else family.name
-            labels = ", ".join(f"`{label}`" for label in collector._labelnames)
-            lines.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
+        if isinstance(collector, (MetricWrapperBase, FleetMetrics)):
+            for family in collector.describe():
+                name = f"{family.name}_total" if family.type == "counter" else family.name
+                names = getattr(collector, "_labelnames", ()) or getattr(family, "_labelnames", ())
+                labels = ", ".join(f"`{label}`" for label in names)
+                lines.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
     return "\n".join(lines)
 
 

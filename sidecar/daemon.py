@@ -161,6 +161,11 @@ class Daemon:
         self.metrics.follow_navigator(lambda: self.reconciler.process is not None)
         self.metrics.follow_state(self.status.sync, self.status.health)
         self.metrics.follow_loaded(lambda: self.reconciler.served)
+        self.metrics.follow_published(
+            lambda: current.counts.users if (current := self.generations.current) else 0,
+            lambda: (current.index.modified or 0.0) if (current := self.generations.current) else 0.0,
+            lambda: len(self.drift.names),
+        )
         for subscriber in (
             self.metrics.on_event,
             self.broker.on_event,
@@ -174,6 +179,8 @@ class Daemon:
         self.fleet = FleetService(
             settings, self._id, self.store, self.broker.emit, self._remember, self.metrics.count_fleet
         )
+        self.metrics.fleet.overview = lambda: self.fleet.overview
+        self.metrics.fleet.ended = lambda: self.fleet.ended
         self._relay = Follower(self.fleet.relay, _RELAY_QUIET, _RELAY_LONGEST)
         self._followed = Follower(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
         self._signatures = UsedSignatures(state / "signatures", trigger.window)
@@ -223,6 +230,7 @@ class Daemon:
                         self.fleet.changes,
                         self.fleet.plan,
                         self.fleet.roll_back,
+                        self.fleet.look,
                     ),
                     FleetViews(self.fleet, self.broker, administrators),
                 ),

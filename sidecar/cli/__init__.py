@@ -32,6 +32,7 @@ COMMANDS = {
     "databases": "the databases of the events: look at them, push them to the store",
     "config": "show the configuration in force, secrets masked",
     "doctor": "examine everything that the sidecar depends on",
+    "alert": "say what an alert means, and what to do",
     "hash-password": "make a bcrypt hash for `administrators`",
     "sign": "print the headers of a signed poke",
     "fleet": "all machines at once",

@@ -99,7 +99,7 @@ class Client:
             )
         return NoDaemon(
             f"no sidecar answers on {self._path}: {getattr(error, 'strerror', None) or error}",
-            "start it with `sidecar serve`, or name its socket in the configuration",
+            "start it with `sidecar serve`, or name the configuration that it runs with by --config",
         )
 
 

@@ -26,6 +26,7 @@ from sidecar.inputs.store import open_store, own_index
 from sidecar.model.bus import HINTS, Hint, fleet_key, opened
 from sidecar.model.record import Record
 from sidecar.model.words import spoken
+from sidecar.observe.logs import whereabouts
 
 _PATIENCE = 5.0
 
@@ -50,6 +51,7 @@ async def examine(settings: Settings) -> list[Finding]:
     if settings.fleet.bus:
         findings.append(await _bus(settings))
     findings += _daemon(settings)
+    findings.append(Finding("log", True, whereabouts(settings)))
     said = {finding.message for finding in findings}
     for sentence in unknown_variables(os.environ):
         if sentence not in said:

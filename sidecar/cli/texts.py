@@ -123,7 +123,8 @@ def _entry_line(entry: Mapping[str, Any]) -> str:
     problem = outcome.error.message if outcome.error else entry["note"] or brief(outcome.changes)
     by = asked(outcome.trigger, outcome.who)
     told = f"  {problem}" if problem else ""
-    return f"{moment(outcome.started)}  {number or '-':>6}  {entry['state']:<11}  {by}{told}"
+    shown = number or f"run {entry['run']}"
+    return f"{moment(outcome.started)}  {shown:>8}  {spoken(entry['state']):<11}  {by}{told}"
 
 
 def entry_text(entry: Mapping[str, Any]) -> str:

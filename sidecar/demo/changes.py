@@ -13,10 +13,12 @@ from sidecar.demo.sample import (
     add_event,
     htpasswd_line,
     keep_users,
+    move_studio,
     rename_studio,
     set_password,
     write_events,
 )
+from sidecar.errors import SettingsError
 from sidecar.model.record import Record
 
 _YEAR = 2026
@@ -86,6 +88,19 @@ def _renamed(fleet: Fleet) -> Change:
     return Change(f"In the store the studio {name} is called {new}.")
 
 
+def _region(fleet: Fleet) -> Change:
+    """Move the studio that moves, from the first machine to the last or back."""
+    first, last = fleet.machines[0], fleet.machines[-1]
+    if first is last:
+        raise SettingsError("one machine has nowhere to move a studio to", "start the demo with two or more")
+    query = "select key, name, region from locations where region in (?, ?) order by id desc limit 1"
+    [[key, name, old]] = _rows(fleet.index, query, first.name, last.name)
+    new = last.name if old == first.name else first.name
+    move_studio(fleet.index, key, new)
+    fleet.store(fleet.index)
+    return Change(f"In the store {new} serves the studio {name} instead of {old}.")
+
+
 def _bad(fleet: Fleet) -> Change:
     bad = fleet.folder / "bad.sqlite3"
     bad.write_bytes(fleet.index.read_bytes())
@@ -115,5 +130,6 @@ KINDS: dict[str, Callable[[Fleet], Change]] = {
     "password": _password,
     "event": _event,
     "studio": _renamed,
+    "region": _region,
     "bad": _bad,
 }

@@ -151,6 +151,11 @@ def prepare(folder: Path, count: int, port: int) -> Fleet:
     return fleet
 
 
+def free_port(usual: int) -> int:
+    """This port of loopback, or a free one where it is taken."""
+    return _port(usual, "", set(), [])
+
+
 def existing(folder: Path) -> Fleet:
     """The demo that was started in the folder; `SettingsError` where there is none."""
     fleet = Fleet(folder, _remembered(folder).machines)

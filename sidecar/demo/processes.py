@@ -67,12 +67,18 @@ class Processes:
             f"the web server of {machine.name}", command, machine.folder / "application", "../navigator.log"
         )
 
-    def _start(self, what: str, arguments: Sequence[str], folder: Path, log: str) -> None:
+    def start_prometheus(self, command: Sequence[str], folder: Path) -> None:
+        """Prometheus; its log is in the demo's folder."""
+        self._start("Prometheus", command[1:], folder, "prometheus.log", command[0])
+
+    def _start(
+        self, what: str, arguments: Sequence[str], folder: Path, log: str, program: str = sys.executable
+    ) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED)}
         path = (folder / log).resolve()
         with path.open("ab") as output:
             process = subprocess.Popen(  # noqa: S603 - our own programs
-                [sys.executable, *arguments],
+                [program, *arguments],
                 cwd=folder,
                 env={**environ, "PYTHONSAFEPATH": "1"},
                 stdin=subprocess.DEVNULL,

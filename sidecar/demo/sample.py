@@ -483,6 +483,13 @@ def rename_studio(path: Path, key: str, name: str) -> None:
         connection.execute("update locations set name = ? where id = ?", (name, number))
 
 
+def move_studio(path: Path, key: str, region: str) -> None:
+    """Have another region serve a studio. `KeyError` when there is no such studio."""
+    with _transaction(path) as connection:
+        number = _studio_number(connection, key)
+        connection.execute("update locations set region = ? where id = ?", (region, number))
+
+
 def write_events(index: Path, folder: Path) -> None:
     """A small database for each event of an index, as the application names them; those there are kept."""
     with closing(sqlite3.connect(index)) as connection:

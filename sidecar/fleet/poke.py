@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 
 import aiohttp
@@ -78,4 +79,12 @@ class Talk:
             # A line break in an id, for instance: no request can be made of what somebody listed.
             return Verdict("failing", f"it cannot be asked: {error}", final=True)
         except (aiohttp.ClientError, OSError) as error:
-            return Verdict("unreachable", str(error) or type(error).__name__)
+            return Verdict("unreachable", _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no connection, as the operating system says it."""
+    number = getattr(error, "errno", None) or 0
+    if number > 0:  # those of the resolver are negative, and have texts of their own
+        return os.strerror(number).lower()
+    return getattr(error, "strerror", None) or str(error) or "the connection broke"

@@ -61,28 +61,12 @@ class Report(Record, frozen=True):
     reason: str = ""
 
 
-class State(Record, frozen=True):
-    """How the fleet update under way stands, or how the last one ended.
-
-    `state` is idle, running, done or failed; `started` in seconds since 1970.
-    """
-
-    state: FleetWord = "idle"
-    running: bool = False
-    who: str | None = None
-    started: float | None = None
-    seconds: float | None = None
-    sha256: str | None = None
-    machines: tuple[Result, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
-    error: Problem | None = None
-
-
 class Row(Record, frozen=True):
     """How one machine is.
 
     `state` is in_sync (it serves the store's index), behind, its health when that is not good, or why it gave
-    no answer; `behind` how many seconds its index is older than the store's, where that is known.
+    no answer; `behind` how many seconds its index is older than the store's, where that is known. `health`
+    is what it says of its web server, None where it gave no answer that tells.
     """
 
     machine: str
@@ -95,6 +79,7 @@ class Row(Record, frozen=True):
     since: float | None = None
     behind: float | None = None
     note: str = ""
+    health: str | None = None
 
 
 class Overview(Record, frozen=True):
@@ -110,6 +95,25 @@ class Overview(Record, frozen=True):
     def good(self) -> bool:
         """Whether all that are active serve what the store holds."""
         return all(row.state == "in_sync" for row in self.machines)
+
+
+class State(Record, frozen=True):
+    """How the fleet update under way stands, or how the last one ended.
+
+    `state` is idle, running, done or failed; `started` in seconds since 1970. `overview` is how the fleet was
+    when this daemon looked at it last; None: it has not looked.
+    """
+
+    state: FleetWord = "idle"
+    running: bool = False
+    who: str | None = None
+    started: float | None = None
+    seconds: float | None = None
+    sha256: str | None = None
+    machines: tuple[Result, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    error: Problem | None = None
+    overview: Overview | None = None
 
 
 def enough(results: Iterable[Result], quorum: int | None) -> bool:
@@ -143,6 +147,7 @@ def row(target: Result, served: Served, digest: str, modified: float | None) -> 
         served.since,
         older,
         note,
+        served.health,
     )
 
 
@@ -198,18 +203,26 @@ def overview_lines(overview: Overview) -> list[str]:
         for one in overview.machines
     ]
     head = ("MACHINE", "REGION", "STATE", "GENERATION", "INDEX", "SINCE", "BEHIND", "")
-    behind = sum(one.state != "in_sync" for one in overview.machines)
     age = "" if overview.modified is None else f", of {span(overview.at - overview.modified)} ago"
     return [
         *(table(head, rows) if rows else ()),
         *left_out(overview.skipped),
-        f"The store holds {overview.sha256[:SHOWN]}{age}; "
-        + (
-            f"{behind} of {len(rows)} machines do not serve it."
-            if behind
-            else "all active machines serve it."
-        ),
+        f"The store holds {overview.sha256[:SHOWN]}{age}; {standing(overview)}.",
     ]
+
+
+def standing(overview: Overview, what: str = "it") -> str:
+    """How many serve `what` the store holds, how many do not, and of how many that is not known."""
+    tally = Counter(
+        "served" if one.state == "in_sync" else "unknown" if one.state in BAD else "behind"
+        for one in overview.machines
+    )
+    if tally["served"] == len(overview.machines):
+        return f"all active machines serve {what}"
+    parts = [f"{tally['served']} of {_count(len(overview.machines), 'machine')} serve {what}"]
+    parts += [f"{tally['behind']} do not"] if tally["behind"] else []
+    parts += [f"{tally['unknown']} gave no answer that tells"] if tally["unknown"] else []
+    return ", ".join(parts)
 
 
 def left_out(skipped: Iterable[Skipped]) -> list[str]:

@@ -17,7 +17,7 @@ from sidecar.errors import SettingsError, SidecarError
 from sidecar.fleet.chronicle import compare
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.progress import STEPS, Silence, line
-from sidecar.fleet.report import Report, Result, State, lines
+from sidecar.fleet.report import Overview, Report, Result, State, lines
 from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.run import Updates, Wanted
 from sidecar.fleet.steer import steer
@@ -32,7 +32,7 @@ from sidecar.system.files import load, replace
 
 logger = logging.getLogger(__name__)
 
-ENDINGS = ("loaded", "failed", "taken_back", "frozen")
+FLEET_ENDINGS = ("loaded", "failed", "taken_back", "frozen")
 """How fleet updates end, for the metrics."""
 
 _KEPT_LINES = 400
@@ -139,10 +139,16 @@ class FleetService:
         self._undo = Undo(settings, store)
         self._standing: Standing | None = None
         self._running: asyncio.Task[Report] | None = None
+        self._looking: asyncio.Task[Overview] | None = None
+        self.overview: Overview | None = None
+        """How the fleet was when it was looked at last."""
+        self.ended: State | None = None
+        """How the last update ended."""
 
     def state(self) -> State:
-        """How the update under way stands, or how the last one ended."""
-        return self._standing.state() if self._standing is not None else State()
+        """How the update under way stands, or how the last one ended; and how the fleet was seen last."""
+        state = self._standing.state() if self._standing is not None else State()
+        return msgspec.structs.replace(state, overview=self.overview)
 
     def known(self) -> State | None:
         """The same; None where this machine knows of no fleet."""
@@ -211,6 +217,22 @@ class FleetService:
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._running)
 
+    async def look(self) -> Overview:
+        """Ask every active machine how it is. Whoever asks meanwhile gets the same answer."""
+        if self._looking is None or self._looking.done():
+            self._looking = self._begin_look()
+        return await asyncio.shield(self._looking)
+
+    def _begin_look(self) -> asyncio.Task[Overview]:
+        task = asyncio.create_task(self._look())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def _look(self) -> Overview:
+        with _configured():
+            self.overview = await self._updates.overview(Silence())
+        return self.overview
+
     async def changes(self) -> Changes | None:
         """What an update would change in the store; None where this machine uploads nothing.
 
@@ -254,10 +276,11 @@ class FleetService:
             )
 
     async def close(self) -> None:
-        """Give up the update under way, at the daemon's end."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+        """Give up what is under way, at the daemon's end."""
+        tasks = [task for task in (self._running, self._looking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, work: Work, who: str) -> Report:
         standing = self._standing = Standing(who, self._emit)
@@ -272,9 +295,12 @@ class FleetService:
             standing.error = Problem("internal", "the fleet update broke off", "the log has the details", 500)
             raise
         finally:
+            self.ended = standing.state()
             self._remember(_outcome(standing))
             self._count(_ending(standing))
-            self._emit(FleetEnded(standing.state().state))
+            self._emit(FleetEnded(self.ended.state))
+        if not report.dry_run:
+            self._looking = self._begin_look()  # they are awake now, and what was seen before is no longer so
         return report
 
 
@@ -288,7 +314,7 @@ def _configured() -> Iterator[None]:
 
 
 def _ending(standing: Standing) -> str:
-    """One of `ENDINGS`."""
+    """One of `FLEET_ENDINGS`."""
     report = standing.report
     if report is None or not (report.good or report.rollout in ("taken_back", "frozen")):
         return "failed"

@@ -6,11 +6,15 @@ import difflib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sidecar.model.index import Index
+from sidecar.model.index import Index, User
 from sidecar.model.record import Record
 
 _SHOWN = 200
 _WAYS = ("added", "removed", "moved", "changed")
+# What a changed field is called, and those whose values are worth reading.
+_FIELDS = {"latitude": "place", "longitude": "place", "locale": "language"}
+_WITH_VALUES = ("name", "date", "region")
+_MAX_VALUE_LENGTH = 60
 
 
 class Names(Record, frozen=True):
@@ -21,7 +25,10 @@ class Names(Record, frozen=True):
 
 
 class Delta(Record, frozen=True):
-    """What happened to one kind of thing. Only studios move: from one region to another."""
+    """What happened to one kind of thing. Only studios move: from one region to another.
+
+    Of users `changed` has the names alone; of all else also what changed: `york: name York to New York`.
+    """
 
     added: Names = Names()
     removed: Names = Names()
@@ -82,14 +89,38 @@ def _delta(
     return Delta(
         added=_names(key for key in after if key not in before),
         removed=_names(key for key in before if key not in after),
-        changed=_names(key for key, value in after.items() if key in before and before[key] != value),
+        changed=_names(
+            _name(key) if isinstance(value, User) else f"{_name(key)}: {_difference(before[key], value)}"
+            for key, value in after.items()
+            if key in before and before[key] != value
+        ),
         moved=_names(moved),
     )
 
 
 def _names(keys: Iterable[Any]) -> Names:
-    found = sorted("/".join(map(str, key)) if isinstance(key, tuple) else str(key) for key in keys)
+    found = sorted(map(_name, keys))
     return Names(len(found), tuple(found[:_SHOWN]))
+
+
+def _name(key: Any) -> str:
+    return "/".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
+def _difference(old: Any, new: Any) -> str:
+    """What changed of one thing, in words."""
+    words = []
+    for field in old.__struct_fields__:
+        before, after = getattr(old, field), getattr(new, field)
+        if before != after:
+            values = f" {_value(before)} to {_value(after)}" if field in _WITH_VALUES else ""
+            words.append(f"{_FIELDS.get(field, field)}{values}")
+    return ", ".join(dict.fromkeys(words))
+
+
+def _value(value: Any) -> str:
+    text = str(value or "none")
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}…"
 
 
 def unified(name: str, old: bytes | None, new: bytes) -> str:

@@ -79,6 +79,18 @@ TRIGGERS: dict[str, Trigger] = {
 """Every way to ask for an update, by the name that metrics and history use."""
 
 
+ENDINGS: tuple[SettledState, ...] = (
+    "loaded",
+    "published",
+    "unchanged",
+    "rejected",
+    "failed",
+    "rolled_back",
+    "fleet_updated",
+)
+"""How a run in the history has ended."""
+
+
 class Request(Record, frozen=True):
     """What somebody asks for.
 

@@ -70,6 +70,21 @@ class Entry(Record, frozen=True):
     ready: Work | None = None
 
 
+class Search(Record, frozen=True):
+    """Which entries are wanted; empty: all. `trigger` and `state` are whole words, `who` a part of the name.
+
+    With `published` only runs that published a generation.
+    """
+
+    trigger: str = ""
+    who: str = ""
+    state: str = ""
+    published: bool = False
+
+
+_ALL = Search()
+
+
 def is_recorded(outcome: Outcome, newest: Outcome | None) -> bool:
     """Whether the history takes an outcome, after its `newest` entry.
 
@@ -197,14 +212,17 @@ class History:
 
         self._attempt(update, None)
 
-    def entries(self, limit: int = 50, before: int | None = None) -> list[Entry]:
+    def entries(self, limit: int = 50, before: int | None = None, search: Search = _ALL) -> list[Entry]:
         """The newest entries first; `before` continues below a run's number."""
 
         def select(connection: sqlite3.Connection) -> list[Entry]:
             rows = connection.execute(
                 f"select {_COLUMNS} from runs "  # noqa: S608 - a constant
-                "where ? is null or id < ? order by id desc limit ?",
-                (before, before, limit),
+                "where (:before is null or id < :before) and (:state = '' or state = :state) "
+                "and (:trigger = '' or json_extract(cast(outcome as text), '$.trigger') = :trigger) "
+                "and (:who = '' or instr(lower(json_extract(cast(outcome as text), '$.who')), lower(:who))) "
+                "and (not :published or generation is not null) order by id desc limit :limit",
+                {"before": before, "limit": limit, **msgspec.structs.asdict(search)},
             )
             entries: list[Entry] = []
             for row in rows:
@@ -226,6 +244,10 @@ class History:
             return _entry(row) if row else None
 
         return self._attempt(select, None)
+
+    def run(self, number: int) -> Entry | None:
+        """The entry of a run, or None."""
+        return next((one for one in self.entries(1, number + 1) if one.run == number), None)
 
     def _attempt(self, work: Callable[[sqlite3.Connection], Result], otherwise: Result) -> Result:
         try:

@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TextIO
 
 import msgspec
 
-from sidecar.config.settings import Logging
+from sidecar.config.settings import Logging, Settings
 from sidecar.model.text import printable
 
 JOURNAL_ERROR = "<3>"
@@ -97,6 +98,17 @@ class JournalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = next((text for level, text in _PRIORITIES if record.levelno >= level), "<6>")
         return prefix + self._inner.format(record).replace("\n", f"\n{prefix}")
+
+
+def whereabouts(settings: Settings) -> str:
+    """Where this machine's log is read, as a sentence."""
+    if settings.machine.app:
+        return f"The log is read by `fly logs --app {settings.machine.app} --machine ID`."
+    if settings.profile == "kamal":
+        return "The log is read by `docker logs` with the container's name, or `kamal app logs`."
+    if Path("/run/systemd/system").is_dir():  # sd_booted(3)
+        return "The log is read by `journalctl --unit sidecar`."
+    return "The log goes to the daemon's standard error; whatever started the daemon has it."
 
 
 def is_journal(stream: TextIO) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from prometheus_client import (
@@ -16,9 +17,12 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from sidecar import __version__
-from sidecar.fleet.service import ENDINGS
+from sidecar.fleet.report import Overview, Row, State
+from sidecar.fleet.service import FLEET_ENDINGS
 from sidecar.model.events import LifecycleEvent, Loaded, NotLoaded
 from sidecar.model.runs import TRIGGERS, Outcome
 from sidecar.model.states import HEALTH, SYNC, Health, Sync
@@ -59,6 +63,78 @@ _STORE_OUTCOMES = (
 READY_OUTCOMES = ("done", "skipped", "failed")
 _READY_SECONDS = (0.01, 0.05, 0.2, 1, 5, 15, 60, 300, 900, 1800)
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
+
+
+FLEET_SYNC = ("synced", "behind", "no_answer")
+FLEET_HEALTH = (*HEALTH, "no_answer")
+
+
+class FleetMetrics(Collector):
+    """What this daemon has seen of its fleet. Of what it has not looked at there is no series."""
+
+    def __init__(self) -> None:
+        self.overview: Callable[[], Overview | None] = lambda: None
+        self.ended: Callable[[], State | None] = lambda: None
+
+    def describe(self) -> Iterable[Metric]:
+        """The metrics without their series."""
+        return self._families(None, None)
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics of what was seen last."""
+        return self._families(self.overview(), self.ended())
+
+    def _families(self, overview: Overview | None, ended: State | None) -> Iterable[Metric]:
+        machines = GaugeMetricFamily(
+            "sidecar_fleet_machines",
+            "Active machines of the fleet when it was looked at last, by what they served of the newest "
+            "index and by their health.",
+            labels=["sync", "health"],
+        )
+        if overview is not None:
+            tally = Tally(map(_seen, overview.machines))
+            for sync in FLEET_SYNC:
+                for health in FLEET_HEALTH:
+                    if (sync == "no_answer") == (health == "no_answer"):
+                        machines.add_metric([sync, health], tally[sync, health])
+        yield machines
+        lag = max((row.behind or 0.0 for row in overview.machines), default=0.0) if overview else 0.0
+        modified = overview.modified if overview else None
+        yield _gauge(
+            "looked_timestamp_seconds", "When the fleet was looked at.", overview.at if overview else None
+        )
+        yield _gauge("store_index_timestamp_seconds", "How old the store's index was then.", modified)
+        yield _gauge(
+            "oldest_index_timestamp_seconds",
+            "How old the oldest index was then that a machine served.",
+            modified - lag if modified is not None else None,
+        )
+        yield _gauge(
+            "update_good",
+            "1 when the last update of the fleet reached all machines that it had to, else 0.",
+            float(ended.state == "done") if ended else None,
+        )
+        seconds = ended.seconds if ended else None
+        yield _gauge("update_seconds", "How long the last update of the fleet took.", seconds)
+        yield _gauge(
+            "update_started_timestamp_seconds",
+            "When the last update of the fleet began.",
+            ended.started if ended else None,
+        )
+
+
+def _gauge(name: str, about: str, value: float | None) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"sidecar_fleet_{name}", about)
+    if value is not None:
+        family.add_metric([], value)
+    return family
+
+
+def _seen(row: Row) -> tuple[str, str]:
+    """What one machine counts as: sync, health."""
+    if row.health is None:
+        return "no_answer", "no_answer"
+    return "behind" if row.state == "behind" else "synced", row.health
 
 
 class Metrics:
@@ -181,14 +257,27 @@ class Metrics:
         self._tenants = Gauge(
             "sidecar_tenants", "Tenants in the last set that was generated.", registry=registry
         )
-        self._fleet = Counter(
+        self._fleet_updates = Counter(
             "sidecar_fleet_updates",
             "Updates of all machines that this one drove, and rollbacks, by their end.",
             ["outcome"],
             registry=registry,
         )
-        for ending in ENDINGS:
-            self._fleet.labels(ending)
+        for ending in FLEET_ENDINGS:
+            self._fleet_updates.labels(ending)
+        self._users = Gauge("sidecar_users", "Users in the set that is published.", registry=registry)
+        self._index_modified = Gauge(
+            "sidecar_index_modified_timestamp_seconds",
+            "How old the index is that the published set was made of; 0 before the first.",
+            registry=registry,
+        )
+        self._drifted = Gauge(
+            "sidecar_drifted_files",
+            "Published files that somebody else has changed since.",
+            registry=registry,
+        )
+        self.fleet = FleetMetrics()
+        registry.register(self.fleet)
         for sync in SYNC:
             self._sync.labels(sync)
         for health in HEALTH:
@@ -252,7 +341,7 @@ class Metrics:
 
     def count_fleet(self, ending: str) -> None:
         """Take the end of a fleet update into account."""
-        self._fleet.labels(ending).inc()
+        self._fleet_updates.labels(ending).inc()
 
     def follow_state(self, sync: Callable[[], Sync], health: Callable[[], Health]) -> None:
         """Ask at each scrape how the machine is doing."""
@@ -261,6 +350,14 @@ class Metrics:
         for one in HEALTH:
             self._health.labels(one).set_function(partial(_is, health, one))
         self._in_sync.set_function(lambda: _is(sync, "synced") * _is(health, "healthy"))
+
+    def follow_published(
+        self, users: Callable[[], int], modified: Callable[[], float], drifted: Callable[[], int]
+    ) -> None:
+        """Ask at each scrape what is published: users, the index's age since 1970, files changed since."""
+        self._users.set_function(users)
+        self._index_modified.set_function(modified)
+        self._drifted.set_function(drifted)
 
     def follow_loaded(self, number: Callable[[], int | None]) -> None:
         """Ask at each scrape which generation the living web server serves."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from sidecar.model.record import Record
+from sidecar.model.words import plural
 from sidecar.ready.databases import Row
 
 
@@ -51,6 +53,15 @@ def _line(row: Row) -> Line:
 
 
 _HEADER = ("NAME", "OWNER", "HERE", "IN THE STORE", "ACTION", "WHY")
+
+
+def differing(rows: Sequence[Line]) -> str:
+    """The lines that anything will happen to, and how many there are of each kind."""
+    shown = [row for row in rows if row.action != "keep"]
+    tally = Counter(row.action for row in rows)
+    counts = ", ".join(f"{number:,} to {action}" for action, number in sorted(tally.items()))
+    total = f"{plural(len(rows), 'database')}{f': {counts}' if counts else ''}."
+    return f"{table(shown)}\n{total}" if shown else total
 
 
 def table(rows: Sequence[Line]) -> str:

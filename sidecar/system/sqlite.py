@@ -268,7 +268,7 @@ def _check_header(path: Path, what: str) -> None:
     if not head.startswith(HEADER):
         raise Rejected(
             f"{what} is not an SQLite database ({path.stat().st_size} bytes)",
-            "put a whole database in the store",
+            "upload the index again, whole; `sidecar doctor` names the store and the object",
             code="not_sqlite",
         )
     if not _is_writable(head):

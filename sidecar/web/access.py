@@ -14,6 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Collection, Mapping
 from math import ceil
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import bcrypt
@@ -50,7 +51,17 @@ def peer(request: web.Request) -> str:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:
         name = f"uid {uid}"
-    return f"{name} (process {pid})"
+    person = login(Path(f"/proc/{pid}/loginuid"), uid)
+    return f"{f'{person} as ' if person else ''}{name} (process {pid})"
+
+
+def login(file: Path, uid: int) -> str:
+    """Who logged in, where that is another user than `uid` (sudo, su); empty where nobody knows."""
+    try:
+        logged_in = int(file.read_text())
+        return pwd.getpwuid(logged_in).pw_name if logged_in != uid else ""
+    except (OSError, ValueError, KeyError, OverflowError):
+        return ""  # the file has 2**32 - 1 for a process that no login began
 
 
 def _socket(request: web.Request) -> socket.socket:

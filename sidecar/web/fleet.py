@@ -1,4 +1,4 @@
-"""The endpoints of the fleet: how an update of all machines stands, and the beginning of one."""
+"""The endpoints of the fleet: how its machines are, how an update of all stands, and the beginning of one."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ class FleetViews:
         self._administrators = administrators
 
     async def state(self, request: web.Request) -> web.StreamResponse:
-        """The fleet update under way, or how the last one ended."""
+        """The fleet update under way, or how the last one ended; and how the fleet was seen last."""
         await self._administrators.require(request)
         return json_answer(self._service.state())
+
+    async def look(self, request: web.Request) -> web.StreamResponse:
+        """How every active machine is, asked now."""
+        await self._administrators.require(request)
+        return json_answer(await self._service.look())
 
     async def update(self, request: web.Request) -> web.StreamResponse:
         """Update the fleet; the answer comes when the last machine is done, or as events until then."""

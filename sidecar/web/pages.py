@@ -28,8 +28,10 @@ from sidecar.model.changes import Changes, changes, unified
 from sidecar.model.index import Index
 from sidecar.model.runs import PREVIEW, Outcome, Request
 from sidecar.model.words import plural
+from sidecar.observe.alerts import meanings
 from sidecar.observe.events import Broker
-from sidecar.observe.history import History
+from sidecar.observe.history import Entry, History, Search
+from sidecar.observe.logs import whereabouts
 from sidecar.observe.status import StatusSource
 from sidecar.system.commands import run_command
 from sidecar.system.tasks import Tasks
@@ -39,10 +41,12 @@ from sidecar.web.access import Administrators
 from sidecar.web.answers import EVENTS, Handler, wants_page
 from sidecar.web.forms import Forms, field
 from sidecar.web.html import ADDRESSES, base_of, html_answer
-from sidecar.web.page import before, change, now, parts
+from sidecar.web.page import before, change, fleet, now, parts
+from sidecar.web.page import help as help_page
 from sidecar.web.page.atlas import atlas
 from sidecar.web.page.layout import Frame, page
 from sidecar.web.page.markup import Content, Markup
+from sidecar.web.views import search
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +61,9 @@ _WORD = "lose"
 Fleet = Callable[[], State | None]
 UpdateFleet = Callable[[str], Coroutine[Any, Any, object]]
 """Updates the fleet on behalf of somebody."""
+
+LookAtFleet = Callable[[], Awaitable[object]]
+"""Asks all machines how they are."""
 
 CompareFleet = Callable[[], Awaitable[Changes | None]]
 """What that would change in the store; None where nothing is uploaded."""
@@ -95,9 +102,11 @@ class Pages:
         compare_fleet: CompareFleet | None = None,
         plan_undo: PlanUndo | None = None,
         undo: UndoFleet | None = None,
+        look_at_fleet: LookAtFleet | None = None,
     ) -> None:
         self._plan_undo = plan_undo
         self._undo = undo
+        self._look = look_at_fleet
         self._update_fleet = update_fleet
         self._compare_fleet = compare_fleet
         self._settings = settings
@@ -115,29 +124,50 @@ class Pages:
         self._map: tuple[str, Mapping[str, Any]] | None = None
         self._tasks = Tasks()
 
-    # Now
+    # Status and fleet
 
     async def home(self, request: web.Request) -> web.StreamResponse:
         """What is."""
         who = await self._administrators.require(request, linked=True)
         seen = self._seen()
-        base = base_of(request)
-        content = now.main(seen, await self._atlas(seen), base=base)
-        return self._answer(request, who, "Now", content, section="", refresh=seen.active)
+        content = now.main(seen, base=base_of(request))
+        return self._answer(request, who, "Status", content, section="", refresh=seen.active)
 
     async def state(self, request: web.Request) -> web.StreamResponse:
         """What everyone may see."""
         frame = self._frame(request, "")
         content = now.status_page(self._seen(), base=frame.base)
-        return html_answer(page(msgspec.structs.replace(frame, section=None), "State", *content))
+        return html_answer(page(msgspec.structs.replace(frame, section=None), "Status", *content))
+
+    async def fleet(self, request: web.Request) -> web.StreamResponse:
+        """How the machines were when they were looked at, and the map."""
+        who = await self._administrators.require(request, linked=True)
+        seen = self._seen()
+        content = await self._fleet_main(seen, who, base_of(request))
+        running = seen.fleet is not None and seen.fleet.running
+        return self._answer(request, who, "Fleet", content, section="fleet", refresh=running)
+
+    async def _fleet_main(self, seen: now.Now, who: str, base: str) -> Markup:
+        token = self._forms.token(who, "look")
+        return fleet.main(seen.fleet, seen.at, await self._atlas(seen), base=base, token=token)
+
+    async def look_at_fleet(self, request: web.Request) -> web.StreamResponse:
+        """Ask all machines how they are, and show that."""
+        who = await self._administrators.require(request)
+        await self._forms.require(request, who, "look")
+        if self._look is None or self._fleet() is None:
+            raise NotFound("this machine knows no fleet", "set fleet.app or fleet.machines")
+        await self._look()
+        raise web.HTTPSeeOther("../fleet")
 
     async def live(self, request: web.Request) -> web.StreamResponse:
-        """The changing part of the first page, whenever it changes, for as long as something is under way.
+        """The changing part of a page, whenever it changes, for as long as something is under way.
 
         Each event holds all of it: a browser that was away gets what it missed with the next one. The end
         of what is under way is the end of the stream, which would keep an idle machine awake.
         """
-        await self._administrators.require(request)
+        who = await self._administrators.require(request)
+        of_fleet = request.query.get("of") == "fleet"
         response = web.StreamResponse(
             headers={"Content-Type": EVENTS, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
@@ -145,26 +175,27 @@ class Pages:
             await response.prepare(request)
             await response.write(b"retry: 1000\n\n")
             sent: Markup | None = None
-            drawn: Markup | None = None
             going = True
             while going:
                 seen = self._seen()
-                shown = now.panel(seen, base="./")
+                shown = (
+                    fleet.panel(seen.fleet, seen.at, base="./", token="")
+                    if of_fleet
+                    else now.panel(seen, base="./")
+                )
                 if not seen.active:
                     # A rollback may be about to follow.
                     await asyncio.sleep(_GATHER)
                     seen = self._seen()
                 if not seen.active:
-                    await _write(response, "end", now.main(seen, await self._atlas(seen), base="./"))
+                    whole = await self._fleet_main(seen, who, "./") if of_fleet else now.main(seen, base="./")
+                    await _write(response, "end", whole)
                     break
-                map_ = await self._atlas(seen)
-                if map_ != drawn:
-                    await _write(response, "main", now.main(seen, map_, base="./"))
-                elif shown != sent:
+                if shown != sent:
                     await _write(response, "panel", shown)
                 else:
                     await response.write(b": still here\n\n")
-                sent, drawn = shown, map_
+                sent = shown
                 going = await _something(queue)
         return response
 
@@ -173,13 +204,13 @@ class Pages:
         run = self._worker.running
         if run is not None and run.request.preview:
             run = None
-        fleet = self._fleet()
+        known = self._fleet()
         active = (
             run is not None
             or self._worker.queued > 0
             or self._reconciler.is_loading
             or self._status.working
-            or (fleet is not None and fleet.running)
+            or (known is not None and known.running)
         )
         running = None
         if run is not None:
@@ -187,7 +218,7 @@ class Pages:
                 run.request.trigger, run.request.who, run.started, dict(run.stages), tuple(run.lines)
             )
         status = msgspec.structs.replace(status, waiting=self._worker.queued)
-        return now.Now(time.time(), status, active, running, self._status.last, fleet)
+        return now.Now(time.time(), status, active, running, self._status.last, known)
 
     async def _atlas(self, seen: now.Now) -> Markup | None:
         current = self._generations.current
@@ -197,12 +228,7 @@ class Pages:
         if self._map is None or self._map[0] != digest:
             self._map = digest, await asyncio.to_thread(self._read_map, current.number)
         here = self._settings.machine.region or None
-        states: dict[str, str] = {}
-        for one in seen.fleet.machines if seen.fleet else ():
-            known = states.get(one.region)
-            # The worst of a region's machines is the region's.
-            if known is None or parts.tone(known) == "good":
-                states[one.region] = one.state
+        states = fleet.states(seen.fleet)
         if here is not None:
             states.setdefault(here, now.state(seen))
         return atlas(self._map[1], states, here)
@@ -218,7 +244,7 @@ class Pages:
             return {}
         return found if isinstance(found, dict) else {}
 
-    # What would change
+    # Preview
 
     async def preview(self, request: web.Request) -> web.StreamResponse:
         """What an update would change, with the button that applies exactly that."""
@@ -227,13 +253,13 @@ class Pages:
         if outcome.error is not None:
             forced = await self._previewed(who, force=True) if outcome.error.code == LOSS else None
             content = change.refused(outcome, forced, base=base_of(request))
-            return self._answer(request, who, "What would change", content, section="preview")
+            return self._answer(request, who, "Preview", content, section="preview")
         needed = await self._deployment(outcome)
         current = self._generations.current
         content = change.preview(
             outcome, needed, pinned=current is not None and current.pinned, base=base_of(request)
         )
-        return self._answer(request, who, "What would change", content, section="preview")
+        return self._answer(request, who, "Preview", content, section="preview")
 
     async def confirm(self, request: web.Request) -> web.StreamResponse:
         """The question before an update."""
@@ -322,9 +348,9 @@ class Pages:
             action="fleet",
             button="Update the fleet",
             fields=[("token", self._forms.token(who, "fleet"))],
-            back="../",
+            back="../fleet",
         )
-        return self._answer(request, who, "Update the fleet?", content, section="")
+        return self._answer(request, who, "Update the fleet?", content, section="fleet")
 
     async def _fleet_changes(self, who: str) -> tuple[Changes | None, str | None]:
         """What the machines would get, or why that is not known.
@@ -348,11 +374,11 @@ class Pages:
         return outcome.changes, None
 
     async def apply_fleet(self, request: web.Request) -> web.StreamResponse:
-        """Begin a fleet update, whose progress the first page shows."""
+        """Begin a fleet update, whose progress the fleet's page shows."""
         who = await self._administrators.require(request)
         await self._forms.require(request, who, "fleet")
         await self._begin(self._fleets_update()(who))
-        raise web.HTTPSeeOther("../")
+        raise web.HTTPSeeOther("../fleet")
 
     async def confirm_undo(self, request: web.Request) -> web.StreamResponse:
         """The question before an older index goes back into the store and to all machines."""
@@ -377,9 +403,9 @@ class Pages:
             action="rollback",
             button="Put it back on all machines",
             fields=fields.items(),
-            back="../../",
+            back="../../fleet",
         )
-        return self._answer(request, who, title, content, section="")
+        return self._answer(request, who, title, content, section="fleet")
 
     async def apply_undo(self, request: web.Request) -> web.StreamResponse:
         """Put it back, if the store still holds what the question was about."""
@@ -389,14 +415,23 @@ class Pages:
         if self._undo is None:
             raise NotFound("this machine knows no fleet", "set fleet.app or fleet.machines")
         await self._begin(self._undo(to, held, who))
-        raise web.HTTPSeeOther("../../")
+        raise web.HTTPSeeOther("../../fleet")
 
     def _fleets_update(self) -> UpdateFleet:
         if self._update_fleet is None or self._fleet() is None:
             raise NotFound("this machine knows no fleet", "set fleet.app or fleet.machines")
         return self._update_fleet
 
-    # Before
+    # Help
+
+    async def help(self, request: web.Request) -> web.StreamResponse:
+        """Ten questions, where the logs are, what the alerts mean."""
+        who = await self._administrators.require(request, linked=True)
+        alerts = await asyncio.to_thread(meanings)
+        content = help_page.main(whereabouts(self._settings), alerts, base=base_of(request))
+        return self._answer(request, who, "Help", content, section="help")
+
+    # History
 
     async def past(self, request: web.Request) -> web.StreamResponse:
         """The history."""
@@ -404,13 +439,39 @@ class Pages:
         text = request.query.get("before", "")
         if text and (not text.isdecimal() or len(text) > 12):
             raise BadRequest(f"before must be a whole number, not {text!r}")
-        entries = await asyncio.to_thread(self._history.entries, _ENTRIES + 1, int(text) if text else None)
-        more = entries[_ENTRIES - 1].run if len(entries) > _ENTRIES else None
-        kept = set(await asyncio.to_thread(self._generations.archive.numbers))
-        content = before.history(
-            entries[:_ENTRIES], kept, self._number, time.time(), base=base_of(request), more=more
+        wanted = search(request)
+        entries = await asyncio.to_thread(
+            self._history.entries, _ENTRIES + 1, int(text) if text else None, wanted
         )
-        return self._answer(request, who, "Before", content, section="generations")
+        charted = [] if text or wanted != Search() else await asyncio.to_thread(self._published)
+        content = before.history(
+            entries[:_ENTRIES],
+            charted,
+            self._number,
+            time.time(),
+            search=wanted,
+            base=base_of(request),
+            more=entries[_ENTRIES - 1].run if len(entries) > _ENTRIES else None,
+        )
+        return self._answer(request, who, "History", content, section="generations")
+
+    def _published(self) -> list[Entry]:
+        """The newest publications, for the charts."""
+        return self._history.entries(before.CHARTED, None, Search(published=True))
+
+    async def run(self, request: web.Request) -> web.StreamResponse:
+        """One run, whatever became of it."""
+        who = await self._administrators.require(request, linked=True)
+        number = _number(request, "run")
+        entry = await asyncio.to_thread(self._history.run, number)
+        if entry is None:
+            raise NotFound(f"the history knows no run {number}", "look at the list of runs")
+        if entry.outcome.state == "published":
+            raise web.HTTPSeeOther(f"../generations/{entry.outcome.generation}")
+        content = before.generation(
+            entry, None, None, None, time.time(), kept=False, current=False, base=base_of(request)
+        )
+        return self._answer(request, who, f"Run {number}", content, section="generations")
 
     async def generation(self, request: web.Request) -> web.StreamResponse:
         """One generation."""
@@ -544,10 +605,10 @@ class Pages:
         return html_answer(page(frame, title, content))
 
 
-def _number(request: web.Request) -> int:
+def _number(request: web.Request, what: str = "generation") -> int:
     text = request.match_info["number"]
     if not text.isdecimal() or len(text) > 11:
-        raise NotFound(f"there is no generation {text!r}", "look at the list of runs")
+        raise NotFound(f"there is no {what} {text!r}", "look at the list of runs")
     return int(text)
 
 

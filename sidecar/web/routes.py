@@ -12,20 +12,20 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
-from sidecar.fleet.report import Report, State
+from sidecar.fleet.report import Overview, Report, State
 from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.undo import Past, RollbackPlan
 from sidecar.model.record import ErrorAnswer
-from sidecar.model.runs import TRIGGERS, Outcome
+from sidecar.model.runs import ENDINGS, TRIGGERS, Outcome
 from sidecar.model.status import Status
 from sidecar.model.work import Pushed, Work
 from sidecar.observe.history import Entry
 from sidecar.ready.table import Line
 from sidecar.web import openapi
-from sidecar.web.answers import EVENTS, TEXT, Accepted, Fine, json_answer
+from sidecar.web.answers import EVENTS, JSON, TEXT, Accepted, Fine, json_answer
 from sidecar.web.background import Background, PushBody
 from sidecar.web.fleet import FleetViews
-from sidecar.web.html import asset
+from sidecar.web.html import HTML, asset
 from sidecar.web.operations import Operations, RollbackBody, Wait
 from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger
@@ -216,10 +216,24 @@ ROUTES: tuple[Route[Parts], ...] = (
     Route(
         "GET",
         "/fleet",
-        "The update of all machines that is under way, or how the last one ended.",
+        "The update of all machines that is under way or was the last, and how all were seen last.",
         lambda parts: parts.fleet.state,
         needs="administrator",
-        answers={200: answer("how it stands", State, also=())},
+        page=lambda parts: parts.pages.fleet,
+        answers={200: Answer("how it stands", (State,), (JSON, HTML))},
+    ),
+    Route(
+        "POST",
+        "/fleet/look",
+        "Ask every active machine what it serves, and compare that with the store.",
+        lambda parts: parts.fleet.look,
+        needs="administrator",
+        description="GET /fleet, the metrics and the page tell what was found until the next look.",
+        answers={
+            200: answer("how each is", Overview, also=()),
+            409: _error("this machine is not configured for it"),
+            502: _error("the list of machines or the store failed"),
+        },
     ),
     Route(
         "GET",
@@ -323,6 +337,9 @@ ROUTES: tuple[Route[Parts], ...] = (
         parameters=(
             Parameter("limit", "how many", Annotated[int, msgspec.Meta(ge=0, le=500)], 50),
             Parameter("before", "only runs below this number", Annotated[int, msgspec.Meta(ge=0)]),
+            Parameter("trigger", "only runs that this asked for", Literal[(*TRIGGERS, "fleet")]),
+            Parameter("who", "only runs asked for by somebody in whose name this is"),
+            Parameter("state", "only runs that ended so", Literal[ENDINGS]),
         ),
         answers={
             200: shown("the runs", tuple[Entry, ...]),
@@ -341,6 +358,16 @@ ROUTES: tuple[Route[Parts], ...] = (
             200: shown("the run that published it", Entry),
             404: _error("the history does not know it"),
         },
+    ),
+    Route(
+        "GET",
+        "/runs/{number}",
+        "Everything that is remembered of one run, also of one that published nothing.",
+        lambda parts: parts.views.run,
+        needs="administrator",
+        page=lambda parts: parts.pages.run,
+        parameters=(Parameter("number", "which one", Annotated[int, msgspec.Meta(ge=1)], where="path"),),
+        answers={200: shown("the run", Entry), 404: _error("the history does not know it")},
     ),
     Route(
         "GET",
@@ -385,9 +412,11 @@ ROUTES: tuple[Route[Parts], ...] = (
 )
 
 PAGE_ROUTES: tuple[Route[Parts], ...] = (
+    Route("GET", "/page/help", "Questions, and what answers them.", lambda parts: parts.pages.help),
     Route("GET", "/page/live", "The page's changing part.", lambda parts: parts.pages.live),
     Route("GET", "/page/update", "Asks before an update.", lambda parts: parts.pages.confirm),
     Route("POST", "/page/update", "Begins an update.", lambda parts: parts.pages.apply),
+    Route("POST", "/page/look", "Looks at the fleet.", lambda parts: parts.pages.look_at_fleet),
     Route("GET", "/page/fleet", "Asks before a fleet update.", lambda parts: parts.pages.confirm_fleet),
     Route("POST", "/page/fleet", "Begins a fleet update.", lambda parts: parts.pages.apply_fleet),
     Route("GET", "/page/fleet/rollback", "Asks before an undo.", lambda parts: parts.pages.confirm_undo),

@@ -12,7 +12,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from sidecar.errors import BadRequest, Busy, NotFound
 from sidecar.model.text import printable
 from sidecar.observe.events import Broker
-from sidecar.observe.history import Entry, History
+from sidecar.observe.history import Entry, History, Search
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.status import StatusSource
 from sidecar.update.worker import Worker
@@ -30,6 +30,7 @@ from sidecar.web.answers import (
 from sidecar.web.streams import stream
 
 _MOST_ENTRIES = 500
+_MAX_SEARCHED = 100
 
 
 class Views:
@@ -64,11 +65,13 @@ class Views:
         )
 
     async def generations(self, request: web.Request) -> web.StreamResponse:
-        """The history, newest first: `limit` entries, below the run `before`."""
+        """The history, newest first: `limit` entries of those that are searched, below the run `before`."""
         await self._administrators.require(request)
         limit = _number(request, "limit", 50)
         before = _number(request, "before", 0) or None
-        entries = await asyncio.to_thread(self._history.entries, min(limit, _MOST_ENTRIES), before)
+        entries = await asyncio.to_thread(
+            self._history.entries, min(limit, _MOST_ENTRIES), before, search(request)
+        )
         if preferred(request, JSON, TEXT) == JSON:
             return json_answer([_brief(entry) for entry in entries])
         return text_answer("\n".join(map(_line, entries)) or "nothing has happened yet")
@@ -81,10 +84,19 @@ class Views:
         if number.isdecimal() and len(number) < 12:
             entry = await asyncio.to_thread(self._history.generation, int(number))
         if entry is None:
-            raise NotFound(f"the history knows no generation {number}", "look at /generations")
-        if preferred(request, JSON, TEXT) == JSON:
-            return json_answer(entry)
-        return text_answer(f"{_line(entry)}\n{outcome_text(entry.outcome)}")
+            raise NotFound(f"the history knows no generation {number}", "`sidecar history` lists the runs")
+        return _whole(request, entry)
+
+    async def run(self, request: web.Request) -> web.StreamResponse:
+        """One run, whatever became of it."""
+        await self._administrators.require(request)
+        number = request.match_info["number"]
+        entry = None
+        if number.isdecimal() and len(number) < 12:
+            entry = await asyncio.to_thread(self._history.run, int(number))
+        if entry is None:
+            raise NotFound(f"the history knows no run {number}", "`sidecar history` lists the runs")
+        return _whole(request, entry)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """What happens, as it happens. A person's browser is led to the page, which shows that."""
@@ -104,6 +116,20 @@ class Views:
         if not self._status.ready():
             raise Busy("no generation was loaded yet", "look at /status", code="not_ready")
         return _fine(request)
+
+
+def search(request: web.Request) -> Search:
+    """Which runs are asked for."""
+    trigger, who, state = (
+        request.query.get(name, "").strip()[:_MAX_SEARCHED] for name in ("trigger", "who", "state")
+    )
+    return Search(trigger, who, state)
+
+
+def _whole(request: web.Request, entry: Entry) -> web.Response:
+    if preferred(request, JSON, TEXT) == JSON:
+        return json_answer(entry)
+    return text_answer(f"{_line(entry)}\n{outcome_text(entry.outcome)}")
 
 
 def _fine(request: web.Request) -> web.Response:

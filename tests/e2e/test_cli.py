@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import signal
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from sidecar import __version__
 from sidecar.demo.sample import Size, add_user, rename_studio, set_password
 from sidecar.model import signing
 from sidecar.model.artifacts import NAMES
-from tests.support.cgi import SIDECAR, Finished, run, serving, sidecar
+from tests.support.cgi import SIDECAR, Finished, environment, run, serving, sidecar
 from tests.support.machine import QUIET_START, SECRET, Machine, until
 from tests.support.origin import origin
 
@@ -32,6 +33,7 @@ COMMANDS = (
     "status",
     "config",
     "doctor",
+    "alert",
     "hash-password",
     "sign",
     "demo",
@@ -87,6 +89,25 @@ async def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
     finished = check(await sidecar(None, *arguments), 2)
     assert "usage: sidecar" in finished.err
     assert finished.out == ""
+
+
+async def test_a_state_is_watched(machine: Machine) -> None:
+    """`status --watch` says a line when the state changes, until Ctrl-C; on a terminal it is drawn anew."""
+    async with serving(machine):
+        process = await asyncio.create_subprocess_exec(
+            *(SIDECAR, "--config", str(machine.write_settings()), "status", "--watch"),
+            stdout=asyncio.subprocess.PIPE,
+            env=environment(),
+        )
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            assert b"UTC  " in await process.stdout.readline()
+            machine.store_index.write_bytes(b"no database")
+            assert (await sidecar(machine, "update")).code == 1
+            while b"Out of sync" not in (line := await process.stdout.readline()):
+                assert line
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 130
 
 
 # Configuration

@@ -273,6 +273,7 @@ async def test_a_list_of_machines_needs_no_platform(tmp_path: Path, bucket: Buck
         down = await sidecar(admin, "fleet", "status")
         assert down.code == 1
         assert "unreachable" in down.out
+        assert "connection refused" in down.out
 
 
 async def test_a_terminal_shows_a_line_a_machine(tmp_path: Path, bucket: Bucket) -> None:
@@ -425,8 +426,10 @@ async def test_the_page_has_a_button(tmp_path: Path, bucket: Bucket) -> None:
         saw(admin, bucket)
         browser = {"Accept": "text/html"}
         async with admin.daemon() as daemon, admin.client() as client:
-            async with client.get("", headers=browser) as answer:
-                assert 'href="./page/fleet"' in await answer.text()
+            async with client.get("fleet", headers=browser) as answer:
+                shown = await answer.text()
+            assert 'href="./page/fleet"' in shown
+            assert "Not looked at" in shown
             async with client.get("page/fleet", headers=browser) as answer:
                 asked = await answer.text()
                 token = re.search(r'name="token" value="([^"]+)"', asked)
@@ -438,12 +441,29 @@ async def test_the_page_has_a_button(tmp_path: Path, bucket: Bucket) -> None:
             assert whole.router.seen["m1", "POST"] == 0
             form = {"token": token[1]}
             async with client.post("page/fleet", data=form, headers=browser, allow_redirects=False) as answer:
-                assert (answer.status, answer.headers["Location"]) == (303, "../")
+                assert (answer.status, answer.headers["Location"]) == (303, "../fleet")
             await until(lambda: daemon.fleet.state().state == "done", 30)
-            async with client.get("", headers=browser) as answer:
+            # After an update it is looked at by itself.
+            await until(lambda: daemon.fleet.overview is not None, 30)
+            async with client.get("fleet", headers=browser) as answer:
                 shown = await answer.text()
                 assert ">m1<" in shown
-                assert "all in sync" in shown
+                assert "1 machine, all with the store" in shown
+                assert "Last update" in shown
+            look = re.search(r'name="token" value="([^"]+)"', shown)
+            assert look
+            seen = daemon.fleet.overview
+            assert seen is not None
+            form = {"token": look[1]}
+            async with client.post("page/look", data=form, headers=browser, allow_redirects=False) as answer:
+                assert (answer.status, answer.headers["Location"]) == (303, "../fleet")
+            assert daemon.fleet.overview is not seen
+            async with client.post("fleet/look") as answer:
+                assert [one["state"] for one in (await answer.json())["machines"]] == ["in_sync"]
+            async with client.get("metrics") as answer:
+                told = await answer.text()
+            assert 'sidecar_fleet_machines{health="healthy",sync="synced"} 1.0' in told
+            assert "sidecar_fleet_update_good 1.0" in told
             async with client.get("generations", headers=browser) as answer:
                 assert "Fleet updated" in await answer.text()
             async with client.get("status", headers=browser) as answer:

@@ -49,7 +49,18 @@ FLAGS = [
 NAME, PASSWORD = "admin", "correct horse"
 HOSTILE = "<script>document.title='owned'</script>\"'&lt;"
 MOST_BYTES = 100_000
-PATHS = ("", "preview", "generations", "generations/1", "page/rollback/1", "status", "nothing")
+PATHS = (
+    "",
+    "preview",
+    "generations",
+    "fleet",
+    "runs/1",
+    "page/help",
+    "generations/1",
+    "page/rollback/1",
+    "status",
+    "nothing",
+)
 
 
 @dataclass
@@ -159,7 +170,7 @@ async def test_a_person_updates_watches_and_rolls_back(tmp_path: Path) -> None:
         await expect(page.locator("h1")).to_have_text("Synced Healthy")
         studio = changed(running.machine)
 
-        await page.get_by_role("link", name="What would change").click()
+        await page.get_by_role("link", name="Preview").click()
         await expect(page.locator(".events")).to_contain_text(studio)
         await expect(page.locator(".events")).to_contain_text("autumn")
         await expect(page.locator(".changes")).to_contain_text("newcomer")
@@ -190,7 +201,7 @@ async def test_a_person_updates_watches_and_rolls_back(tmp_path: Path) -> None:
 
         history = running.daemon.history
         await until(lambda: all((one := history.generation(n)) and one.ready for n in (1, 2)))
-        await page.get_by_role("link", name="Before").click()
+        await page.get_by_role("link", name="History").click()
         await expect(page.locator("tbody tr")).to_have_count(2)
         for chart in ("Stages of the update", "Published to loaded", "Ready work"):
             await expect(page.locator("figure", has_text=chart)).to_have_count(1)
@@ -267,7 +278,7 @@ async def test_hostile_words_stay_words(tmp_path: Path) -> None:
             assert "owned" not in await page.title()
             assert await page.locator("main img, main script, main iframe").count() == 0
         await expect(page.locator(".log")).to_contain_text(HOSTILE)
-        await page.goto(running.url)
+        await page.goto(f"{running.url}fleet")
         assert HOSTILE in await page.locator(".maps title").all_text_contents()
 
 
@@ -325,7 +336,7 @@ async def test_the_keyboard_suffices(tmp_path: Path) -> None:
         await expect(page.locator("#main")).to_be_focused()
         await page.get_by_role("link", name="What would an update change?").focus()
         await page.keyboard.press("Enter")
-        await expect(page.locator("h1")).to_have_text("What would change")
+        await expect(page.locator("h1")).to_have_text("Preview")
 
 
 async def test_without_a_password_there_is_nothing_to_see(tmp_path: Path) -> None:
@@ -350,3 +361,10 @@ async def test_an_idle_page_asks_for_nothing(tmp_path: Path) -> None:
         await page.clock.run_for(30 * 60 * 1000)
         assert len(running.requests) == before
         assert running.daemon.broker._listeners == set()
+        # Coming back to it is a wish to know: one question, and the page stays while the answer is the same.
+        for asked in (1, 2):
+            await page.clock.run_for(60 * 1000)
+            async with page.expect_response("**/status"):
+                await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+            await page.evaluate("Promise.resolve()")
+            assert len(running.requests) == before + asked

@@ -17,7 +17,7 @@ from sidecar.model.events import Loaded
 from sidecar.model.record import Problem
 from sidecar.model.runs import Outcome, Request, RunState
 from sidecar.model.work import Work
-from sidecar.observe.history import History, HistoryWriter, is_recorded
+from sidecar.observe.history import History, HistoryWriter, Search, is_recorded
 from tests.support.machine import Machine, until
 
 YEAR = 365 * 86400.0
@@ -52,6 +52,37 @@ def test_entries_come_newest_first_and_in_pages(tmp_path: Path) -> None:
     page = history.entries(3)
     assert [entry.outcome.generation for entry in page] == [7, 6, 5]
     assert [entry.outcome.generation for entry in history.entries(3, page[-1].run)] == [4, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("search", "runs"),
+    [
+        (Search(), [4, 3, 2, 1]),
+        (Search(trigger="http"), [4, 2]),
+        (Search(who="ANN"), [4, 1]),
+        (Search(who="%"), []),
+        (Search(state="rejected"), [4, 3]),
+        (Search(trigger="http", who="ann", state="rejected"), [4]),
+        (Search(published=True), [2, 1]),
+    ],
+)
+def test_runs_are_found_by_what_is_known_of_them(tmp_path: Path, search: Search, runs: list[int]) -> None:
+    """Trigger and ending are whole words, the name is a part of one, and all that is given has to fit."""
+    history = History(tmp_path / "history.db", 100, YEAR)
+    runs_of: list[tuple[str, str, RunState]] = [
+        ("cgi", "Ann", "published"),
+        ("http", "bob", "published"),
+        ("cgi", "bob", "rejected"),
+        ("http", "joanne", "rejected"),
+    ]
+    for trigger, who, state in runs_of:
+        number = 1 if state == "published" else None
+        history.add(msgspec.structs.replace(outcome(number, state=state), trigger=trigger, who=who))
+    assert [entry.run for entry in history.entries(10, None, search)] == runs
+    assert [entry.run for entry in history.entries(10, 4, search)] == [run for run in runs if run < 4]
+    assert (found := history.run(3)) is not None
+    assert found.outcome.state == "rejected"
+    assert history.run(9) is None
 
 
 def test_the_history_is_private(tmp_path: Path) -> None:

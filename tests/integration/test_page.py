@@ -473,6 +473,34 @@ async def test_pending_regions_require_a_deployment(machine: Machine) -> None:
         assert "region fra is to be removed." in text
 
 
+async def test_every_run_has_a_page(machine: Machine) -> None:
+    """One that was refused too, with its error and log; the list leads there, and can be searched."""
+    async with running(machine) as site:
+        machine.store_index.write_bytes(b"no database")
+        assert (await site.ask("/update", "POST"))[0].status == 422
+        await until(lambda: site.daemon.history.entries()[0].state == "rejected")
+        number = site.daemon.history.entries()[0].run
+        _, text = await site.ask("/generations?state=rejected&who=adm")
+        assert f'href="./runs/{number}"' in text
+        assert 'href="./generations/1"' not in text
+        assert '<option value="rejected" selected>' in text
+        _, text = await site.ask("/generations?who=nobody+%3Cb%3E")
+        assert "No run is like that." in text
+        assert 'value="nobody &lt;b&gt;"' in text
+        answer, text = await site.ask(f"/runs/{number}")
+        assert answer.status == 200
+        assert f"Run {number}" in text
+        assert "is not an SQLite database" in text
+        assert "sidecar doctor" in text
+        published = site.daemon.history.generation(1)
+        assert published is not None
+        answer, _ = await site.ask(f"/runs/{published.run}")
+        assert (answer.status, answer.headers["Location"]) == (303, "../generations/1")
+        assert (await site.ask("/runs/99"))[0].status == 404
+        _, text = await site.ask(f"/runs/{number}", accept="application/json")
+        assert json.loads(text)["run"] == number
+
+
 async def test_a_stream_ends_with_what_it_follows(machine: Machine) -> None:
     """When nothing is under way the stream tells the last state and ends: it keeps no machine awake."""
     async with running(machine) as site:
@@ -554,7 +582,8 @@ async def navigator_like(entry: dict[str, Any]) -> AsyncIterator[str]:
                 kept = {
                     name: value
                     for name, value in answer.headers.items()
-                    if name not in ("Content-Length", "Transfer-Encoding", "Date", "Server")
+                    if name
+                    not in ("Content-Encoding", "Content-Length", "Transfer-Encoding", "Date", "Server")
                 }
                 return web.Response(status=answer.status, body=await answer.read(), headers=kept)
 

@@ -345,13 +345,18 @@ async def test_the_commands_work_with_and_without_a_daemon(tmp_path: Path, bucke
     assert alone.code == 0, alone.err
     assert "databases: done" in alone.out
     table = await sidecar(machine, "databases", "status")
-    assert table.out.count("keep") == len(names) - table.out.count("push")
+    assert table.out == f"{len(names)} databases: {len(names)} to keep.\n"
+    everything = await sidecar(machine, "databases", "status", "--all")
+    assert everything.out.count(" keep ") == len(names)
     assert (machine.application / "db" / f"{names[0]}.sqlite3").exists()
 
     write_event(machine.application / "db" / f"{names[0]}.sqlite3", "changed here")
     async with serving(machine):
         rows = (await sidecar(machine, "databases", "status", "--json")).json
         assert next(row for row in rows if row["name"] == names[0])["action"] == "push"
+        told = (await sidecar(machine, "databases", "status")).out.splitlines()
+        assert [line.split()[0] for line in told[:-1]] == ["NAME", names[0]]
+        assert told[-1] == f"{len(names)} databases: {len(names) - 1} to keep, 1 to push."
         unsaid = await sidecar(machine, "databases", "push", names[0])
         assert unsaid.code == 1
         assert names[0] in unsaid.err

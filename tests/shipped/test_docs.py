@@ -207,7 +207,7 @@ def test_examples_of_the_configuration_are_sound() -> None:
     for page in PAGES:
         for block in blocks(page, "yaml"):
             data = yaml.safe_load(block)
-            if "scrape_configs" in data:
+            if data.keys() & {"scrape_configs", "inhibit_rules"}:  # of Prometheus and Alertmanager
                 continue
             hashed = "$2b$12$" + "a" * 53
             data["administrators"] = dict.fromkeys(data.get("administrators", {}), hashed)

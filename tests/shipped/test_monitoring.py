@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 import yaml
 
+from sidecar.fleet.report import Overview, Row, State
 from sidecar.observe.metrics import Metrics
 from tests.conftest import ROOT, free_port
 from tests.support.machine import Machine, until
@@ -39,9 +40,49 @@ def promtool(*arguments: str, stdin: str = "") -> str:
     return done.stdout + done.stderr
 
 
+def seen_metrics() -> Metrics:
+    """The metrics of a daemon that has looked at its fleet."""
+    metrics = Metrics("machine", "region")
+    metrics.fleet.overview = lambda: Overview(2.0, "ab" * 32, 1.0, (), ())
+    metrics.fleet.ended = lambda: State("done", started=1.0, seconds=1.0)
+    return metrics
+
+
+def test_of_a_fleet_that_nobody_looked_at_there_is_no_series() -> None:
+    """Neither 0 machines nor an update that failed: what was not looked at is not told of."""
+    families = list(Metrics("machine", "region").fleet.collect())
+    assert families
+    assert [sample for family in families for sample in family.samples] == []
+
+
+def test_machines_are_counted_as_they_were_seen() -> None:
+    """By what they serve and by their health; one that gives no answer is neither behind nor in sync."""
+    metrics = seen_metrics()
+    machines = (
+        Row("m1", "", "", "in_sync", health="healthy"),
+        Row("m2", "", "", "degraded", health="degraded"),
+        Row("m3", "", "", "behind", behind=30.0, health="healthy"),
+        Row("m4", "", "", "unreachable"),
+    )
+    metrics.fleet.overview = lambda: Overview(200.0, "ab" * 32, 100.0, machines, ())
+    samples = [sample for family in metrics.fleet.collect() for sample in family.samples]
+    found = {
+        (one.labels["sync"], one.labels["health"]): one.value for one in samples if one.labels and one.value
+    }
+    assert found == {
+        ("synced", "healthy"): 1,
+        ("synced", "degraded"): 1,
+        ("behind", "healthy"): 1,
+        ("no_answer", "no_answer"): 1,
+    }
+    values = {one.name.removeprefix("sidecar_fleet_"): one.value for one in samples if not one.labels}
+    assert (values["store_index_timestamp_seconds"], values["oldest_index_timestamp_seconds"]) == (100, 70)
+    assert (values["looked_timestamp_seconds"], values["update_good"]) == (200, 1)
+
+
 def exported() -> set[str]:
     """The names of every series that a sidecar can export."""
-    registry = Metrics("machine", "region").registry
+    registry = seen_metrics().registry
     samples = {sample.name for family in registry.collect() for sample in family.samples}
     return samples | set(registry._names_to_collectors)
 
@@ -102,7 +143,7 @@ def test_every_label_that_is_used_exists() -> None:
     text = "\n".join(expression for _, expression in used())
     known = {
         (label, value)
-        for family in Metrics("machine", "region").registry.collect()
+        for family in seen_metrics().registry.collect()
         for sample in family.samples
         for label, value in sample.labels.items()
     }

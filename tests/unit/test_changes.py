@@ -51,7 +51,7 @@ def test_nothing_changed() -> None:
         (index(studios=(BOSTON,)), Changes(studios=Delta(removed=one("york")))),
         (
             index(studios=(BOSTON, Studio("york", "New York", None, None, None, None, None))),
-            Changes(studios=Delta(changed=one("york"))),
+            Changes(studios=Delta(changed=one("york: name York to New York"))),
         ),
         (index(events=(BALL,)), Changes(events=Delta(removed=one("2026/boston/gala")))),
         (
@@ -60,17 +60,17 @@ def test_nothing_changed() -> None:
         ),
         (
             index(events=(BALL, Event(2026, "gala", "Gala", "boston", "May"))),
-            Changes(events=Delta(changed=one("2026/boston/gala"))),
+            Changes(events=Delta(changed=one("2026/boston/gala: date none to May"))),
         ),
         (index(regions=(IAD,)), Changes(regions=Delta(removed=one("syd")))),
         (
             index(regions=(IAD, Region("syd", "Sydney", -33.0, 151.0))),
-            Changes(regions=Delta(changed=one("syd"))),
+            Changes(regions=Delta(changed=one("syd: place"))),
         ),
     ],
 )
 def test_each_kind_of_change(new: Index, expected: Changes) -> None:
-    """Added, removed and changed, for users, studios, events and regions."""
+    """Added, removed and changed, for users, studios, events and regions; what changed stands behind it."""
     assert to(new) == expected
 
 

@@ -112,7 +112,7 @@ def test_a_line_of_the_history_says_what_changed() -> None:
     refused = Outcome("rejected", "timer", "", NOW, 0.1, error=Problem("unsound", "it is damaged", "", 422))
     one, two = history_text([entry(published, state="loaded"), entry(refused)]).splitlines()
     assert one == (
-        "2026-11-24 09:00:00 UTC       3  loaded       asked for by ann  +3 events  -1 user  ~2 users"
+        "2026-11-24 09:00:00 UTC         3  loaded       asked for by ann  +3 events  -1 user  ~2 users"
     )
     assert two.endswith("rejected     the regular look  it is damaged")
     assert history_text([]) == "There has been no run yet."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,15 @@ def test_every_change_moves_the_store(fleet: Fleet) -> None:
         # A bad index is the same again only if the office's is.
         assert fleet.digest() not in seen
         seen.add(fleet.digest())
+
+
+def test_a_studio_moves_there_and_back(fleet: Fleet, folder: Path) -> None:
+    """From one machine's region to another's, and back; a fleet of one has nowhere to move it to."""
+    said = [change(fleet, "region").what for _ in range(3)]
+    assert said[0] == said[2] != said[1]
+    assert re.search("(iad|syd) serves the studio .* instead of (iad|syd)", said[0])
+    with pytest.raises(SettingsError, match="nowhere"):
+        change(prepare(folder / "one", 1, free_port()), "region")
 
 
 def test_the_password_alternates(fleet: Fleet) -> None:

@@ -11,7 +11,7 @@ import pytest
 from sidecar.fleet.follower import due
 from sidecar.fleet.machines import Skipped
 from sidecar.fleet.progress import Lines, Live, Records, picture
-from sidecar.fleet.report import Overview, Report, Result, enough, lines, overview_lines, row
+from sidecar.fleet.report import Overview, Report, Result, Row, enough, lines, overview_lines, row, standing
 from sidecar.fleet.verdicts import BAD
 from sidecar.model.machine_report import Served
 from sidecar.model.record import Problem
@@ -91,8 +91,14 @@ def test_how_far_behind_is_the_difference_of_ages() -> None:
     assert overview_lines(overview)[1].split() == ["m1", "iad", "behind", "2", OLD[:12], "16m", "ago", "5m"]
     assert (
         overview_lines(overview)[-1]
-        == f"The store holds {NEW[:12]}, of 10m ago; 1 of 1 machines do not serve it."
+        == f"The store holds {NEW[:12]}, of 10m ago; 0 of 1 machine serve it, 1 do not."
     )
+    silent = Row("m2", "", "", "unreachable", note="connection refused")
+    three = Overview(
+        1000.0, NEW, 400.0, (behind, silent, msgspec.structs.replace(silent, state="in_sync")), ()
+    )
+    assert standing(three) == "1 of 3 machines serve it, 1 do not, 1 gave no answer that tells"
+    assert standing(Overview(1000.0, NEW, 400.0, (), ())) == "all active machines serve it"
 
 
 @pytest.mark.parametrize(

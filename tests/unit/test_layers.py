@@ -34,7 +34,7 @@ LAYERS: dict[str, set[str]] = {
         *("config", "fleet", "generate", "generations", "inputs", "navigator", "observe"),
         *("ready", "system", "update"),
     },
-    "demo": {"config"},
+    "demo": {"config", "system"},
     "daemon": {
         *("config", "fleet", "generate", "generations", "inputs", "navigator", "observe"),
         *("ready", "system", "update", "web"),

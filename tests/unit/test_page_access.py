@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import bcrypt
 import pytest
 
 from sidecar.errors import TooManyAttempts
-from sidecar.web.access import Administrators, Attempts
+from sidecar.web.access import Administrators, Attempts, login
 from sidecar.web.forms import Forms
 
 
@@ -105,3 +107,15 @@ def test_a_token_is_for_one_person_one_action_and_one_hour() -> None:
     assert forms.fits(token, "admin", "update x")
     clock.now += 2
     assert not forms.fits(token, "admin", "update x")
+
+
+@pytest.mark.parametrize(
+    ("content", "person"), [("0", "root"), ("4294967295", ""), ("1000000", ""), ("", "")]
+)
+def test_a_shared_account_names_whoever_logged_in(tmp_path: Path, content: str, person: str) -> None:
+    """Under sudo the history names the person: the login stays with a process, whoever it becomes."""
+    file = tmp_path / "loginuid"
+    assert login(file, 1) == ""
+    file.write_text(content)
+    assert login(file, 1) == person
+    assert login(file, 0) == ""

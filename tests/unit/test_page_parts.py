@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from typing import Any
 
 import pytest
 
-from sidecar.fleet.report import Result, State
+from sidecar.fleet.machines import Skipped
+from sidecar.fleet.report import Overview, Result, Row, State
+from sidecar.generate.projections import project
 from sidecar.model.changes import Changes, Delta, Names
 from sidecar.model.record import Problem
 from sidecar.model.runs import TRIGGERS, Outcome
 from sidecar.model.states import HEALTH, SYNC, Health, Sync
 from sidecar.model.words import ago
 from sidecar.model.work import Step
-from sidecar.web.page import atlas, before, change, now, parts, work
+from sidecar.observe.history import Entry
+from sidecar.web.page import atlas, before, change, fleet, now, parts, work
 from sidecar.web.page.layout import POLICY, Frame, page, problem
 from sidecar.web.page.markup import render
 from tests.support.status import status
@@ -37,6 +41,11 @@ def outcome(**given: Any) -> Outcome:
 
 def plain(html: str) -> str:
     return re.sub(r"<[^>]*>", "", html)
+
+
+def spaced(html: str) -> str:
+    """The words of a page, with a space between its elements."""
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split()).replace(" ;", ";").replace(" .", ".")
 
 
 @pytest.mark.parametrize(
@@ -161,18 +170,87 @@ def test_a_required_deployment_takes_the_buttons_place() -> None:
 
 
 def test_work_in_the_background_shows_when_there_is_some() -> None:
-    """Ready work with its progress, the fleet with its machines; no trace of either where it is not told."""
+    """Ready work with its progress, the fleet in a line; no trace of either where it is not told."""
     bare = now.panel(now.Now(100.0, status(), False, None, None), base="./")
     assert "Ready work" not in bare
-    assert "fleet" not in bare
+    assert "fleet" not in bare.lower()
     steps = [Step("databases", "running", done=3, total=12, current="2026-<i>"), Step("migrate")]
     ready = {"state": "running", "steps": steps}
-    fleet = State("failed", started=1.0, machines=(Result("<b>1</b>", "", "syd", "unreachable", 2),))
-    full = now.panel(now.Now(100.0, status(ready=ready), True, None, None, fleet), base="./")
+    full = now.panel(now.Now(100.0, status(ready=ready), True, None, None, State()), base="./")
     assert '<progress value="3" max="12"' in full
     assert "2026-&lt;i&gt;" in full
-    assert "&lt;b&gt;1&lt;/b&gt;" in full
-    assert "1 not in sync" in full
+    assert "not been looked at since the daemon's start" in spaced(full)
+
+
+def seen(*machines: Row) -> Overview:
+    return Overview(90.0, "ab" * 32, 50.0, machines, (Skipped("m9", "", "fra", "suspended"),))
+
+
+HERE = Row("m1", "", "iad", "in_sync", 3, 3, "ab" * 32, 10.0, None, "", "healthy")
+LATE = Row("m2", "", "lhr", "behind", 2, 2, "cd" * 32, 10.0, 3600.0, "out of sync", "healthy")
+SILENT = Row("<b>m3</b>", "", "lhr", "unreachable", note="connection refused")
+
+
+@pytest.mark.parametrize(
+    ("known", "word", "said"),
+    [
+        (State(), "Not looked at", "It has not been looked at since the daemon's start."),
+        (State(overview=seen(HERE)), "In sync", "1 machine, all with the store's newest index."),
+        (State(overview=seen(HERE, LATE)), "Behind", "1 of 2 machines serve the newest index, 1 do not."),
+        (
+            State(overview=seen(HERE, SILENT)),
+            "No answer",
+            "1 of 2 machines serve the newest index, 1 gave no",
+        ),
+        (
+            State("running", running=True, started=1.0, machines=(Result("m1", "", "iad", "loaded"),)),
+            "Updating",
+            "An update of the fleet is under way: 1 of 1 machine done.",
+        ),
+    ],
+)
+def test_the_fleets_page_says_what_was_seen(known: State, word: str, said: str) -> None:
+    """A word and a sentence: nothing is said of what nobody looked at, and a silent machine is not behind."""
+    shown = spaced(fleet.main(known, 100.0, None, base="./", token="t"))
+    assert shown.startswith(f"Fleet {word} {said}")
+    assert ("Look now" in shown) == (not known.running)
+
+
+def test_the_fleets_page_names_who_is_behind() -> None:
+    """A row a machine, with its words as text; who was left out; and the last update's result below."""
+    state = State(
+        "failed", started=1.0, machines=(Result("m2", "", "lhr", "refused"),), overview=seen(LATE, SILENT)
+    )
+    shown = fleet.main(state, 100.0, None, base="./", token="t")
+    assert "&lt;b&gt;m3&lt;/b&gt;" in shown
+    assert "m2 lhr Behind 2 cdcdcdcdcdcd 1 hour Out of sync" in spaced(shown)
+    assert "Connection refused" in shown
+    assert "Left out: m9 (suspended)." in spaced(shown)
+    assert "Last update Failed" in spaced(shown)
+    assert fleet.states(state) == {"lhr": "behind"}
+    unknown = fleet.main(None, 100.0, None, base="./", token="t")
+    assert "fleet:" in unknown
+    assert "<form" not in unknown
+
+
+def test_a_page_is_as_old_as_it_says() -> None:
+    """When the store was looked at, when that is due again, of when the page is, and a way to a newer one."""
+    looked = Sync("synced", "the store's index (abab) is published", "ab" * 32, 40.0, 640.0)
+    shown = spaced(now.panel(now.Now(100.0, status(sync=looked), False, None, None), base="./"))
+    assert (
+        "The store was looked at 1 minute ago; next look in 9 minutes. This page is of 00:01:40 UTC." in shown
+    )
+    pinned = now.panel(
+        now.Now(1.0, status(sync=HELD, generation={"pinned": True}), False, None, None), base="./"
+    )
+    assert "Resume updates…" in pinned
+
+
+def test_a_run_under_way_says_what_it_does() -> None:
+    """One line, which moves on with the stages."""
+    for stages, said in (({}, "fetching the index"), ({"fetch": 0.1, "read": 0.1}, "generating the files")):
+        run = now.Active("http", "ann", 1.0, stages, ())
+        assert now.sentence(now.Now(2.0, status(), True, run, None)) == f"An update is under way: {said}."
 
 
 def test_a_failed_step_says_why_and_what_to_do() -> None:
@@ -273,9 +351,52 @@ def test_the_map_draws_what_it_can_place() -> None:
     assert atlas.atlas({"regions": [1], "studios": {"a": None}}, {}, None) is None
 
 
+def inside(path: str, x: float, y: float) -> bool:
+    """Whether a place lies on the land of a path, by the even-odd rule."""
+    crossings = 0
+    for ring in re.findall(r"M([^Mz]+)z", path):
+        (start, steps) = ring.split("l")
+        numbers = [int(one) for one in re.findall(r"-?\d+", steps)]
+        at = tuple(map(int, start.split()))
+        places = [at]
+        for dx, dy in zip(numbers[::2], numbers[1::2], strict=True):
+            places.append((places[-1][0] + dx, places[-1][1] + dy))
+        for (ax, ay), (bx, by) in zip(places, [*places[1:], places[0]], strict=True):
+            if (ay > y) != (by > y) and x < (bx - ax) * (y - ay) / (by - ay) + ax:
+                crossings += 1
+    return crossings % 2 == 1
+
+
+@pytest.mark.parametrize(
+    ("latitude", "longitude", "dry"),
+    [
+        *((39.7, -105.0, True), (30.0, -72.0, False), (21.45, -158.0, True), (21.9, -158.9, False)),
+        *((48.9, 2.4, True), (57.0, 3.0, False), (59.3, 16.0, True), (40.0, 6.0, False)),
+        *((-23.7, 133.9, True), (-34.0, 130.0, False), (36.3, 138.0, True), (38.0, 135.0, False)),
+    ],
+)
+def test_the_coastlines_lie_where_the_points_do(latitude: float, longitude: float, dry: bool) -> None:
+    """Land is drawn by the projection that places regions and studios: towns are on it, the sea is not."""
+    place = project(latitude, longitude)
+    assert place is not None
+    # An inset lies over the map.
+    shown = next(one for one in reversed(atlas.COASTLINES[place.map]) if one.holds(place.x, place.y))
+    assert inside(shown.land, place.x, place.y) == dry
+
+
+def test_an_inset_is_drawn_for_what_lies_in_it() -> None:
+    """Hawaii covers a part of the map, so that it is left out where it shows nothing."""
+    for longitude, latitude, insets in ((-105.0, 39.7, 0), (-157.9, 21.3, 1)):
+        place = project(latitude, longitude)
+        assert place is not None
+        studio = {"name": "A", "region": None, "map": place.map, "x": place.x, "y": place.y}
+        drawn = atlas.atlas({"studios": {"a": studio}}, {}, None)
+        assert drawn is not None
+        assert drawn.count('class="inset"') == insets
+
+
 def test_charts_need_two_publications() -> None:
     """One bar is no chart; entries without a load are gaps."""
-    from sidecar.observe.history import Entry
 
     def entry(number: int, seconds: float | None) -> Entry:
         done = outcome(state="published", generation=number, stages={"fetch": 0.1, "publish": 0.2})
@@ -285,7 +406,24 @@ def test_charts_need_two_publications() -> None:
     drawn = render(before.charts([entry(3, None), entry(2, 0.2), entry(1, 0.1)]))
     assert drawn.count("<figure>") == 2
     assert "the last 3 publications" in drawn
-    assert "<rect" in drawn
+    assert "median 0.15 s, 95 of 100 within 0.20 s, last 0.20 s" in drawn
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    """The smallest that so many of a hundred do not exceed."""
+    values = [float(number) for number in range(100, 0, -1)]
+    assert [before.percentile(values, share) for share in (1, 50, 95, 100)] == [1.0, 50.0, 95.0, 100.0]
+    assert before.percentile([3.0], 95) == 3.0
+
+
+def test_a_hundred_runs_are_drawn_in_few_bytes() -> None:
+    """The charts of a hundred publications with all stages leave the page far below its limit."""
+    stages = dict.fromkeys(before.STAGES, 0.123)
+    done = outcome(state="published", generation=1, stages=stages)
+    entries = [Entry(number, "loaded", 1.0, 0.2, None, done) for number in range(120)]
+    drawn = render(before.charts(entries))
+    assert "the last 100 publications" in drawn
+    assert len(drawn) < 25_000
 
 
 def test_pages_hold_nothing_inline() -> None:

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 def add(parser: argparse.ArgumentParser) -> None:
     """Describe the commands below it."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    subcommand(
+    status = subcommand(
         commands,
         "status",
         _status,
-        "list the databases: here, in the store, whose, and what would happen",
-        "sidecar databases status",
+        "list the databases that anything would happen to: here, in the store, whose, and what",
+        "sidecar databases status --all",
     )
+    status.add_argument("--all", action="store_true", help="also those that are as they should be")
     upload = subcommand(
         commands, "push", _push, "upload databases that are written here", "sidecar databases push"
     )
@@ -41,10 +42,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
-    from sidecar.ready.table import table
+    from sidecar.ready.table import differing, table
 
     rows = databases(settings)
-    _print(rows if options.json else table(rows))
+    _print(rows if options.json else table(rows) if options.all else differing(rows))
     return 0
 
 

@@ -21,11 +21,13 @@ from sidecar.errors import SettingsError, SidecarError
 
 if TYPE_CHECKING:
     from sidecar.demo.prepare import Fleet, Machine
+    from sidecar.demo.processes import Processes
     from sidecar.demo.story import Event
 
 _LOOK = 0.5
 _MACHINES = range(1, 9)
-_CHANGES = ("password", "event", "studio", "bad")
+_CHANGES = ("password", "event", "studio", "region", "bad")
+_PROMETHEUS_PORT = 9090
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +48,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=9292,
         help="TCP port of the first machine's page; the other pages follow, the web servers are 100 further "
         "on, and a free one replaces one that is taken (default %(default)s)",
+    )
+    parser.add_argument(
+        "--monitoring",
+        action="store_true",
+        help="also start Prometheus, where it is installed, with the rules that are shipped",
     )
     parser.add_argument(
         "--once",
@@ -80,10 +87,13 @@ def _demo(options: argparse.Namespace, settings: Settings) -> int:
                     say(note)
                 say(f"Starting {len(fleet.machines)} machines in {folder} ...")
             with running(fleet) as processes:
+                url = _start_monitoring(fleet, processes) if options.monitoring else None
                 if options.json:
-                    say_json([_described(one) for one in fleet.machines])
+                    say_json([_described(one, url) for one in fleet.machines])
                 else:
                     _invite(fleet, time.monotonic() - began)
+                    if options.monitoring:
+                        _say_monitoring(url)
                 while True:
                     processes.check()
                     time.sleep(_LOOK)
@@ -91,6 +101,30 @@ def _demo(options: argparse.Namespace, settings: Settings) -> int:
             if not options.json:
                 say("Ended; no process is left.")
     return 0
+
+
+def _start_monitoring(fleet: Fleet, processes: Processes) -> str | None:
+    """Start Prometheus; its address, or None where it is not installed."""
+    from sidecar.demo.monitoring import PROGRAM, command
+    from sidecar.demo.prepare import free_port
+
+    if shutil.which(PROGRAM) is None:
+        return None
+    port = free_port(_PROMETHEUS_PORT)
+    processes.start_prometheus(command(fleet, port), fleet.folder)
+    return f"http://127.0.0.1:{port}/"
+
+
+def _say_monitoring(url: str | None) -> None:
+    from sidecar.demo.monitoring import advice
+    from sidecar.system.shipped import shipped
+
+    say("")
+    if url is None:
+        say(advice())
+        return
+    say(f"Prometheus: {url}alerts has the alerts, {url}graph answers questions.")
+    say(f"For Grafana add {url} as a data source, and import {_shown(shipped('dashboard.json'))}.")
 
 
 def _once(options: argparse.Namespace) -> int:
@@ -174,8 +208,9 @@ def _say_update(fleet: Fleet) -> None:
     say(f"  {_command()} --config {_shown(first.config)} fleet update")
 
 
-def _described(machine: Machine) -> dict[str, str]:
+def _described(machine: Machine, prometheus: str | None) -> dict[str, str | None]:
     return {
+        "prometheus": prometheus,
         "name": machine.name,
         "page": machine.page_url,
         "site": machine.site_url,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from typing import NoReturn
 
 from sidecar.cli.client import Client
 from sidecar.cli.outcome import refused
-from sidecar.cli.output import say_json, say_lines
+from sidecar.cli.output import say, say_json, say_lines
 from sidecar.cli.parser import define
-from sidecar.cli.texts import status_text
+from sidecar.cli.texts import moment, status_text
 from sidecar.config.settings import Settings
+
+_WATCH_SECONDS = 1.0
+_CLEAR = "\x1b[H\x1b[2J"  # ECMA-48: to the first place, and erase
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -19,12 +24,33 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alive", action="store_true", help="print nothing; only tell by the exit status whether it works"
     )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="show it anew each second, until Ctrl-C; not on a terminal, a line whenever the state changes",
+    )
+
+
+def _watch(socket: str) -> NoReturn:
+    said = ""
+    while True:
+        _, body = Client(socket, timeout=10).request("GET", "/status")
+        text = status_text(body, time.time())
+        if sys.stdout.isatty():
+            sys.stdout.write(_CLEAR)
+            say_lines(text)
+        elif (headline := text.partition("\n")[0]) != said:
+            said = headline
+            say(f"{moment(time.time())}  {headline}")
+        time.sleep(_WATCH_SECONDS)
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
     if options.alive:
         status, body = Client(settings.listen.socket, timeout=10).request("GET", "/healthz")
         return 0 if status == 200 else refused(body)
+    if options.watch:
+        _watch(settings.listen.socket)
     _, body = Client(settings.listen.socket, timeout=10).request("GET", "/status")
     if options.json:
         say_json(body)

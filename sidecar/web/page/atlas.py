@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
 
-from sidecar.generate.projections import PROJECTIONS
+import msgspec
+
+from sidecar.model.record import Record
 from sidecar.model.words import plural
 from sidecar.web.page import parts
 from sidecar.web.page.markup import NONE, Content, Markup, h
 
-# Map -> its name, and what part of the world gets a grid: south, north, west, east, and its mesh in degrees.
-_MAPS: dict[str, tuple[str, tuple[int, int, int, int], int]] = {
-    "us": ("North America", (15, 54, -135, -60), 5),
-    "eu": ("Europe", (30, 75, -30, 55), 5),
-    "au": ("Australia", (-55, 0, 95, 170), 5),
-    "jp": ("Japan", (16, 54, 110, 164), 4),
-}
+_MAPS = {"us": "North America", "eu": "Europe", "au": "Australia", "jp": "Japan"}
+
+
+class Coastline(Record, frozen=True):
+    """The land of a map, or of an inset in it, and its borders, as SVG paths in the map's pixels.
+
+    `frame` is left, top, right and bottom of what they reach.
+    """
+
+    frame: tuple[float, float, float, float]
+    land: str
+    borders: str
+
+    def holds(self, x: float, y: float) -> bool:
+        """Whether a place lies in the frame."""
+        left, top, right, bottom = self.frame
+        return left <= x <= right and top <= y <= bottom
+
+
+COASTLINES = msgspec.json.decode(
+    resources.files("sidecar").joinpath("web", "page", "assets", "coastlines.json").read_bytes(),
+    type=dict[str, tuple[Coastline, ...]],
+)
+"""Map -> its coastline and those of its insets. docs/coastlines.py makes them of Natural Earth."""
 _MARGIN = 36
 _NAMED = 400
 """With more studios than this their names are left out of the picture, so that the page stays small."""
@@ -37,6 +57,7 @@ def atlas(document: Mapping[str, Any], states: Mapping[str, str], here: str | No
         h.h2("Regions and studios"),
         h.div(drawn, class_="maps"),
         _legend(regions, studios, states, here),
+        h.p("Coastlines and borders: Natural Earth, public domain.", class_="quiet"),
         class_="atlas",
     )
 
@@ -63,7 +84,7 @@ def _map(
         wider, higher = max(width, height * 4 / 3), max(height, width * 3 / 4)
         left, top, width, height = left - (wider - width) / 2, top - (higher - height) / 2, wider, higher
     unit = width / (940 if large else 290)  # about a pixel, where there is room
-    title = _MAPS[name][0]
+    title = _MAPS[name]
     groups: list[Content] = []
     by_region: dict[str | None, list[Mapping[str, Any]]] = {}
     for one in shown.values():
@@ -111,7 +132,7 @@ def _map(
     counted = f"{plural(len(bases), 'region')}, {plural(len(shown), 'studio')}"
     return h.figure(
         h.svg(
-            h.path(d=_grid(name, left, top, width, height), class_="grid"),
+            _coastlines(name, points),
             groups,
             viewBox=f"{_at(left)} {_at(top)} {_at(width)} {_at(height)}",
             role="img",
@@ -122,6 +143,21 @@ def _map(
     )
 
 
+def _coastlines(name: str, points: Sequence[tuple[float, float]]) -> Content:
+    """The land, and over it the insets in which anything lies."""
+    whole, *insets = COASTLINES[name]
+    drawn: list[Content] = [h.path(d=whole.land, class_="land"), h.path(d=whole.borders, class_="borders")]
+    for inset in insets:
+        if any(inset.holds(*point) for point in points):
+            left, top, right, bottom = inset.frame
+            drawn += [
+                h.rect(x=left, y=top, width=right - left, height=bottom - top, class_="inset"),
+                h.path(d=inset.land, class_="land"),
+                h.path(d=inset.borders, class_="borders"),
+            ]
+    return drawn
+
+
 def _legend(
     regions: Mapping[str, Any], studios: Mapping[str, Any], states: Mapping[str, str], here: str | None
 ) -> Markup:
@@ -130,7 +166,7 @@ def _legend(
         counts[one.get("region")] = counts.get(one.get("region"), 0) + 1
     rows = [
         h.li(
-            parts.pill(states[code]) if code in states else h.span("Elsewhere", class_="state quiet"),
+            parts.pill(states[code]) if code in states else h.span("Not looked at", class_="state quiet"),
             h.b(code),
             h.span(
                 str(one.get("name") or ""),
@@ -150,39 +186,6 @@ def _legend(
             )
         )
     return h.ul(rows, class_="regions")
-
-
-def _grid(name: str, left: float, top: float, width: float, height: float) -> str:
-    """Meridians and parallels, so that the points lie on something."""
-    project = PROJECTIONS[name]
-    (south, north, west, east), mesh = _MAPS[name][1:]
-
-    def line(points: Iterator[tuple[float, float]]) -> str:
-        pieces, drawing = [], False
-        for latitude, longitude in points:
-            place = project(latitude, longitude)
-            if place is None or not (
-                left - 90 < place[0] < left + width + 90 and top - 90 < place[1] < top + height + 90
-            ):
-                drawing = False
-                continue
-            pieces.append(f"{'L' if drawing else 'M'}{place[0]:.0f} {place[1]:.0f}")
-            drawing = True
-        return "".join(pieces)
-
-    meridians = (
-        line((latitude, float(longitude)) for latitude in _steps(south, north, mesh))
-        for longitude in range(west, east + 1, mesh)
-    )
-    parallels = (
-        line((float(latitude), longitude) for longitude in _steps(west, east, mesh))
-        for latitude in range(south, north + 1, mesh)
-    )
-    return "".join((*meridians, *parallels))
-
-
-def _steps(first: int, last: int, mesh: int) -> Iterator[float]:
-    return (float(number) for number in range(first, last + 1, max(1, mesh // 2)))
 
 
 def _at(value: Any) -> str:

@@ -160,7 +160,7 @@ def _more(delta: Delta) -> Markup | None:
 def refused(outcome: Outcome, forced: Outcome | None, *, base: str) -> list[Content]:
     """The page about an update that would be refused; `forced` is what force would make of it, if it may."""
     found: list[Content] = [
-        h.h1("What would change"),
+        h.h1("Preview"),
         parts.trouble(outcome.error) if outcome.error is not None else None,
         h.p("An update would be refused; what is in place would stay.", class_="lead"),
     ]
@@ -185,7 +185,7 @@ def refused(outcome: Outcome, forced: Outcome | None, *, base: str) -> list[Cont
 
 def preview(outcome: Outcome, deployment: Sequence[str], *, pinned: bool, base: str) -> list[Content]:
     """The page about an update that was not made."""
-    heading = h.h1("What would change")
+    heading = h.h1("Preview")
     looked = h.p(
         "Index ",
         h.code((outcome.sha256 or "?")[:12]),
@@ -195,7 +195,7 @@ def preview(outcome: Outcome, deployment: Sequence[str], *, pinned: bool, base: 
     if not outcome.written:
         return [
             heading,
-            h.p("Nothing. This machine has what the store holds.", class_="lead")
+            h.p("An update would change nothing. This machine has what the store holds.", class_="lead")
             if not deployment
             else _deployment(deployment),
             looked,

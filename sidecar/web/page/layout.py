@@ -23,7 +23,7 @@ HEADERS = {
 }
 """On every page: nothing from elsewhere, nothing inline, in nobody's frame, kept by no cache."""
 
-_SECTIONS = (("", "Now"), ("preview", "What would change"), ("generations", "Before"))
+_SECTIONS = (("", "Status"), ("preview", "Preview"), ("generations", "History"), ("fleet", "Fleet"))
 
 
 class Frame(Record, frozen=True):
@@ -79,9 +79,8 @@ def page(frame: Frame, title: str, *content: Content) -> str:
             h.div(
                 h.span(f"sidecar {__version__}"),
                 h.span(f"signed in as {frame.who}") if frame.who else None,
-                h.a("as JSON", href=f"{base}status", class_="json", type="application/json")
-                if frame.section == "" and not frame.who
-                else None,
+                h.a("Help", href=f"{base}page/help"),
+                h.a("Metrics", href=f"{base}metrics"),
                 class_="wide",
             )
         ),

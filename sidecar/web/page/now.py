@@ -1,4 +1,4 @@
-"""What is: the state in words, the run under way or the last one, facts, ready work, the fleet."""
+"""What is: the state in words, a run under way or the last one, facts, ready work, what words mean."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sidecar.fleet.report import State
 from sidecar.model.record import Record
 from sidecar.model.runs import Outcome
 from sidecar.model.status import ReadyState, Status
-from sidecar.model.words import plural
+from sidecar.model.words import brief, plural, span
 from sidecar.web.page import fleet, parts, work
 from sidecar.web.page.layout import capital
 from sidecar.web.page.markup import Content, Markup, h, render
@@ -19,6 +19,21 @@ _STEPS = (
     ("check", "Checked"),
     ("publish", "Published"),
     ("loaded", "Loaded"),
+)
+# What a run does until a stage has ended.
+_DOING = {
+    "fetch": "fetching the index",
+    "read": "reading it",
+    "generate": "generating the files",
+    "check": "checking them",
+    "publish": "publishing them",
+}
+_MEANINGS = (
+    ("Index", "the database in the store that says which events, studios and users exist"),
+    ("Generation", "one numbered set of files made of the index, published and kept as a whole"),
+    ("Sync", "the store's index against what is published here"),
+    ("Health", "what the living Navigator, the web server, serves"),
+    ("Tenant", "an event, as the web server sees it"),
 )
 
 
@@ -50,7 +65,10 @@ class Now(Record, frozen=True):
 def sentence(now: Now) -> str:
     """The state in a sentence, to be read aloud when it changes."""
     status = now.status
-    if now.running is not None or status.waiting:
+    if now.running is not None:
+        doing = next((words for stage, words in _DOING.items() if stage not in now.running.stages), "ending")
+        return f"An update is under way: {doing}."
+    if status.waiting:
         return "An update is under way."
     sync, health = status.sync, status.health
     if sync.state == "synced" and health.state == "healthy":
@@ -78,23 +96,44 @@ def panel(now: Now, *, base: str, acting: bool = True) -> Markup:
     return h.div(
         h.h1(_words(now)),
         h.p(sentence(now), class_="lead", data_say=True),
+        _looked(now, base if acting else f"{base}status"),
         _run(now, base) if acting else None,
-        _facts(now),
-        h.p(h.a("What would an update change?", href=f"{base}preview", class_="button plain"))
-        if acting and not now.active and generation.current
-        else None,
-        _first(now, base) if acting and not now.active and not generation.current else None,
+        _next(now, base) if acting and not now.active else None,
+        _facts(now, base, acting=acting),
         _ready(ready),
-        fleet.section(now.fleet, now.at, base=base) if now.fleet is not None and acting else None,
         id="now",
         data_live=f"{base}page/live" if acting and now.active else None,
-        data_state=state(now),
+        data_state=f"{now.status.sync.state} {now.status.health.state}",
         data_generation=str(generation.current or ""),
     )
 
 
-def _first(now: Now, base: str) -> Markup:
-    return h.p(h.a("Publish the first generation…", href=f"{base}preview", class_="button"))
+def _looked(now: Now, address: str) -> Markup:
+    """How fresh all this is."""
+    sync = now.status.sync
+    seen: Content = (
+        ("The store was looked at ", parts.moment(sync.looked, now.at, brief=True))
+        if sync.looked
+        else "The store has not been looked at yet"
+    )
+    due = f"; next look in {span(max(0.0, sync.next - now.at))}" if sync.next else ""
+    page = ". This page is of ", parts.clock(now.at), ". ", h.a("Load it again", href=address)
+    return h.p(seen, due, page, class_="quiet")
+
+
+def _next(now: Now, base: str) -> Markup:
+    """What there is to do: the first publication, the end of a pin, or a look at what is new."""
+    generation = now.status.generation
+    words = (
+        "Publish the first generation…"
+        if not generation.current
+        else "Resume updates…"
+        if generation.pinned
+        else "What would an update change?"
+    )
+    return h.p(
+        h.a(words, href=f"{base}preview", class_="button" if not generation.current else "button plain")
+    )
 
 
 def _run(now: Now, base: str) -> Content:
@@ -132,6 +171,7 @@ def _run(now: Now, base: str) -> Content:
         )
         if last.error
         else _steps(now, last.stages, published=last.state == "published", error=False),
+        h.p(brief(last.changes)) if last.changes is not None and brief(last.changes) else None,
         parts.log(last.log, folded=True),
         class_="run",
     )
@@ -172,7 +212,7 @@ def _steps(now: Now, stages: Mapping[str, float], *, published: bool, error: boo
     return h.ol(items, class_="steps", aria_label="Progress")
 
 
-def _facts(now: Now) -> Markup:
+def _facts(now: Now, base: str, *, acting: bool) -> Markup:
     status, at = now.status, now.at
     generation, index = status.generation, status.index
     navigator = status.navigator.state
@@ -193,7 +233,7 @@ def _facts(now: Now) -> Markup:
                 "Navigator serves",
                 f"generation {generation.loaded}" if generation.loaded else "none of ours",
             ),
-            ("Tenants", f"{status.tenants:,}" if status.tenants is not None else None),
+            ("Events", f"{status.tenants:,}" if status.tenants is not None else None),
             ("Users", f"{status.users:,}" if status.users is not None else None),
             (
                 "Navigator",
@@ -202,6 +242,16 @@ def _facts(now: Now) -> Markup:
             ("Index from", parts.moment(index.modified, at) if index.modified else None),
             ("Index", h.code(index.sha256[:12], title=index.sha256) if index.sha256 else None),
             ("Daemon up since", parts.moment(status.started, at)),
+            (
+                "Fleet",
+                h.a(fleet.sentence(now.fleet).removesuffix("."), href=f"{base}fleet")
+                if now.fleet is not None and acting
+                else None,
+            ),
+            (
+                "Does not work",
+                h.ul([h.li(capital(one)) for one in status.problems]) if status.problems else None,
+            ),
             (
                 "Changed by hand",
                 h.span(", ".join(drift), class_="bad") if drift else None,
@@ -218,9 +268,14 @@ def _ready(ready: ReadyState) -> Markup | None:
     return work.section(ready.state, ready.generation, ready.steps, note)
 
 
-def main(now: Now, map_: Content, *, base: str) -> Markup:
+def main(now: Now, *, base: str) -> Markup:
     """The content of the first page."""
-    return render([panel(now, base=base), map_])
+    meanings = h.details(
+        h.summary("What the words mean"),
+        h.dl([h.div(h.dt(word), h.dd(meaning)) for word, meaning in _MEANINGS], class_="meanings"),
+        id="meanings",
+    )
+    return render([panel(now, base=base), meanings])
 
 
 def status_page(now: Now, *, base: str) -> Sequence[Content]:

@@ -35,7 +35,8 @@ STATES = {
     # of a machine in the fleet
     "in_sync": ("good", "In sync"),
     # of a run
-    "published": ("busy", "Published"),
+    "published": ("note", "Published"),
+    "never_loaded": ("quiet", "Never loaded"),
     "loaded": ("good", "Loaded"),
     "ready": ("good", "Ready"),
     "unchanged": ("quiet", "Unchanged"),
@@ -51,6 +52,7 @@ STATES = {
     "stale": ("note", "Behind"),
     "behind": ("note", "Behind"),
     "unreachable": ("bad", "No answer"),
+    "unseen": ("quiet", "Not looked at"),
     "down": ("bad", "Down"),
     # of a machine in a fleet update, and of that itself
     "poking": ("busy", "Poking"),
@@ -98,6 +100,12 @@ def moment(when: float | None, now: float, *, brief: bool = False) -> Markup:
     else:
         text = (shown, h.span(_age(now - when), class_="ago"))
     return h.time(text, datetime=exact.isoformat(timespec="seconds"), title=exact.strftime("%c UTC"))
+
+
+def clock(when: float) -> Markup:
+    """A time of today in UTC."""
+    exact = datetime.fromtimestamp(when, UTC)
+    return h.time(f"{exact:%H:%M:%S} UTC", datetime=exact.isoformat(timespec="seconds"))
 
 
 def _age(seconds: float) -> Markup:

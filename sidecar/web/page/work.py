@@ -54,14 +54,17 @@ def _step(step: Step) -> Markup:
         else None,
         h.span(f"{step.done:,} of {step.total:,}", class_="quiet") if counted else None,
         h.span(parts.took(step.seconds), class_="quiet") if step.state in ("done", "failed") else None,
-        h.span(_said(step), class_="quiet"),
+        h.span(_said(step), class_="quiet")
+        if _said(step).lower() != parts.words(step.state).lower()
+        else None,
     )
 
 
 def _said(step: Step) -> str:
     if step.error is not None:
         return f"{step.error.message}. {capital(step.error.hint)}".strip()
-    return step.current if step.state == "running" else step.said
+    said = step.current if step.state == "running" else step.said
+    return "" if said.lower() == parts.words(step.state).lower() else said
 
 
 def _title(step: Step) -> str:

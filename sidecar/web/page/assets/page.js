@@ -51,10 +51,6 @@ function follow(address) {
     replace(document.getElementById("now"), JSON.parse(event.data));
     say(sentence() ?? "");
   });
-  source.addEventListener("main", (event) => {
-    replace(main, JSON.parse(event.data));
-    say(sentence() ?? "");
-  });
   source.addEventListener("end", (event) => {
     source.close();
     replace(main, JSON.parse(event.data));
@@ -73,13 +69,13 @@ if (panel?.dataset.live) follow(panel.dataset.live);
 // to the page is a wish to know.
 let looked = performance.now();
 document.addEventListener("visibilitychange", async () => {
-  if (document.hidden || !panel || panel.dataset.live || performance.now() - looked < 10000) return;
+  if (document.hidden || !panel?.dataset.state || panel.dataset.live || performance.now() - looked < 10000) return;
   looked = performance.now();
   const answer = await fetch("status", { headers: { Accept: "application/json" } }).catch(() => null);
   if (!answer?.ok) return;
   const status = await answer.json();
   const now = document.getElementById("now").dataset;
-  if (status.state !== now.state || String(status.generation.current ?? "") !== now.generation) location.reload();
+  if (`${status.sync.state} ${status.health.state}` !== now.state || String(status.generation.current ?? "") !== now.generation) location.reload();
 });
 
 // One press is enough.
