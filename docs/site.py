@@ -20,6 +20,7 @@ PAGES = {
     "docs/migration.md": "Migration",
     "docs/operations.md": "Operations",
     "monitoring/README.md": "Monitoring",
+    "docs/scale.md": "Scale",
     "docs/security.md": "Security",
     "docs/architecture.md": "Architecture",
     "docs/configuration.md": "Configuration",

@@ -250,7 +250,7 @@ _RULES: dict[Phase, Callable[[State, Facts, Published, float, float], Step]] = {
 
 
 def _acted(state: State, now: float) -> State:
-    return replace(state, acts=state.acts + 1, acted=now)
+    return replace(state, acts=max(0, state.acts) + 1, acted=now)  # -1: a way back that never came
 
 
 def _repeat(state: State, action: Action, rested: float, now: float) -> Step:

@@ -199,6 +199,15 @@ def test_each_row_of_the_table(
     assert (after.phase, done) == (phase, action)
 
 
+def test_after_a_way_back_that_never_came_it_is_signalled_once() -> None:
+    """Its time is over, and a Navigator that answers is told to look: not twice in the same moment."""
+    now, before = 100.0 + LIMIT, State(Phase.FOREIGN, HERE, 2, since=0.0, acts=-1, acted=100.0)
+    found = facts(process=HERE, answers=True, served=None, on_maintenance=False)
+    after, action = transition(before, found, now, LIMIT)
+    assert action is Action.SIGNAL
+    assert transition(after, found, now, LIMIT)[1] is None
+
+
 PROCESSES = st.sampled_from([None, HERE, AT_BOOT])
 FACTS = st.builds(
     Facts,
