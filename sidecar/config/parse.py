@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from sidecar.config.settings import Bytes, Duration, Mode, Prerender, Secret, Section, Settings
+from sidecar.config.settings import Bytes, Duration, Mode, PrerenderSettings, Secret, Section, Settings
 from sidecar.errors import SettingsError
 
 PREFIX = "SIDECAR_"
@@ -310,7 +310,7 @@ def _check(settings: Settings) -> None:
             )
 
 
-def _check_prerender(prerender: Prerender) -> None:
+def _check_prerender(prerender: PrerenderSettings) -> None:
     if prerender.renderer == "http" and not re.match(r"https?://[^/]+/?\Z", prerender.origin):
         raise SettingsError(
             f"prerender.origin: {prerender.origin!r} is not the URL of the application",

@@ -1,9 +1,9 @@
 """The bus: it makes a change known sooner, and how far the machines are. The store remains the truth.
 
-A daemon listens for its index's hint (`Listener`), has its machine look at the store, as a signed poke that
-names a digest would, and states what the machine serves. A fleet update publishes the hint (`Announcement`),
-and pokes only those who have not stated soon afterwards that they serve it. Whatever goes wrong on the bus is
-said, and nothing waits for it: pokes and the regular look go on.
+A daemon listens for its index's hint (`BusListener`), has its machine look at the store, as a signed poke
+that names a digest would, and states what the machine serves. A fleet update publishes the hint
+(`Announcement`), and pokes only those who have not stated soon afterwards that they serve it. Whatever goes
+wrong on the bus is said, and nothing waits for it: pokes and the regular look go on.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def secrets_of(settings: Settings) -> list[str]:
     return [str.__str__(secret) for secret in both if secret]
 
 
-class Listener:
+class BusListener:
     """A machine's end of the bus."""
 
     def __init__(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from sidecar.config.settings import Paths
+from sidecar.config.settings import PathSettings
 from sidecar.errors import ReadError, Rejected, StoreError
 from sidecar.fleet.ledger import Ledger
 from sidecar.fleet.past import How, Kind, PastIndex
@@ -28,7 +28,7 @@ from sidecar.system.background import in_thread
 _BEFORE_SECONDS = 0.01
 
 
-def compare(before: Path, after: Path, paths: Paths) -> Changes:
+def compare(before: Path, after: Path, paths: PathSettings) -> Changes:
     """What changes from one index to another, as this machine's deployment reads them; it blocks."""
     deployed, memo = read_deployed(Path(paths.deployed), Path(paths.regions)), Memo()
     old, new = read_index(before, deployed), read_index(after, deployed)
@@ -38,7 +38,9 @@ def compare(before: Path, after: Path, paths: Paths) -> Changes:
 class Chronicle:
     """The history of the store's index, as one driver writes it."""
 
-    def __init__(self, ledger: Ledger, store: Store, index_key: str, paths: Paths, folder: Path) -> None:
+    def __init__(
+        self, ledger: Ledger, store: Store, index_key: str, paths: PathSettings, folder: Path
+    ) -> None:
         self._ledger = ledger
         self._store = store
         self._key = index_key

@@ -17,7 +17,7 @@ from sidecar.cli import examine
 from sidecar.config.parse import parse
 from sidecar.config.settings import Settings
 from sidecar.daemon import Daemon
-from sidecar.fleet.bus import Listener, announcing
+from sidecar.fleet.bus import BusListener, announcing
 from sidecar.fleet.nats_link import BusError, Link, connected, place
 from sidecar.fleet.progress import Silence
 from sidecar.fleet.run import Updates, Wanted
@@ -63,7 +63,7 @@ class Ears:
         self.held = asyncio.Event()
         self.held.set()
         # A pause of a second after a lost connection, as shipped, is only waiting here.
-        self.listener = Listener(
+        self.listener = BusListener(
             settings, "m1", self._follow, lambda: self.served, self.counted.append, pause=0.05, **more
         )
 

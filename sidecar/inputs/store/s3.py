@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar.config.settings import S3, Fetch
+from sidecar.config.settings import FetchSettings, S3Settings
 from sidecar.errors import SettingsError, StoreError
 from sidecar.inputs.store.transfer import CHUNK, Incoming, changed, format_age, parse_age, too_large
 from sidecar.model.objects import Fetched, Stored, is_md5
@@ -32,7 +32,12 @@ class S3Store:
     """A bucket, with an optional prefix before every key."""
 
     def __init__(
-        self, bucket: str, prefix: str, access: S3, limits: Fetch, observe: Callable[[str, str, float], None]
+        self,
+        bucket: str,
+        prefix: str,
+        access: S3Settings,
+        limits: FetchSettings,
+        observe: Callable[[str, str, float], None],
     ) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
