@@ -28,6 +28,11 @@ logger = logging.getLogger(__name__)
 _RETRY_PAUSE = 0.2
 
 
+def _ask_for_consistency(request: Any, **_: Any) -> None:
+    """Global buckets of Tigris may serve an older object elsewhere for seconds; other stores ignore it."""
+    request.headers["X-Tigris-Consistent"] = "true"
+
+
 class S3Store:
     """A bucket, with an optional prefix before every key."""
 
@@ -76,7 +81,9 @@ class S3Store:
             )
             client = session.client("s3", endpoint_url=self._access.endpoint or None, config=config)
             resources = AsyncExitStack()
-            return _Opened(await resources.enter_async_context(client), resources)
+            opened = _Opened(await resources.enter_async_context(client), resources)
+            opened.client.meta.events.register("before-sign.s3", _ask_for_consistency)
+            return opened
         except (BotoCoreError, ValueError) as error:
             raise SettingsError(
                 f"s3: {error}", "s3.endpoint is a URL with its scheme, s3.region a name such as auto"
