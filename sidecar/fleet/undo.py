@@ -75,7 +75,7 @@ class Undo:
             if digest:
                 to = past.named(entries, digest)
             elif moment is not None:
-                to = past.before(entries, moment)
+                to = past.before(entries, moment, fetched.sha256)
             else:
                 to = past.previous(entries, fetched.sha256)
             if to.sha256 == fetched.sha256:
