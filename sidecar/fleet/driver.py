@@ -34,6 +34,8 @@ _RENEW_BODY_SECONDS = AHEAD_SECONDS / 3
 _WRITES = 5
 _PAUSE_SECONDS = 0.1
 _RELEASE_SECONDS = 5.0
+_IN_STORE = ("store", "rest", "done")
+"""The phases whose driver wants the new index in the store, or to be put there."""
 
 
 class Lost(FleetError):
@@ -133,9 +135,9 @@ class Driver:
 
     async def _rest(self) -> None:
         one = self._rollout
-        names = [target.id for target in await self._machines.active() if target.id not in one.proven]
-        if names:
-            self._listener.say(f"all others: {', '.join(names)}")
+        # Those who had it ahead of the store too: where the driver rested or died meanwhile, they went back.
+        names = [target.id for target in await self._machines.active()]
+        self._listener.say(f"all machines: {', '.join(names)}")
         await self._told(names, one.target, None)
 
     async def _told(self, names: Iterable[str], sha256: str, body: Path | None) -> None:
@@ -196,12 +198,22 @@ class Driver:
             await self._write(rules.stored)
         except Lost:
             # It slept between the two: the one who took over did not know of this.
-            with suppress(StoreError):
-                found = await self._ledger.get(self._ledger.rollout_key, Rollout)
-                if found is None or found[0].phase == "taken_back":
-                    await self._store_index(await self._content(one.base), one.base_modified, etag)
+            await self._undo_put(one, etag)
             raise
         self._listener.say("the store holds it now")
+
+    async def _undo_put(self, one: Rollout, etag: str) -> None:
+        """Put back the index before it, unless the driver who has the rollout now wants the new one there."""
+        try:
+            found = await self._ledger.get(self._ledger.rollout_key, Rollout)
+            if found is not None and found[0].target == one.target and found[0].phase in _IN_STORE:
+                return
+            await self._store_index(await self._content(one.base), one.base_modified, etag)
+        except StoreError as error:
+            if error.code != "store_changed":  # else the other driver has dealt with it
+                self._listener.say(
+                    f"the store holds {one.target[:12]}, which was taken back: {error.message}"
+                )
 
     async def _back(self) -> None:
         one = self._rollout

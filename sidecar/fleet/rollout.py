@@ -3,7 +3,7 @@
     wave         the index is sent to the machines of this wave, which must prove that they serve it
     soak         the canary's machines are watched for a while
     store        the index goes into the store: from now on every machine that looks finds it
-    rest         all other machines are told to fetch it
+    rest         all machines are told to fetch it; those of the waves have it, unless they went back
     back         it is taken back: the store holds the one before, who took the new one is sent back to it
     done         the end: the store holds the new index, and all have it, or lag and catch up by themselves
     taken_back   the end: the store holds what it held, and so do the machines that can be reached

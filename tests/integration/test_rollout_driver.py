@@ -286,6 +286,46 @@ async def test_a_driver_that_slept_before_its_upload_stores_nothing_for_long(
     assert uploads == ([NEW, OLD] if late else [])
 
 
+@pytest.mark.parametrize("phase", ["back", "frozen"])
+async def test_an_upload_that_comes_while_another_takes_back_does_not_stay(
+    tmp_path: Path, phase: Any
+) -> None:
+    """The other driver has seen the index before in the store, and now tells machines: it looks no more."""
+    world = World(tmp_path)
+    taken = False
+
+    def before(operation: str, key: str) -> None:
+        nonlocal taken
+        if (operation, key) == ("put", KEY) and not taken:
+            taken = True
+            other = replace(world.record(), token="second", phase=phase)
+            world.store.content[RECORD] = msgspec.json.encode(other)
+
+    world.store.before = before
+    with pytest.raises(Lost):
+        await world.drive()
+    assert world.store.content[KEY] == OLD
+
+
+async def test_who_went_back_by_itself_is_told_again(tmp_path: Path) -> None:
+    """Nobody drove for longer than the canary keeps it: whoever goes on does not take it for proven."""
+    world = World(tmp_path)
+
+    def before(operation: str, key: str) -> None:
+        if (operation, key) == ("poke", "m2"):
+            raise Died
+
+    world.store.before = before
+    with pytest.raises(Died):
+        await world.drive()
+    world.store.before = lambda operation, key: None
+    world.machines.poll()
+    ended = await world.go_on()
+    assert ended is not None
+    assert ended.phase == "done"
+    world.check()
+
+
 async def test_the_second_of_two_drivers_is_told(tmp_path: Path) -> None:
     """Both saw no rollout; one of them has it."""
     world = World(tmp_path)
