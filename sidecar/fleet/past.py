@@ -25,9 +25,9 @@ class PastIndex(Record, frozen=True):
     `kind` is update, rollback, or found (somebody else had stored it, and an update replaced it). `at` is
     when that began, or when it was found, `modified` how old the index is, both in seconds since 1970; `size`
     in bytes. `changes` are sentences without names, against the index `replaced`. `state` tells how far it
-    came: under_way, stored (nobody followed it), loaded (by all), lagging (in the store, but not on every
-    machine), taken_back, frozen (it could not be taken back wholly); `loaded` of `machines` had it then, and
-    `note` says why not all.
+    came: under_way (also when nobody saw it through), stored (nobody followed it), loaded (by all), lagging
+    (in the store, but not on every machine), taken_back, frozen (it could not be taken back wholly); `loaded`
+    of `machines` had it then, and `note` says why not all.
     """
 
     sha256: str

@@ -18,7 +18,7 @@ from sidecar.errors import StoreError
 from sidecar.fleet import rollout as rules
 from sidecar.fleet.chronicle import how
 from sidecar.fleet.crew import Listener
-from sidecar.fleet.driver import Driver, Lost
+from sidecar.fleet.driver import Driver
 from sidecar.fleet.ground import Ground
 from sidecar.fleet.machines import FleetError, Found, Target, only
 from sidecar.fleet.past import How
@@ -94,11 +94,7 @@ class Rolling:
             waves=rules.waves(names, [one.id for one in first]),
             machines=len(names),
         )
-        try:
-            return await self._drive(rollout, known[1] if known else None)
-        except Lost as error:
-            await ground.chronicle.end(entry, "taken_back", (), error.message)
-            raise
+        return await self._drive(rollout, known[1] if known else None)
 
     async def go_on(self, rollout: Rollout, etag: str, *, back: str = "") -> Rollout:
         """Drive what another driver left behind: to its end, or back for the reason given."""
@@ -205,21 +201,40 @@ class Rolling:
         }
         self.results = tuple((before | driver.results).values())
         await self._remember(end)
+        await self._announce(end)
         return end
+
+    async def _announce(self, end: Rollout) -> None:
+        """Tell the bus: whoever connects later hears of no older one, and whoever woke meanwhile follows."""
+        ground = self._ground
+        if not ground.settings.fleet.bus or end.phase == "frozen":
+            return
+        try:
+            held = end.target if end.phase == "done" else (await ground.uploader.look(content=False)).sha256
+        except StoreError as error:
+            self._listener.say(f"the bus is not told how it ended: {error.message}")
+            return
+        async with ground.announced(held, self._listener):
+            pass
 
     async def _remember(self, end: Rollout) -> None:
         """The history's entry of this rollout gets its end."""
-        chronicle, entries = self._ground.chronicle, await self._ground.ledger.entries()
+        say = self._listener.say
+        try:
+            entries = await self._ground.ledger.entries()
+        except StoreError as error:
+            say(f"the history does not tell how it ended: {error.message}")
+            return
         entry = next((one for one in entries if (one.at, one.sha256) == (end.started, end.target)), None)
         if entry is not None:
-            await chronicle.end(entry, *_end(end, self.results))
+            state, note = _how(end, self.results)
+            await self._ground.chronicle.end(entry, state, self.results, say, note)
 
 
-def _end(end: Rollout, results: tuple[Result, ...]) -> tuple[How, tuple[Result, ...], str]:
+def _how(end: Rollout, results: tuple[Result, ...]) -> tuple[How, str]:
     if end.phase == "done":
-        state, note = how(results)
-        return state, results, note
-    return ("taken_back" if end.phase == "taken_back" else "frozen"), results, end.reason
+        return how(results)
+    return ("taken_back" if end.phase == "taken_back" else "frozen"), end.reason
 
 
 def chosen(found: Found, word: str) -> tuple[Target, ...]:
