@@ -251,17 +251,20 @@ class Announcement:
         self._stamp = 0.0
         self._deadline = 0.0
         self._waiting: dict[str, asyncio.Event] = {}
+        self._stamps: dict[str, float] = {}
         self.statements: dict[str, Statement] = {}
 
     def take(self, key: str, value: bytes) -> None:
-        """Note a statement, if it is one."""
+        """Note a statement, if it is one, and newer than the one that is known."""
         try:
-            statement, _, _ = opened(Statement, key, value, self._secrets)
+            statement, stamp, _ = opened(Statement, key, value, self._secrets)
         except SidecarError:
             return  # whoever it is about is poked
         machine = statement.served.machine
-        if machine_key(self._key, machine) == key:
-            self.statements[machine] = statement
+        # A bucket that somebody made may keep it for ever, and whoever may write there may repeat it.
+        oldest = time.time() - STATEMENT_SECONDS - self._window
+        if machine_key(self._key, machine) == key and stamp >= max(oldest, self._stamps.get(machine, 0.0)):
+            self.statements[machine], self._stamps[machine] = statement, stamp
             if machine in self._waiting:
                 self._waiting[machine].set()
 
