@@ -147,9 +147,11 @@ def returned(rollout: Rollout, problem: str, unreached: Sequence[str]) -> Rollou
     return replace(rollout, phase="taken_back", lagging=tuple(unreached), proven=())
 
 
-def is_driven(rollout: Rollout, now: float) -> bool:
-    """Whether its driver lives, as far as anybody can tell."""
-    return not rollout.ended and now < rollout.lease
+def is_driven(rollout: Rollout, now: float) -> bool | None:
+    """Whether its driver lives; None where only the next renewal tells: whose clock is wrong nobody knows."""
+    if rollout.ended or not rollout.lease:
+        return False
+    return True if 0 < rollout.lease - now < 2 * LEASE_SECONDS else None
 
 
 def taken_over(rollout: Rollout, token: str, driver: str, now: float) -> Rollout:

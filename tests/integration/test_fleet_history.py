@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -17,8 +18,10 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from sidecar.errors import SidecarError, StoreError
+from sidecar.fleet import rolling
 from sidecar.fleet.bus import announcing
 from sidecar.fleet.driver import Lost
+from sidecar.fleet.ledger import Ledger
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.nats_link import connected
 from sidecar.fleet.past import PastIndex
@@ -245,3 +248,44 @@ async def test_whoever_ends_a_rollout_tells_the_bus(tmp_path: Path, word: str, p
                 value = await link.get(HINTS, key)
             assert value is not None
             assert opened(Hint, key, value, [SECRET])[0].sha256 == (new if phase == "done" else old)
+
+
+async def test_the_history_is_in_order_whatever_the_clocks_say(field: Field, tmp_path: Path) -> None:
+    """What takes the place of an entry comes after it, though the other driver's clock was fast."""
+    await field.update("one")
+    entry = (await field.entries())[0]
+    await Ledger(field.store, KEY, tmp_path).add(replace(entry, at=time.time() + 100, kind="rollback"))
+    new = await field.update("two")
+    newest = (await field.entries())[0]
+    assert (newest.sha256, newest.kind) == (new, "update")
+
+
+async def test_who_renews_a_lease_drives_whatever_the_clocks_say(
+    field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By this machine's clock the lease is over: the other one, which renews it, is told, not taken over."""
+    monkeypatch.setattr(rolling, "_RENEWED_SECONDS", 0.1)  # as shipped, longer than a lease may stay as it is
+    await field.update("one")
+    await field.update("two", canary="1")
+    ended = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
+    other = replace(ended, token="other", driver="another", phase="wave", lease=time.time() - 60)
+    reads = 0
+
+    def renews(operation: str, key: str) -> None:
+        nonlocal reads
+        if (operation, key) == ("get", RECORD):
+            reads += 1
+            known = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
+            renewed = replace(known, lease=other.lease + reads)
+            field.store.content[RECORD] = msgspec.json.encode(renewed)
+
+    field.store.content[RECORD] = msgspec.json.encode(other)
+    field.store.before = renews
+    field.change("three")
+    with pytest.raises(FleetError, match="another drives a rollout"):
+        await field.updates.update(Wanted(index=field.local, canary=""), field.heard)
+    assert (await steer(field.settings, "pause", field.heard, store=field.store)).wish == "pause"
+    field.store.before = lambda operation, key: None
+    known = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
+    assert (known.token, known.wish) == ("other", "pause")
+    assert (await steer(field.settings, "abort", field.heard, store=field.store)).phase == "taken_back"

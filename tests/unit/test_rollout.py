@@ -121,13 +121,15 @@ def test_what_has_ended_stays() -> None:
     assert returned(back, "", ["m1"]).lagging == ("m1",)
 
 
-def test_a_lease_is_over_when_it_is_over() -> None:
-    """Only then may another one drive, and what has ended nobody drives."""
+def test_a_lease_tells_whether_a_driver_lives_as_far_as_clocks_can() -> None:
+    """One that is over, or impossibly far ahead, is another clock's; nobody drives what has ended."""
     one = rollout()
-    assert is_driven(one, 99.0)
-    assert not is_driven(one, 100.0)
-    assert not is_driven(replace(one, phase="done"), 0.0)
-    assert is_driven(taken_over(one, "other", "another", 1000.0), 1029.0)
+    assert is_driven(one, 99.0) is True
+    assert is_driven(one, 100.0) is None
+    assert is_driven(one, 10.0) is None
+    assert is_driven(replace(one, phase="done"), 99.0) is False
+    assert is_driven(replace(one, lease=0.0), 99.0) is False
+    assert is_driven(taken_over(one, "other", "another", 1000.0), 1029.0) is True
 
 
 def entry(letter: str, at: float, kind: str = "update", **more: object) -> PastIndex:
