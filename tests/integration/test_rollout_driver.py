@@ -288,6 +288,27 @@ async def test_a_driver_that_slept_before_its_upload_stores_nothing_for_long(
     assert uploads == ([NEW, OLD] if late else [])
 
 
+async def test_an_upload_without_an_answer_does_not_stay_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was under way when its driver fell asleep: what it hears first is that another has taken it back."""
+    monkeypatch.setattr(driver_module, "RENEW_SECONDS", 0.01)  # as shipped, ten seconds
+    world, put = World(tmp_path), MemoryStore.put
+
+    async def unanswered(key: str, source: Path, modified: float, replaces: str | None) -> str:
+        etag = await put(world.store, key, source, modified, replaces)
+        if key == KEY and world.store.content[KEY] == NEW:
+            ended = replace(world.record(), token="second", phase="taken_back")
+            world.store.content[RECORD] = msgspec.json.encode(ended)
+            await asyncio.Event().wait()
+        return etag
+
+    world.store.put = unanswered  # type: ignore[method-assign]
+    with pytest.raises(Lost):
+        await world.drive()
+    assert world.store.content[KEY] == OLD
+
+
 @pytest.mark.parametrize("phase", ["back", "frozen"])
 async def test_an_upload_that_comes_while_another_takes_back_does_not_stay(
     tmp_path: Path, phase: Any
