@@ -71,6 +71,11 @@ class Rolling:
             raise driven(known[0])
         return known
 
+    async def frozen(self) -> tuple[Rollout, str] | None:
+        """The last rollout, where it could not be taken back."""
+        known = await self.record()
+        return known if known is not None and known[0].phase == "frozen" else None
+
     async def is_driven(self, rollout: Rollout, etag: str) -> bool:
         """Whether its driver lives; where no clock can tell, it is seen whether the lease is renewed."""
         driven = rules.is_driven(rollout, time.time())

@@ -85,7 +85,7 @@ class Updates:
             _prepare(Path(settings.paths.state))
         async with open_ground(settings, self._store, listener) as ground:
             rolling = Rolling(ground, listener, wanted.who)
-            left = None if wanted.dry_run else await _left_behind(rolling, listener)
+            left = None if wanted.dry_run else await _left_behind(rolling, wanted, listener)
             if left is not None and wanted.index is None:
                 raise _unfinished(left[0])
             around = Around(settings, ground.session, listener.say)
@@ -103,7 +103,7 @@ class Updates:
             end = None
             if left is not None:
                 end = await _finish(rolling, left, proposal.current.sha256)
-                if end.target != proposal.current.sha256:
+                if end.target != proposal.current.sha256 and end.phase != "frozen":
                     # The one before is back in the store: this update begins anew.
                     end, proposal = None, await self._proposal(ground, wanted)
             current = proposal.current
@@ -119,7 +119,8 @@ class Updates:
                 current = msgspec.structs.replace(
                     current, upload="uploaded" if end.phase == "done" else "taken_back"
                 )
-            listener.say(_sentence(current))
+            if end is None or end.phase != "frozen":
+                listener.say(_sentence(current))
             if current.upload == "uploaded":
                 await self._renew_inventory(ground, current, listener)
             if end is None or (end.phase == "done" and wanted.wait == "ready"):
@@ -293,10 +294,14 @@ class Updates:
         )
 
 
-async def _left_behind(rolling: Rolling, listener: Listener) -> tuple[Rollout, str] | None:
-    """The rollout that a driver left behind; `FleetError` while one drives."""
+async def _left_behind(rolling: Rolling, wanted: Wanted, listener: Listener) -> tuple[Rollout, str] | None:
+    """The rollout that a driver left behind; `FleetError` while one drives.
+
+    One that could not be taken back too, where another index shall come: it is nothing to go back to.
+    """
     try:
-        return await rolling.must_be_free()
+        left = await rolling.must_be_free()
+        return await rolling.frozen() if left is None and wanted.index is not None else left
     except StoreError as error:
         if error.code != "store_denied":
             raise

@@ -289,3 +289,26 @@ async def test_who_renews_a_lease_drives_whatever_the_clocks_say(
     known = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
     assert (known.token, known.wish) == ("other", "pause")
     assert (await steer(field.settings, "abort", field.heard, store=field.store)).phase == "taken_back"
+
+
+async def test_what_could_not_be_taken_back_is_nothing_to_go_back_to(field: Field) -> None:
+    """The next update takes it back first: its own way back leads to the index before that."""
+    good = await field.update("one")
+    await field.update("two", canary="1")
+    ended = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
+    frozen = msgspec.json.encode(replace(ended, phase="frozen", reason="at rest: m2 does not take it"))
+    field.store.content[RECORD] = frozen
+
+    def before(operation: str, key: str) -> None:
+        if (operation, key) == ("put", KEY):
+            raise StoreError("the store is full")
+
+    field.store.before = before
+    field.change("three")
+    report = await field.updates.update(Wanted(index=field.local, canary="1"), field.heard)
+    assert (report.rollout, report.good) == ("frozen", False)
+    assert "the index was taken back" not in " ".join(field.heard.said)
+    field.store.before = lambda operation, key: None
+    new = await field.update("four", canary="1")
+    rollout = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
+    assert (rollout.phase, rollout.target, rollout.base) == ("done", new, good)
