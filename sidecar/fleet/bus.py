@@ -140,8 +140,9 @@ class Listener:
             except SidecarError as error:
                 self._say(str(error))
             except Exception as error:
-                logger.exception("the bus is given up for a moment, because of an unexpected error")
                 self._problem = f"the bus cannot be used: {error}"
+                if self._is_due("unexpected"):
+                    logger.exception("the bus is given up for a moment, because of an unexpected error")
             finally:
                 self._link = None
             if time.monotonic() - since > _LONGEST_PAUSE:
@@ -156,11 +157,16 @@ class Listener:
         self._warn("connection", sentence)
 
     def _warn(self, kind: str, sentence: str) -> None:
-        """Log it, but not over and over."""
-        now = time.monotonic()
-        if now - self._logged.get(kind, -_LOG_SECONDS) >= _LOG_SECONDS:
-            self._logged[kind] = now
+        if self._is_due(kind):
             logger.warning("%s", sentence)
+
+    def _is_due(self, kind: str) -> bool:
+        """Whether such a thing may be logged again: not over and over."""
+        now = time.monotonic()
+        if now - self._logged.get(kind, -_LOG_SECONDS) < _LOG_SECONDS:
+            return False
+        self._logged[kind] = now
+        return True
 
     async def _prepare(self, link: Link) -> None:
         # First the subscription: what comes between the two is heard twice rather than never.

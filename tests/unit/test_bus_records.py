@@ -101,7 +101,11 @@ def test_an_index_has_a_key_of_its_own() -> None:
         ("tls://user:password@bus.example.com", True),
         ("nats://a:1,nats://b:2", True),
         ("http://bus.example.com", False),
+        ("nats://[::1]:4222/", True),
+        ("nats://user:pass:w@rd@bus.internal", True),
         ("nats://one two", False),
+        ("nats://user:password", False),
+        ("nats://user:password@", False),
     ],
 )
 def test_the_bus_is_a_nats_url(url: str, good: bool) -> None:
