@@ -336,7 +336,8 @@ def _check_fleet(settings: Settings) -> None:
             raise SettingsError(
                 f"fleet.notify: entry {number} is not a URL", "such as https://example.com/hook"
             )
-    one = r"(nats|tls)://[^/?#,\s]+/?"
+    # A password without its host would pass for a port, and be shown as a wrong one.
+    one = r"(nats|tls)://([^/?#,\s]*@)?([^/?#,\s@:\[\]]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?"
     if fleet.bus and not re.match(rf"{one}(,{one})*\Z", fleet.bus):
         raise SettingsError(
             "fleet.bus: that is not the URL of a NATS server",

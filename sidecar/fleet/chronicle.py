@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -67,6 +67,8 @@ class Chronicle:
             if fetched is None or fetched.etag != held.etag:
                 raise StoreError(f"{self._key} has changed meanwhile", "run it again", code="store_changed")
             replaced = fetched.sha256
+            if entries:  # whose clock may have been fast
+                now = max(now, entries[0].at + 2 * _BEFORE_SECONDS)
             said = await self._changes(before, path)
             if not any(one.sha256 == replaced for one in entries):
                 at = now - _BEFORE_SECONDS
@@ -80,14 +82,30 @@ class Chronicle:
         )
         return entry
 
-    async def end(self, entry: PastIndex, state: How, results: Iterable[Result], note: str = "") -> PastIndex:
-        """Write down how far it came, and forget what is too old."""
+    async def end(
+        self,
+        entry: PastIndex,
+        state: How,
+        results: Iterable[Result],
+        say: Callable[[str], None],
+        note: str = "",
+    ) -> None:
+        """Write down how far it came, and forget what is too old.
+
+        Where the store takes neither, `say` is told why: what has become of the fleet is so all the same.
+        """
         everyone = list(results)
         loaded = sum(one.state in GOOD for one in everyone)
         ended = replace(entry, state=state, loaded=loaded, machines=len(everyone), note=note)
-        await self._ledger.write(ended)
-        await self._ledger.prune()
-        return ended
+        try:
+            await self._ledger.write(ended)
+        except StoreError as error:
+            say(f"the history does not tell how it ended: {error.message}")
+            return
+        try:
+            await self._ledger.prune()
+        except StoreError as error:
+            say(f"the history keeps what is too old: {error.message}")
 
     async def _changes(self, before: Path, after: Path) -> tuple[str, ...]:
         try:

@@ -326,7 +326,7 @@ async def test_a_statement_of_before_the_hint_counts_for_nothing(server: NatsSer
     settings = settings_of(tmp_path, server.url)
     key = fleet_key(settings.store, settings.index_key)
     own = machine_key(key, "m1")
-    before = seal(Statement(Served("m1", "", "synced", "healthy", sha256=ONE), EARLY), own, EARLY, SECRET)
+    before = seal(Statement(Served("m1", "", "synced", "healthy", sha256=ONE), EARLY), own, _now(), SECRET)
     async with connected(server.url, "test") as link, announcing(settings) as announcement:
         await link.put(STATEMENTS, own, before)
         await link.put(STATEMENTS, machine_key(key, "m2"), before)  # another machine's place

@@ -850,6 +850,19 @@ async def test_an_index_that_is_expected_counts_though_a_newer_one_was_sent(site
     assert b"ahead:" not in site.machine.targets()["htpasswd"]
 
 
+async def test_a_hint_of_before_takes_no_sent_index_back(site: Site) -> None:
+    """A canary that restarts reads the last update's hint again, which names what the store still holds."""
+    async with site.running() as client:
+        stored, body = await sent_ahead(site, client)
+    async with site.machine.daemon() as daemon:
+        assert await daemon._hinted(stored, "the bus", True)
+        assert daemon.status.last is not None
+        assert (daemon.status.last.trigger, daemon.status.last.state) == ("bus", "unchanged")
+        current = daemon.generations.current
+        assert current is not None
+        assert current.index.sha256 == hashlib.sha256(body).hexdigest()
+
+
 async def test_a_sent_index_that_is_expected_is_in_place_already(site: Site) -> None:
     """A poke that names the sent index is content with it, though the store is still behind."""
     async with site.running() as client:
