@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import bcrypt
+import jsonschema_rs
 import pytest
 import yaml
 
 from sidecar.cli.client import Client
 from sidecar.config import parse
 from sidecar.config.parse import fields as setting_fields
+from sidecar.config.schema import schema
 from sidecar.model.states import HEALTH, SYNC
 from sidecar.observe.metrics import Metrics
 from sidecar.update.lifecycle import Phase
@@ -203,7 +205,7 @@ STATUS_KEYS = {"navigator.state", "ready.steps", "generation.source"}
 
 
 def test_examples_of_the_configuration_are_sound() -> None:
-    """Every sidecar.yml that a page shows is accepted."""
+    """Every sidecar.yml that a page shows is accepted, by the parser and by the schema for editors."""
     for page in PAGES:
         for block in blocks(page, "yaml"):
             data = yaml.safe_load(block)
@@ -215,6 +217,14 @@ def test_examples_of_the_configuration_are_sound() -> None:
                 data["trigger"]["secret"] = SECRET
             environ = {"FLY_REGION": "iad", "FLY_APP_NAME": "showcase"}
             assert parse.parse(data, environ, str(page)), page
+            assert not faults(data), page
+    for shipped in ("fly/sidecar.yml", "package/sidecar.yml"):
+        assert not faults(yaml.safe_load((ROOT / shipped).read_text()) or {}), shipped
+
+
+def faults(document: dict[str, Any]) -> list[str]:
+    """What an editor says of a configuration by its schema."""
+    return [error.message for error in jsonschema_rs.validator_for(schema()).iter_errors(document)]
 
 
 # Links
