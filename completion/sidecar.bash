@@ -8,7 +8,7 @@
 _shtab_sidecar_databases_subparsers=(status push)
 _shtab_sidecar_fleet_subparsers=(update preview history rollback pause resume abort status)
 _shtab_sidecar_demo_subparsers=(change)
-_shtab_sidecar_subparsers=(serve update preview compare status history rollback ready databases config doctor alert hash-password sign fleet demo)
+_shtab_sidecar_subparsers=(serve update preview compare status history diff rollback ready databases config doctor alert hash-password sign fleet demo)
 
 _shtab_sidecar_serve_option_strings=(-h --help --json)
 _shtab_sidecar_update_option_strings=(-h --help --json --once --wait --force --trigger --patience)
@@ -16,6 +16,7 @@ _shtab_sidecar_preview_option_strings=(-h --help --json --diff --once)
 _shtab_sidecar_compare_option_strings=(-h --help --json --published)
 _shtab_sidecar_status_option_strings=(-h --help --json --alive --watch)
 _shtab_sidecar_history_option_strings=(-h --help --json --run --limit --trigger --who --state)
+_shtab_sidecar_diff_option_strings=(-h --help --json --files)
 _shtab_sidecar_rollback_option_strings=(-h --help --json --keep-index --wait)
 _shtab_sidecar_ready_option_strings=(-h --help --json --everything)
 _shtab_sidecar_databases_status_option_strings=(-h --help --json --all)
@@ -54,7 +55,7 @@ _shtab_sidecar_fleet_pos_0_choices=(update preview history rollback pause resume
 _shtab_sidecar_demo_change_pos_0_choices=(password event studio region bad)
 _shtab_sidecar_demo_pos_0_choices=(change)
 _shtab_sidecar_demo___machines_choices=(1 2 3 4 5 6 7 8)
-_shtab_sidecar_pos_0_choices=(serve update preview compare status history rollback ready databases config doctor alert hash-password sign fleet demo)
+_shtab_sidecar_pos_0_choices=(serve update preview compare status history diff rollback ready databases config doctor alert hash-password sign fleet demo)
 
 _shtab_sidecar_serve__h_nargs=0
 _shtab_sidecar_serve___help_nargs=0
@@ -82,6 +83,10 @@ _shtab_sidecar_status___watch_nargs=0
 _shtab_sidecar_history__h_nargs=0
 _shtab_sidecar_history___help_nargs=0
 _shtab_sidecar_history___json_nargs=0
+_shtab_sidecar_diff__h_nargs=0
+_shtab_sidecar_diff___help_nargs=0
+_shtab_sidecar_diff___json_nargs=0
+_shtab_sidecar_diff___files_nargs=0
 _shtab_sidecar_rollback__h_nargs=0
 _shtab_sidecar_rollback___help_nargs=0
 _shtab_sidecar_rollback___json_nargs=0

@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": "compare what this machine generates with files that something else made, as data",
     "status": "show the state of the running daemon",
     "history": "list what ran and how it ended",
+    "diff": "show what differs between two generations that are kept",
     "rollback": "restore an older generation and keep it",
     "ready": "run the ready work: event databases and prerendered pages",
     "databases": "the databases of the events: look at them, push them to the store",
