@@ -23,6 +23,7 @@ from sidecar.cli import configuration as configuration_file
 from sidecar.config import settings
 from sidecar.config.parse import PREFIX, variable
 from sidecar.config.parse import fields as setting_fields
+from sidecar.config.schema import written as as_written
 from sidecar.fleet.report import Result
 from sidecar.model.stream import STREAM_EVENTS, StreamEvent
 from sidecar.observe.metrics import FleetMetrics, Metrics
@@ -117,22 +118,10 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
             return "must be given"
     if isinstance(value, settings.Secret) or value == "" or value is None:
         return ""
-    if isinstance(value, settings.Duration):
-        return f"`{_duration(value)}`"
-    if isinstance(value, settings.Bytes):
-        return f"`{value >> 20}MiB`"
     if isinstance(value, settings.Mode):
-        return f'`"{value:04o}"`'
-    if isinstance(value, tuple):
-        value = list(value)
+        return f'`"{as_written(value)}"`'
+    value = as_written(value)
     return f"`{msgspec.json.encode(value).decode()}`" if not isinstance(value, str) else f"`{value}`"
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * size and seconds % size == 0:
-            return f"{seconds / size:g}{unit}"
-    return f"{seconds:g}s"
 
 
 def _cell(text: str, *, capital: bool = True) -> str:

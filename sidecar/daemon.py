@@ -31,6 +31,7 @@ from sidecar.navigator.markers import Markers
 from sidecar.navigator.probes import Gate, Probes
 from sidecar.navigator.process import NavigatorProcess
 from sidecar.navigator.server import Navigator
+from sidecar.observe.comparison import Comparison
 from sidecar.observe.drift import Drift
 from sidecar.observe.events import Broker
 from sidecar.observe.history import History, HistoryWriter
@@ -184,6 +185,7 @@ class Daemon:
         self._relay = Follower(self.fleet.relay, _RELAY_QUIET, _RELAY_LONGEST)
         self._followed = Follower(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
         self._signatures = UsedSignatures(state / "signatures", trigger.window)
+        comparison = Comparison(self.generations, self._deployed)
         administrators = Administrators(
             settings.administrators, behind_navigator=settings.page.through_navigator
         )
@@ -202,7 +204,15 @@ class Daemon:
                         self._relay.changed if settings.fleet.relay_webhook else lambda: None,
                     ),
                     BackgroundViews(self.ready, self.broker, administrators),
-                    Views(self.worker, self.status, self.history, self.metrics, self.broker, administrators),
+                    Views(
+                        self.worker,
+                        self.status,
+                        self.history,
+                        self.metrics,
+                        self.broker,
+                        administrators,
+                        comparison,
+                    ),
                     PublicTrigger(
                         trigger,
                         self._id,
@@ -223,7 +233,7 @@ class Daemon:
                         self.history,
                         self.broker,
                         administrators,
-                        self._deployed,
+                        comparison,
                         self._pending_regions,
                         self.fleet.known,
                         lambda who: self.fleet.update(Wanted(), who),

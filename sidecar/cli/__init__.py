@@ -27,6 +27,7 @@ COMMANDS = {
     "compare": "compare what this machine generates with files that something else made, as data",
     "status": "show the state of the running daemon",
     "history": "list what ran and how it ended",
+    "diff": "show what differs between two generations that are kept",
     "rollback": "restore an older generation and keep it",
     "ready": "run the ready work: event databases and prerendered pages",
     "databases": "the databases of the events: look at them, push them to the store",
@@ -46,7 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Whoever started this may ignore its children's ends; then no command's exit status could be known.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     words = sys.argv[1:] if arguments is None else arguments
-    options = parser(words).parse_args(words)
+    try:
+        return _run(parser(words).parse_args(words))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader closed the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
     from sidecar.cli.configuration import load_settings
 
     try:
@@ -66,12 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except SidecarError as error:
         _complain(options, error)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader closed the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except PermissionError as error:
         what = error.filename or "what it needs"

@@ -8,11 +8,10 @@ from typing import Any
 
 import msgspec
 
-from sidecar.model.artifacts import HTPASSWD
-from sidecar.model.changes import Changes
+from sidecar.model.changes import Changes, Differences
 from sidecar.model.runs import Outcome
 from sidecar.model.text import printable
-from sidecar.model.words import ago, asked, brief, hide_hash, plural, span, spoken, took
+from sidecar.model.words import ago, asked, brief, hide_hashes, plural, span, spoken, took
 
 _WIDTH = 10
 
@@ -181,6 +180,19 @@ def preview_text(outcome: Outcome, *, diffs: bool) -> str:
     return _text(lines)
 
 
+def differences_text(found: Differences, *, files: bool) -> str:
+    """What differs between two generations, in words; with `files` file by file."""
+    lines = changes_lines(found.changes)
+    if found.changes is None:
+        lines.append("The index of one of them cannot be read any more, so only files can be compared.")
+    elif not lines:
+        lines.append("Users, studios, events and regions are the same.")
+    lines.append(f"files that differ: {', '.join(found.files) or 'none'}")
+    if files:
+        lines += _difference_lines(found.files)
+    return _text([f"From generation {found.before} to generation {found.after}:", *lines])
+
+
 def changes_lines(changes: Changes | None) -> list[str]:
     """What was added, removed, moved and changed, by name."""
     lines = []
@@ -192,6 +204,4 @@ def changes_lines(changes: Changes | None) -> list[str]:
 
 def _difference_lines(differences: Mapping[str, str]) -> Iterator[str]:
     for name, text in differences.items():
-        for line in text.splitlines():
-            is_row = name == HTPASSWD and line[:1] in "+- " and line[:3] not in ("+++", "---")
-            yield hide_hash(line) if is_row else line
+        yield from hide_hashes(name, text).splitlines()

@@ -24,9 +24,10 @@ STORES = {"s3": re.compile(r"[a-z0-9][a-z0-9.-]+(/.*)?\Z"), "file": re.compile(r
 
 _SHORTEST_SECRET = 16
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\Z")
+DURATION, SIZE, MODE = r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", r"(\d+)\s*(B|KiB|MiB|GiB)?", r"0?[0-7]{3}"
+"""How such a value is written, from its beginning to its end."""
+
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
-_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)?\Z")
 _SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, None: 1}
 
 
@@ -82,12 +83,12 @@ def _convert(tree: dict[str, Any], source: str, variables: Mapping[str, str] | N
 def _decode(kind: type, value: Any) -> Any:
     """Values that are written in more than one way."""
     if kind is Duration:
-        match = _DURATION.fullmatch(str(value).strip())
+        match = re.fullmatch(DURATION, str(value).strip())
         if not match or isinstance(value, bool):
             raise ValueError(f"{value!r} is not a duration such as 500ms, 30s, 5m or 2h")
         return Duration(float(match[1]) * _DURATION_UNITS[match[2]])
     if kind is Bytes:
-        match = _SIZE.fullmatch(str(value).strip())
+        match = re.fullmatch(SIZE, str(value).strip())
         if not match or isinstance(value, bool):
             raise ValueError(f"{value!r} is not a size such as 65536, 64KiB or 16MiB")
         return Bytes(int(match[1]) * _SIZE_UNITS[match[2]])
@@ -97,7 +98,7 @@ def _decode(kind: type, value: Any) -> Any:
         return Secret(value)
     if kind is Mode:
         # Without quotes 0640 is the number 416 already, and 640 another one: nobody could tell.
-        if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
+        if not isinstance(value, str) or not re.fullmatch(MODE, value):
             raise ValueError(f'{value!r} is not a file mode; write it in octal and in quotes, as "0640"')
         return Mode(int(value, 8))
     raise TypeError(f"no way to read a {kind.__name__}")

@@ -63,6 +63,19 @@ class Changes(Record, frozen=True):
         return lines
 
 
+class Differences(Record, frozen=True):
+    """The way from one generation to another.
+
+    `changes` is None where an index of theirs cannot be read any more. `files` has a unified diff of each
+    artifact that differs, without the hashes of passwords.
+    """
+
+    before: int
+    after: int
+    changes: Changes | None
+    files: dict[str, str]
+
+
 def changes(
     old: Index, old_owners: Mapping[str, str | None], new: Index, new_owners: Mapping[str, str | None]
 ) -> Changes:

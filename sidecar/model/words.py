@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sidecar.model.artifacts import HTPASSWD
 from sidecar.model.changes import Changes
 from sidecar.model.runs import TRIGGERS
 
@@ -63,3 +64,15 @@ def hide_hash(line: str) -> str:
     """A line of htpasswd, or of a difference between two, without what follows the name."""
     name, colon, _ = line.partition(":")
     return f"{name}{colon}{HIDDEN}" if colon else line
+
+
+def hide_hashes(name: str, difference: str) -> str:
+    """A unified diff of an artifact; that of htpasswd without the hashes of passwords."""
+    if name != HTPASSWD:
+        return difference
+    lines = difference.splitlines(keepends=True)
+    return "".join(_without_hash(line) if line[:3] not in ("+++", "---") else line for line in lines)
+
+
+def _without_hash(line: str) -> str:
+    return hide_hash(line.rstrip("\n")) + "\n" if line[:1] in "+- " else line

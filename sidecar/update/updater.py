@@ -222,7 +222,7 @@ class Updater:
         """What publishing a set would write."""
         current = self._generations.current
         new_index = current is None or current.index.sha256 != version.sha256
-        return plan(generated.artifacts, present, index=new_index)
+        return plan(generated.artifacts, present, index=new_index, first=current is None)
 
     async def _commit(self, request: Request, publish: Callable[..., Manifest], *arguments: Any) -> Manifest:
         """Publish and tell of it: one step that a cancelled run ends first, and then counts as done."""
@@ -421,7 +421,8 @@ class Updater:
                     f"the index of generation {number} is gone: {error}", "choose another"
                 ) from error
         present = generations.site.present()
-        return older, artifacts, present, plan(artifacts, present, index=with_index)
+        todo = plan(artifacts, present, index=with_index, first=current is None)
+        return older, artifacts, present, todo
 
     def _restore(self, run: Run, older: Manifest, artifacts: tuple[Artifact, ...], todo: Plan) -> Manifest:
         generations, request, current = self._generations, run.request, self._generations.current

@@ -18,17 +18,14 @@ from sidecar.errors import BadRequest, CommandError, NotFound, SidecarError
 from sidecar.fleet.report import Report, State
 from sidecar.fleet.undo import RollbackPlan
 from sidecar.generate import yaml_writer
-from sidecar.generate.cache import Memo
 from sidecar.generate.check import LOSS
-from sidecar.generate.ownership import owners
 from sidecar.generations import Generations
-from sidecar.inputs.index import Deployed, read_index
 from sidecar.model.artifacts import MAP
-from sidecar.model.changes import Changes, changes, unified
-from sidecar.model.index import Index
+from sidecar.model.changes import Changes
 from sidecar.model.runs import PREVIEW, Outcome, Request
 from sidecar.model.words import plural
 from sidecar.observe.alerts import meanings
+from sidecar.observe.comparison import Comparison
 from sidecar.observe.events import Broker
 from sidecar.observe.history import Entry, History, Search
 from sidecar.observe.logs import whereabouts
@@ -95,7 +92,7 @@ class Pages:
         history: History,
         broker: Broker,
         administrators: Administrators,
-        deployed: Callable[[], Deployed],
+        comparison: Comparison,
         pending_regions: Callable[[], list[str]],
         fleet: Fleet = lambda: None,
         update_fleet: UpdateFleet | None = None,
@@ -117,7 +114,7 @@ class Pages:
         self._history = history
         self._broker = broker
         self._administrators = administrators
-        self._deployed = deployed
+        self._comparison = comparison
         self._pending_regions = pending_regions
         self._fleet = fleet
         self._forms = Forms()
@@ -484,7 +481,7 @@ class Pages:
         older = max((one for one in kept if one < number), default=None)
         diffs = None
         if number in kept and older == number - 1:
-            diffs = await asyncio.to_thread(self._diffs, older, number)
+            diffs = await asyncio.to_thread(self._comparison.files, older, number)
         content = before.generation(
             entry,
             number,
@@ -504,8 +501,8 @@ class Pages:
         await asyncio.to_thread(self._generations.archive.manifest, number)
         found, diffs = None, {}
         if current is not None:
-            found = await asyncio.to_thread(self._compare, current.number, number)
-            diffs = await asyncio.to_thread(self._diffs, current.number, number)
+            found = await asyncio.to_thread(self._comparison.changes, current.number, number)
+            diffs = await asyncio.to_thread(self._comparison.files, current.number, number)
         drift = dict.fromkeys(self._status.status().drift, "")
         lead = (
             "Its files and its index come back as a new generation, which stays until somebody asks for an "
@@ -539,34 +536,6 @@ class Pages:
     def _number(self) -> int | None:
         current = self._generations.current
         return current.number if current else None
-
-    def _diffs(self, old: int, new: int) -> dict[str, str]:
-        """What differs between the files of two generations that are kept."""
-        older, newer = (
-            {one.name: one.content for one in self._generations.archive.artifacts(number)}
-            for number in (old, new)
-        )
-        return {
-            name: unified(name, older.get(name), content)
-            for name, content in newer.items()
-            if older.get(name) != content
-        }
-
-    def _compare(self, old: int, new: int) -> Changes | None:
-        """What changes from one kept generation's index to another's."""
-        archive, deployed, memo = self._generations.archive, self._deployed(), Memo()
-
-        def index(number: int) -> Index:
-            """As it was read then: with the regions of that time."""
-            read, regions = read_index(archive.index(number), deployed), archive.manifest(number).regions
-            return read if regions is None else msgspec.structs.replace(read, regions=regions)
-
-        try:
-            first, second = index(old), index(new)
-        except (OSError, SidecarError) as error:
-            logger.warning("the indexes of generations %d and %d cannot be compared: %s", old, new, error)
-            return None
-        return changes(first, owners(first, memo), second, owners(second, memo))
 
     # Common to all
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from sidecar.fleet.report import Overview, Report, State
 from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.undo import Past, RollbackPlan
+from sidecar.model.changes import Differences
 from sidecar.model.record import ErrorAnswer
 from sidecar.model.runs import ENDINGS, TRIGGERS, Outcome
 from sidecar.model.status import Status
@@ -357,6 +358,23 @@ ROUTES: tuple[Route[Parts], ...] = (
         answers={
             200: shown("the run that published it", Entry),
             404: _error("the history does not know it"),
+        },
+    ),
+    Route(
+        "GET",
+        "/generations/{number}/diff",
+        "What differs between two generations that are kept.",
+        lambda parts: parts.views.diff,
+        needs="administrator",
+        description="By name, and file by file as unified diffs without the hashes of passwords.",
+        parameters=(
+            Parameter("number", "the one to begin with", Annotated[int, msgspec.Meta(ge=1)], where="path"),
+            Parameter("to", "the other one; without it the one in place", Annotated[int, msgspec.Meta(ge=0)]),
+        ),
+        answers={
+            200: shown("what differs", Differences),
+            400: _error("`to` is not a whole number"),
+            404: _error("one of them is not kept, or not whole"),
         },
     ),
     Route(

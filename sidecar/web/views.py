@@ -11,6 +11,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from sidecar.errors import BadRequest, Busy, NotFound
 from sidecar.model.text import printable
+from sidecar.observe.comparison import Comparison
 from sidecar.observe.events import Broker
 from sidecar.observe.history import Entry, History, Search
 from sidecar.observe.metrics import Metrics
@@ -44,12 +45,14 @@ class Views:
         metrics: Metrics,
         broker: Broker,
         administrators: Administrators,
+        comparison: Comparison,
     ) -> None:
         self._worker = worker
         self._status = status
         self._history = history
         self._broker = broker
         self._administrators = administrators
+        self._comparison = comparison
         self.metrics = make_aiohttp_handler(metrics.registry)
         """In Prometheus's text format, or OpenMetrics when that is asked for."""
 
@@ -86,6 +89,15 @@ class Views:
         if entry is None:
             raise NotFound(f"the history knows no generation {number}", "`sidecar history` lists the runs")
         return _whole(request, entry)
+
+    async def diff(self, request: web.Request) -> web.StreamResponse:
+        """What differs between two generations that are kept."""
+        await self._administrators.require(request)
+        number = request.match_info["number"]
+        if not number.isdecimal() or len(number) > 11:
+            raise NotFound(f"there is no generation {number!r}", "`sidecar history` lists the runs")
+        after = _number(request, "to", 0) or None
+        return json_answer(await asyncio.to_thread(self._comparison.differences, int(number), after))
 
     async def run(self, request: web.Request) -> web.StreamResponse:
         """One run, whatever became of it."""

@@ -30,6 +30,7 @@ COMMANDS = (
     "serve",
     "update",
     "preview",
+    "diff",
     "status",
     "config",
     "doctor",
@@ -294,6 +295,17 @@ async def test_the_commands_talk_to_the_daemon(machine: Machine) -> None:
             refused = check(await sidecar(machine, *command, "--json"), 1)
             assert error_of(refused)["code"] == "busy"
             assert "running daemon" in refused.err
+
+        assert "users added: new\n" in check(await sidecar(machine, "diff", "1"), 0).out
+        files = check(await sidecar(machine, "diff", "2", "1", "--files"), 0).out
+        assert "users removed: new\n" in files
+        assert "-new:••••\n" in files
+        data = check(await sidecar(machine, "diff", "1", "2", "--json"), 0).json
+        assert data["changes"]["users"]["added"]["names"] == ["new"]
+        assert set(data["files"]) == {"htpasswd", "navigator.yml"}
+        assert HASH not in files + data["files"]["htpasswd"]
+        assert "are the same" in check(await sidecar(machine, "diff", "2"), 0).out
+        assert "no generation 7" in check(await sidecar(machine, "diff", "7"), 1).err
 
         rename_studio(machine.store_index, first_studio(machine), "Renamed Studio")
         text = check(await sidecar(machine, "preview", "--diff"), 0).out

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -326,6 +327,31 @@ async def test_navigator_and_daemon_killed_at_random(tmp_path: Path) -> None:
             await asyncio.to_thread(running.client.request, "POST", "/update")
             await running.loaded_is(running.digest)
         assert await running.login("user0003", "round 7")
+
+
+async def test_a_lost_state_folder_is_made_good(tmp_path: Path) -> None:
+    """Navigator, started on its maintenance file, lives on with the very set that the store gives, and the
+    state folder is lost: it is made to load that set for the new one, whose first generation it is."""
+    async with site(tmp_path) as running:
+        await running.navigator.stop_async()
+        (marker,) = (running.machine.state / "loaded").iterdir()
+        marker.unlink()
+        await running.navigator.start_async(
+            "config/navigator-maintenance.yml",
+            running.machine.application,
+            SIDECAR_CONFIG=str(running.machine.write_settings()),
+        )
+        await until(marker.exists, 20)
+        await running.loaded_is(running.digest)
+        running.stop_daemon()
+        before = running.machine.targets()
+        shutil.rmtree(running.machine.state)
+        running.start_daemon()
+        await running.loaded_is(running.digest)
+        assert running.machine.targets() == before
+        entry = running.client.request("GET", "/generations/1")[1]
+        assert entry["state"] == "loaded"
+        assert 0 < entry["reload_seconds"] < 3600
 
 
 async def test_reload_by_somebody_else_is_noticed(tmp_path: Path) -> None:

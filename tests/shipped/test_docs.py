@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import bcrypt
+import jsonschema_rs
 import pytest
 import yaml
 
 from sidecar.cli.client import Client
 from sidecar.config import parse
 from sidecar.config.parse import fields as setting_fields
+from sidecar.config.schema import schema
 from sidecar.model.states import HEALTH, SYNC
 from sidecar.observe.metrics import Metrics
 from sidecar.update.lifecycle import Phase
@@ -28,6 +30,7 @@ from tests.support.cgi import BIN, Daemon, environment, run, serving
 from tests.support.machine import SECRET, Machine
 from tests.support.navigator import NavigatorProcess
 from tests.support.navigator import free_port as navigator_port
+from tests.support.prose import raw
 
 DOCS = ROOT / "docs"
 PAGES = sorted(
@@ -71,6 +74,9 @@ STANDS_FOR = {
     "--machine 148e ": "--machine test-machine ",
     "--user admin ": f"--user 'admin:{PASSWORD}' ",
 }
+
+# Commands that print something for programs.
+DATA = ("--json", " sign ")
 
 
 def blocks(page: Path, language: str) -> Iterator[str]:
@@ -203,7 +209,7 @@ STATUS_KEYS = {"navigator.state", "ready.steps", "generation.source"}
 
 
 def test_examples_of_the_configuration_are_sound() -> None:
-    """Every sidecar.yml that a page shows is accepted."""
+    """Every sidecar.yml that a page shows is accepted, by the parser and by the schema for editors."""
     for page in PAGES:
         for block in blocks(page, "yaml"):
             data = yaml.safe_load(block)
@@ -215,6 +221,14 @@ def test_examples_of_the_configuration_are_sound() -> None:
                 data["trigger"]["secret"] = SECRET
             environ = {"FLY_REGION": "iad", "FLY_APP_NAME": "showcase"}
             assert parse.parse(data, environ, str(page)), page
+            assert not faults(data), page
+    for shipped in ("fly/sidecar.yml", "package/sidecar.yml"):
+        assert not faults(yaml.safe_load((ROOT / shipped).read_text()) or {}), shipped
+
+
+def faults(document: dict[str, Any]) -> list[str]:
+    """What an editor says of a configuration by its schema."""
+    return [error.message for error in jsonschema_rs.validator_for(schema()).iter_errors(document)]
 
 
 # Links
@@ -315,7 +329,8 @@ async def shown_machine(folder: Path) -> AsyncIterator[tuple[Machine, Daemon, Na
 
 
 async def test_every_command_runs(tmp_path: Path) -> None:
-    """Each command line that a page shows ends with status 0, on a machine as the page assumes it."""
+    """Each command line that a page shows ends with status 0, on a machine as the page assumes it; what it
+    prints for people has no raw moment, no name of the code's and no stack."""
     here = tmp_path / "here"
     (here / "demo" / "iad").mkdir(parents=True)
     (here / "password.txt").write_text(f"{PASSWORD}\n")
@@ -357,6 +372,8 @@ async def test_every_command_runs(tmp_path: Path) -> None:
             )
             if done.code:
                 failures.append(f"{page}: {command}: {done.code}\n{done.out[-500:]}{done.err[-500:]}")
+            if command.startswith("sidecar ") and not any(word in command for word in DATA):
+                failures += [f"{page}: {command}: {found}" for found in raw(done.out + done.err)]
     assert not failures, "\n".join(failures)
 
 

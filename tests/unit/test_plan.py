@@ -51,6 +51,16 @@ def test_what_is_not_there_at_all_is_written() -> None:
     assert plan(wanted, Present({}), index=True).artifacts == wanted
 
 
+@given(wanted, present)
+def test_the_first_brings_navigator_yml_along(
+    wanted: tuple[Artifact, ...], present: dict[str, bytes | None]
+) -> None:
+    """Without any generation before, navigator.yml is written even where all is there already."""
+    todo = plan(wanted, Present(present), index=True, first=True)
+    assert todo.artifacts[-1].name == "navigator.yml"
+    assert todo.artifacts[:-1] == tuple(one for one in wanted[:-1] if one.content != present[one.name])
+
+
 @given(wanted, st.sets(st.sampled_from(NAMES)))
 def test_a_wrong_mode_or_owner_is_a_change(wanted: tuple[Artifact, ...], wrong: set[str]) -> None:
     """A file whose content is right and whose mode or owner is not is written, and navigator.yml with it."""

@@ -12,6 +12,7 @@ import yaml
 from sidecar.cli.output import say, say_json, say_lines
 from sidecar.cli.parser import define
 from sidecar.config.parse import masked, unknown_variables
+from sidecar.config.schema import schema
 from sidecar.config.settings import Settings
 from sidecar.generations import targets
 from sidecar.inputs.machine import maintenance_text, placeholder_values
@@ -32,6 +33,20 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print navigator-maintenance.yml, which a machine without any generation boots with",
     )
+    parser.add_argument(
+        "--schema",
+        action=_Schema,
+        nargs=0,
+        help="print the JSON Schema of sidecar.yml, by which an editor completes and checks it",
+    )
+
+
+class _Schema(argparse.Action):
+    """Asks for nothing else: it is of use while the configuration is not sound yet."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        say_json(schema())
+        parser.exit()
 
 
 def _config(options: argparse.Namespace, settings: Settings) -> int:
