@@ -43,7 +43,7 @@ types: $(VENV)/dev  ## mypy, strict
 	$(BIN)/mypy
 
 test: $(VENV)/dev  ## all tests, on every core
-	$(BIN)/python -m pytest -q -n auto --ignore=tests/platform
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/platform
 
 test-platforms: $(VENV)/dev  ## boot a host and a Fly machine in a container, where this one can
 	$(BIN)/python -m pytest -q tests/platform
@@ -86,7 +86,7 @@ test-wheel: dist  ## all tests against the built wheel, in an environment of its
 	  --requirement requirements-dev.lock
 	build/wheel/bin/python -m pip install --disable-pip-version-check --quiet --no-deps dist/*.whl
 	PYTHONPATH=$$(echo $(CURDIR)/build/wheel/lib/python*/site-packages):$(CURDIR) \
-	  build/wheel/bin/pytest -q -n auto -p no:cacheprovider --ignore=tests/platform
+	  build/wheel/bin/pytest -q -n auto --dist worksteal -p no:cacheprovider --ignore=tests/platform
 
 # The links: /opt/sidecar/bin is on nobody's PATH.
 install-systemd:  ## install the units; DESTDIR, SERVICE_USER, SERVICE_GROUP, BINDIR and WRITABLE say where and how

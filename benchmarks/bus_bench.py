@@ -19,7 +19,7 @@ import msgspec
 
 from sidecar.config.parse import parse
 from sidecar.config.settings import Settings
-from sidecar.fleet.bus import Listener, announcing
+from sidecar.fleet.bus import BusListener, announcing
 from sidecar.model.machine_report import Served
 from sidecar.system.memory import seldom_collected
 
@@ -41,7 +41,7 @@ class Machine:
     def __init__(self, settings: Settings, name: str, seconds: float) -> None:
         self.served = Served(name, "iad", "synced", "healthy", generation=1, loaded=1, sha256="0" * 64)
         self._seconds = seconds
-        self.listener = Listener(settings, name, self.follow, lambda: self.served, lambda outcome: None)
+        self.listener = BusListener(settings, name, self.follow, lambda: self.served, lambda outcome: None)
 
     async def follow(self, sha256: str, who: str, fresh: bool) -> bool:
         await asyncio.sleep(self._seconds)

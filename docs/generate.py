@@ -247,7 +247,7 @@ def man_page(parser: argparse.ArgumentParser) -> str:
         f"{configuration_file.DEFAULT_FILE}",
         "The configuration. Every key is optional.",
         ".TP",
-        f"{settings.Listen().socket}",
+        f"{settings.ListenSettings().socket}",
         "The socket; whoever may open it is trusted.",
         ".SH ENVIRONMENT",
         ".TP",

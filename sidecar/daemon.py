@@ -13,7 +13,7 @@ from typing import Any
 
 from sidecar.config.settings import Settings
 from sidecar.errors import NotFound, PublishError, SidecarError
-from sidecar.fleet.bus import Listener
+from sidecar.fleet.bus import BusListener
 from sidecar.fleet.follower import Follower
 from sidecar.fleet.run import Wanted
 from sidecar.fleet.service import FleetService
@@ -24,7 +24,7 @@ from sidecar.inputs.store import open_store, own_index
 from sidecar.model.artifacts import MAINTENANCE
 from sidecar.model.events import LifecycleEvent
 from sidecar.model.machine_report import LoadedIndex, Served, served
-from sidecar.model.runs import Outcome, Request, Verdict
+from sidecar.model.runs import LoadVerdict, Outcome, Request
 from sidecar.model.stream import ReadyProgress, RunFinished
 from sidecar.model.work import Work
 from sidecar.navigator.markers import Markers
@@ -47,10 +47,10 @@ from sidecar.update.reconciler import Reconciler
 from sidecar.update.rejections import Rejections
 from sidecar.update.triggers import LocalWatch, Ticker
 from sidecar.update.updater import Updater
-from sidecar.update.worker import Limits, Throttle, Worker
+from sidecar.update.worker import RunLimits, Throttle, Worker
 from sidecar.web.access import Administrators
 from sidecar.web.app import application
-from sidecar.web.background import Background
+from sidecar.web.background import BackgroundViews
 from sidecar.web.fleet import FleetViews
 from sidecar.web.operations import Operations
 from sidecar.web.pages import Pages
@@ -67,7 +67,7 @@ _GRACE = 2.0
 _RELAY_QUIET, _RELAY_LONGEST = 1.0, 10.0
 # `update --once` runs no daemon afterwards: how long it looks for the load of what it published, in seconds.
 _ONCE = 5.0
-_ONCE_VERDICTS: dict[Verdict, str] = {
+_ONCE_VERDICTS: dict[LoadVerdict, str] = {
     "loaded": "Navigator has loaded it",
     "down": "Navigator is down; it will load it when it starts",
     "failed": "Navigator did not load it",
@@ -144,7 +144,7 @@ class Daemon:
             self._finished,
             Throttle(trigger.interval, trigger.burst),
             self.reconciler.may_publish,
-            Limits(settings.update.waiting, trigger.waiting, settings.update.timeout),
+            RunLimits(settings.update.waiting, trigger.waiting, settings.update.timeout),
             lambda: systemd.notify("WATCHDOG=1"),
         )
         self.drift = Drift(self.generations)
@@ -175,7 +175,7 @@ class Daemon:
             self._on_event,
         ):
             self.reconciler.subscribe(subscriber)
-        self.bus = Listener(settings, self._id, self._hinted, self._served, self.metrics.count_hint)
+        self.bus = BusListener(settings, self._id, self._hinted, self._served, self.metrics.count_hint)
         self.metrics.follow_bus(lambda: self.bus.connected)
         self.fleet = FleetService(
             settings, self._id, self.store, self.broker.emit, self._remember, self.metrics.count_fleet
@@ -203,7 +203,7 @@ class Daemon:
                         navigator.reload_timeout,
                         self._relay.changed if settings.fleet.relay_webhook else lambda: None,
                     ),
-                    Background(self.ready, self.broker, administrators),
+                    BackgroundViews(self.ready, self.broker, administrators),
                     Views(
                         self.worker,
                         self.status,
@@ -430,7 +430,9 @@ class Daemon:
         """Without a daemon: make Navigator load what was published, and say within seconds how that went."""
         task = asyncio.create_task(self.reconciler.run())
         current = self.generations.current
-        verdict: Verdict = "pending" if current is None else await self.reconciler.wait(current.number, _ONCE)
+        verdict: LoadVerdict = (
+            "pending" if current is None else await self.reconciler.wait(current.number, _ONCE)
+        )
         await end(task)
         return _ONCE_VERDICTS.get(verdict, "there is no sign yet that Navigator has loaded it")
 

@@ -15,8 +15,8 @@ from sidecar.model.work import Pushed, Work
 
 if TYPE_CHECKING:
     # These load what only a daemon needs.
-    from sidecar.ready.assembly import Parts
-    from sidecar.ready.facts import Facts
+    from sidecar.ready.assembly import ReadyParts
+    from sidecar.ready.facts import GenerationData
     from sidecar.ready.table import Line
 
 _PUSH_SECONDS = 3600.0
@@ -37,7 +37,7 @@ def ready(settings: Settings, *, everything: bool, tell: Callable[[str, dict[str
     except NoDaemon as error:
         _unless_absent(error)
 
-        async def work(parts: Parts) -> Work:
+        async def work(parts: ReadyParts) -> Work:
             import asyncio
 
             running = asyncio.create_task(parts.work.run())
@@ -61,7 +61,7 @@ def databases(settings: Settings) -> list[Line]:
     except NoDaemon as error:
         _unless_absent(error)
 
-        async def survey(parts: Parts) -> list[Line]:
+        async def survey(parts: ReadyParts) -> list[Line]:
             from sidecar.ready.table import lines
 
             return lines(await parts.databases.survey(await _facts(parts)))
@@ -83,7 +83,7 @@ def push(settings: Settings, names: Sequence[str], *, overwrite: bool) -> Pushed
     except NoDaemon as error:
         _unless_absent(error)
 
-        async def upload(parts: Parts) -> Pushed:
+        async def upload(parts: ReadyParts) -> Pushed:
             return await parts.push.push(await _facts(parts), names, overwrite=overwrite)
 
         return _here(settings, upload)
@@ -92,7 +92,7 @@ def push(settings: Settings, names: Sequence[str], *, overwrite: bool) -> Pushed
     return msgspec.convert(body, Pushed)
 
 
-def _here(settings: Settings, do: Callable[[Parts], Awaitable[Result]]) -> Result:
+def _here(settings: Settings, do: Callable[[ReadyParts], Awaitable[Result]]) -> Result:
     from sidecar.cli.without_daemon import without_daemon
 
     return without_daemon(settings, lambda daemon: do(daemon.ready))
@@ -104,7 +104,7 @@ def _unless_absent(error: NoDaemon) -> None:
         raise error
 
 
-async def _facts(parts: Parts) -> Facts:
+async def _facts(parts: ReadyParts) -> GenerationData:
     facts = await parts.facts()
     if facts is None:
         raise NotFound("there is no generation yet", "run `sidecar update` first")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from sidecar.config.settings import Bytes, Duration, Mode, Prerender, Secret, Section, Settings
+from sidecar.config.settings import Bytes, Duration, Mode, PrerenderSettings, Secret, Section, Settings
 from sidecar.errors import SettingsError
 
 PREFIX = "SIDECAR_"
@@ -311,7 +311,7 @@ def _check(settings: Settings) -> None:
             )
 
 
-def _check_prerender(prerender: Prerender) -> None:
+def _check_prerender(prerender: PrerenderSettings) -> None:
     if prerender.renderer == "http" and not re.match(r"https?://[^/]+/?\Z", prerender.origin):
         raise SettingsError(
             f"prerender.origin: {prerender.origin!r} is not the URL of the application",
@@ -337,7 +337,8 @@ def _check_fleet(settings: Settings) -> None:
             raise SettingsError(
                 f"fleet.notify: entry {number} is not a URL", "such as https://example.com/hook"
             )
-    one = r"(nats|tls)://[^/?#,\s]+/?"
+    # A password without its host would pass for a port, and be shown as a wrong one.
+    one = r"(nats|tls)://([^/?#,\s]*@)?([^/?#,\s@:\[\]]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?"
     if fleet.bus and not re.match(rf"{one}(,{one})*\Z", fleet.bus):
         raise SettingsError(
             "fleet.bus: that is not the URL of a NATS server",

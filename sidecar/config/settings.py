@@ -45,7 +45,7 @@ def _doc(text: str) -> Any:
     return Meta(description=text)
 
 
-class Listen(Section, frozen=True):
+class ListenSettings(Section, frozen=True):
     """Where the daemon listens."""
 
     socket: Annotated[str, _doc("Unix socket; whoever may open it is trusted")] = "/run/sidecar/sidecar.sock"
@@ -62,7 +62,7 @@ class Listen(Section, frozen=True):
     tcp: Annotated[bool, _doc("whether to listen on TCP at all")] = True
 
 
-class Machine(Section, frozen=True):
+class MachineSettings(Section, frozen=True):
     """Which machine this is."""
 
     id: Annotated[
@@ -81,7 +81,7 @@ class Machine(Section, frozen=True):
     ] = 0
 
 
-class Paths(Section, frozen=True):
+class PathSettings(Section, frozen=True):
     """Folders and files."""
 
     application: Annotated[str, _doc("the Rails application's folder")] = "/rails"
@@ -121,7 +121,7 @@ class ExtraFile(Section, frozen=True):
     mode: Annotated[Mode, _doc("mode of a file that is written")] = Mode(0o644)
 
 
-class Files(Section, frozen=True):
+class FileSettings(Section, frozen=True):
     """Owner and mode of the files that are published, and what else is fetched."""
 
     mode: Annotated[Mode, _doc("mode of all but htpasswd and the index")] = Mode(0o644)
@@ -149,7 +149,7 @@ class Probe(Section, frozen=True):
     timeout: Annotated[Duration, _doc("how long the answer may take")] = Duration(5)
 
 
-class Navigator(Section, frozen=True):
+class NavigatorSettings(Section, frozen=True):
     """The web server beside the sidecar."""
 
     port: Annotated[Port, _doc("the port it listens on; default NAVIGATOR_PORT")] = 9999
@@ -172,7 +172,7 @@ class Navigator(Section, frozen=True):
     probes: Annotated[tuple[Probe, ...], _doc("requests that must succeed after each load")] = ()
 
 
-class S3(Section, frozen=True):
+class S3Settings(Section, frozen=True):
     """How to reach an s3:// store; the AWS_* variables give the defaults."""
 
     endpoint: Annotated[str, _doc("endpoint's URL; default AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL")] = ""
@@ -182,7 +182,7 @@ class S3(Section, frozen=True):
     path_style: Annotated[bool, _doc("bucket in the path instead of the host's name")] = True
 
 
-class Fetch(Section, frozen=True):
+class FetchSettings(Section, frozen=True):
     """Bounds of a transfer from the store."""
 
     timeout: Annotated[Duration, _doc("for one whole transfer, retries included")] = Duration(20)
@@ -193,7 +193,7 @@ class Fetch(Section, frozen=True):
     )
 
 
-class Update(Section, frozen=True):
+class UpdateSettings(Section, frozen=True):
     """What an update may do."""
 
     timeout: Annotated[Duration, _doc("for one whole update")] = Duration(60)
@@ -218,7 +218,7 @@ class Update(Section, frozen=True):
     at_start: Annotated[bool, _doc("fetch and update when the daemon starts")] = True
 
 
-class Trigger(Section, frozen=True):
+class TriggerSettings(Section, frozen=True):
     """The public trigger, a CGI that anyone on the internet can call."""
 
     secret: Annotated[
@@ -240,7 +240,7 @@ class Trigger(Section, frozen=True):
     window: Annotated[Duration, _doc("how far a signature's time may be from this machine's")] = Duration(300)
 
 
-class Page(Section, frozen=True):
+class PageSettings(Section, frozen=True):
     """The operators' page."""
 
     through_navigator: Annotated[
@@ -257,7 +257,7 @@ class Page(Section, frozen=True):
     deployment_timeout: Annotated[Duration, _doc("for that command")] = Duration(20)
 
 
-class Ready(Section, frozen=True):
+class ReadySettings(Section, frozen=True):
     """The work in the background once a generation is loaded."""
 
     at_start: Annotated[bool, _doc("whether it runs when the daemon starts, too")] = True
@@ -274,7 +274,7 @@ class Ready(Section, frozen=True):
     lock: Annotated[str, _doc("its lock file; default .sidecar-ready.lock in paths.temporary")] = ""
 
 
-class Databases(Section, frozen=True):
+class DatabaseSettings(Section, frozen=True):
     """The databases of the events."""
 
     fetch: Annotated[bool, _doc("whether those that are missing, empty or older are fetched")] = True
@@ -321,7 +321,7 @@ class Databases(Section, frozen=True):
     ] = False
 
 
-class Prerender(Section, frozen=True):
+class PrerenderSettings(Section, frozen=True):
     """The public pages, rendered ahead of time."""
 
     renderer: Annotated[
@@ -358,7 +358,7 @@ class FleetMachine(Section, frozen=True):
     region: Annotated[str, _doc("its region, for people and for --only")] = ""
 
 
-class Fleet(Section, frozen=True):
+class FleetSettings(Section, frozen=True):
     """All machines that serve the same index, and how to reach them."""
 
     machines: Annotated[
@@ -455,14 +455,14 @@ class Fleet(Section, frozen=True):
     ] = Secret("")
 
 
-class History(Section, frozen=True):
+class HistorySettings(Section, frozen=True):
     """How much of the past is remembered."""
 
     keep: Annotated[Count, _doc("how many runs; those of kept generations stay, however old")] = 1000
     max_age: Annotated[Duration, _doc("for how long, counted from the newest runs")] = Duration(90 * 86400)
 
 
-class Logging(Section, frozen=True):
+class LoggingSettings(Section, frozen=True):
     """What is logged, and how."""
 
     format: Annotated[
@@ -488,19 +488,21 @@ class Settings(Section, frozen=True):
     administrators: Annotated[
         dict[str, Secret], _doc("name -> bcrypt hash, as `sidecar hash-password` prints it")
     ] = {}
-    listen: Annotated[Listen, _doc("where the daemon listens")] = Listen()
-    machine: Annotated[Machine, _doc("which machine this is")] = Machine()
-    paths: Annotated[Paths, _doc("folders and files")] = Paths()
-    files: Annotated[Files, _doc("owner and mode of what is published")] = Files()
-    navigator: Annotated[Navigator, _doc("the web server")] = Navigator()
-    s3: Annotated[S3, _doc("how to reach an s3:// store")] = S3()
-    fetch: Annotated[Fetch, _doc("bounds of a transfer from the store")] = Fetch()
-    update: Annotated[Update, _doc("what an update may do")] = Update()
-    trigger: Annotated[Trigger, _doc("the public trigger")] = Trigger()
-    ready: Annotated[Ready, _doc("the work in the background")] = Ready()
-    databases: Annotated[Databases, _doc("the databases of the events")] = Databases()
-    prerender: Annotated[Prerender, _doc("the pages that are rendered ahead of time")] = Prerender()
-    page: Annotated[Page, _doc("the operators' page")] = Page()
-    fleet: Annotated[Fleet, _doc("all machines that serve the same index")] = Fleet()
-    history: Annotated[History, _doc("how much of the past is remembered")] = History()
-    logging: Annotated[Logging, _doc("what is logged, and how")] = Logging()
+    listen: Annotated[ListenSettings, _doc("where the daemon listens")] = ListenSettings()
+    machine: Annotated[MachineSettings, _doc("which machine this is")] = MachineSettings()
+    paths: Annotated[PathSettings, _doc("folders and files")] = PathSettings()
+    files: Annotated[FileSettings, _doc("owner and mode of what is published")] = FileSettings()
+    navigator: Annotated[NavigatorSettings, _doc("the web server")] = NavigatorSettings()
+    s3: Annotated[S3Settings, _doc("how to reach an s3:// store")] = S3Settings()
+    fetch: Annotated[FetchSettings, _doc("bounds of a transfer from the store")] = FetchSettings()
+    update: Annotated[UpdateSettings, _doc("what an update may do")] = UpdateSettings()
+    trigger: Annotated[TriggerSettings, _doc("the public trigger")] = TriggerSettings()
+    ready: Annotated[ReadySettings, _doc("the work in the background")] = ReadySettings()
+    databases: Annotated[DatabaseSettings, _doc("the databases of the events")] = DatabaseSettings()
+    prerender: Annotated[PrerenderSettings, _doc("the pages that are rendered ahead of time")] = (
+        PrerenderSettings()
+    )
+    page: Annotated[PageSettings, _doc("the operators' page")] = PageSettings()
+    fleet: Annotated[FleetSettings, _doc("all machines that serve the same index")] = FleetSettings()
+    history: Annotated[HistorySettings, _doc("how much of the past is remembered")] = HistorySettings()
+    logging: Annotated[LoggingSettings, _doc("what is logged, and how")] = LoggingSettings()

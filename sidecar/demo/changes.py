@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sidecar.demo.prepare import PASSWORDS, STUDIO_USER, Fleet
+from sidecar.demo.prepare import PASSWORDS, STUDIO_USER, DemoFleet
 from sidecar.demo.sample import (
     add_event,
     htpasswd_line,
@@ -33,7 +33,7 @@ class Change(Record, frozen=True):
     tries: tuple[tuple[str, str], ...] = ()
 
 
-def change(fleet: Fleet, kind: str) -> Change:
+def change(fleet: DemoFleet, kind: str) -> Change:
     """Make one of `KINDS` in the index of the office and in the store, and say what was done."""
     return KINDS[kind](fleet)
 
@@ -44,7 +44,7 @@ def password_of(index: Path) -> str:
     return next(one for one in PASSWORDS if htpasswd_line(STUDIO_USER, one) == line)
 
 
-def _password(fleet: Fleet) -> Change:
+def _password(fleet: DemoFleet) -> Change:
     old = password_of(fleet.index)
     new = next(one for one in PASSWORDS if one != old)
     set_password(fleet.index, STUDIO_USER, htpasswd_line(STUDIO_USER, new))
@@ -59,7 +59,7 @@ def _password(fleet: Fleet) -> Change:
     )
 
 
-def _event(fleet: Fleet) -> Change:
+def _event(fleet: DemoFleet) -> Change:
     machine = fleet.machines[0]
     studio, name = _studio(fleet)
     [[count]] = _rows(fleet.index, "select count(*) from showcases where key like 'gala-%'")
@@ -80,7 +80,7 @@ def _event(fleet: Fleet) -> Change:
     )
 
 
-def _renamed(fleet: Fleet) -> Change:
+def _renamed(fleet: DemoFleet) -> Change:
     studio, name = _studio(fleet)
     new = name.removesuffix(_SUFFIX) if name.endswith(_SUFFIX) else name + _SUFFIX
     rename_studio(fleet.index, studio, new)
@@ -88,7 +88,7 @@ def _renamed(fleet: Fleet) -> Change:
     return Change(f"In the store the studio {name} is called {new}.")
 
 
-def _region(fleet: Fleet) -> Change:
+def _region(fleet: DemoFleet) -> Change:
     """Move the studio that moves, from the first machine to the last or back."""
     first, last = fleet.machines[0], fleet.machines[-1]
     if first is last:
@@ -101,7 +101,7 @@ def _region(fleet: Fleet) -> Change:
     return Change(f"In the store {new} serves the studio {name} instead of {old}.")
 
 
-def _bad(fleet: Fleet) -> Change:
+def _bad(fleet: DemoFleet) -> Change:
     bad = fleet.folder / "bad.sqlite3"
     bad.write_bytes(fleet.index.read_bytes())
     keep_users(bad, _KEPT)
@@ -113,7 +113,7 @@ def _bad(fleet: Fleet) -> Change:
     )
 
 
-def _studio(fleet: Fleet) -> tuple[str, str]:
+def _studio(fleet: DemoFleet) -> tuple[str, str]:
     """Key and name of a studio that belongs to the first machine."""
     found = _rows(
         fleet.index, "select key, name from locations where region = ? order by id", fleet.machines[0].name
@@ -126,7 +126,7 @@ def _rows(index: Path, query: str, *values: str) -> list[tuple[Any, ...]]:
         return connection.execute(query, values).fetchall()
 
 
-KINDS: dict[str, Callable[[Fleet], Change]] = {
+KINDS: dict[str, Callable[[DemoFleet], Change]] = {
     "password": _password,
     "event": _event,
     "studio": _renamed,

@@ -6,7 +6,7 @@ import shutil
 
 import yaml
 
-from sidecar.demo.prepare import Fleet
+from sidecar.demo.prepare import DemoFleet
 from sidecar.system.shipped import shipped
 
 PROGRAM = "prometheus"
@@ -21,7 +21,7 @@ def advice() -> str:
     )
 
 
-def command(fleet: Fleet, port: int) -> list[str]:
+def command(fleet: DemoFleet, port: int) -> list[str]:
     """Write the configuration, and give the command that runs Prometheus with it on this port of loopback."""
     folder = fleet.folder / "prometheus"
     folder.mkdir(exist_ok=True)

@@ -196,7 +196,7 @@ class Users:
 class Handler:
     """Answers requests by one configuration; a reload makes another one."""
 
-    def __init__(self, navigator: Navigator, config: Any, users: Users | None) -> None:
+    def __init__(self, navigator: StandIn, config: Any, users: Users | None) -> None:
         self.navigator, self.config, self.users = navigator, config, users
         self.public_dir = config.server.static.public_dir or "public"
         self.scripts = {s.path: s for s in config.server.cgi_scripts if Path(s.script).is_file()}
@@ -415,7 +415,7 @@ def run_hooks(hooks: list[Any], kind: str) -> bool:
     return True
 
 
-class Navigator:
+class StandIn:
     """The process: what is loaded now, and the one loop that signals and reloads go through."""
 
     handler: Handler
@@ -596,12 +596,12 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
-async def serve(make: Callable[[], Navigator]) -> int:
+async def serve(make: Callable[[], StandIn]) -> int:
     return await make().run()
 
 
-def run(make: Callable[[], Navigator]) -> None:
-    """Be the Navigator that is made, and end this process with it."""
+def run(make: Callable[[], StandIn]) -> None:
+    """Be the stand-in that is made, and end this process with it."""
     die_with_parent()
     status = 1
     try:
@@ -620,7 +620,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = arguments().parse_args()
-    run(lambda: Navigator(options.config, options.pid_file))
+    run(lambda: StandIn(options.config, options.pid_file))
 
 
 if __name__ == "__main__":

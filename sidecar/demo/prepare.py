@@ -43,7 +43,7 @@ _LONGEST_SOCKET = 107
 _HEAD = "# Written by `sidecar demo`, which leaves it alone once you have edited it.\n"
 
 
-class Machine(Record, frozen=True):
+class DemoMachine(Record, frozen=True):
     """A machine of the demo: its region, which is its name too, its folder, and its ports on loopback."""
 
     name: str
@@ -67,11 +67,11 @@ class Machine(Record, frozen=True):
         return f"http://127.0.0.1:{self.web}/showcase/"
 
 
-class Fleet(Record, frozen=True):
+class DemoFleet(Record, frozen=True):
     """The demo: its folder, its machines, and what is worth saying of both, in sentences."""
 
     folder: Path
-    machines: tuple[Machine, ...]
+    machines: tuple[DemoMachine, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -99,11 +99,11 @@ class Fleet(Record, frozen=True):
 class _Remembered(Record, frozen=True):
     """The machines of the last run, and the SHA-256 of each configuration as it was written."""
 
-    machines: tuple[Machine, ...] = ()
+    machines: tuple[DemoMachine, ...] = ()
     written: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-def prepare(folder: Path, count: int, port: int) -> Fleet:
+def prepare(folder: Path, count: int, port: int) -> DemoFleet:
     """Make or complete the folder for so many machines; what is there is kept, edited configurations too.
 
     `port` is the first machine's page; the others follow, and the web servers 100 further on. A port that is
@@ -136,8 +136,8 @@ def prepare(folder: Path, count: int, port: int) -> Fleet:
         else:
             page = _port(port + place, f"the page of {name}", taken, notes)
             web = _port(port + place + _WEB, f"the web server of {name}", taken, notes)
-        machines.append(Machine(name, folder / name, page, web))
-    fleet = Fleet(folder, tuple(machines), tuple(notes))
+        machines.append(DemoMachine(name, folder / name, page, web))
+    fleet = DemoFleet(folder, tuple(machines), tuple(notes))
     _write_data(fleet)
     written = {
         one.name: _write_configuration(fleet, one)
@@ -156,9 +156,9 @@ def free_port(usual: int) -> int:
     return _port(usual, "", set(), [])
 
 
-def existing(folder: Path) -> Fleet:
+def existing(folder: Path) -> DemoFleet:
     """The demo that was started in the folder; `SettingsError` where there is none."""
-    fleet = Fleet(folder, _remembered(folder).machines)
+    fleet = DemoFleet(folder, _remembered(folder).machines)
     if not fleet.machines or not fleet.index.exists():
         raise SettingsError(
             f"there is no demo in {folder}", "start it with `sidecar demo`, or name its folder by --folder"
@@ -210,7 +210,7 @@ def _port(usual: int, what: str, taken: set[int], notes: list[str]) -> int:
     return port
 
 
-def _write_data(fleet: Fleet) -> None:
+def _write_data(fleet: DemoFleet) -> None:
     """The indexes, the event databases, and what each machine knows of the deployment."""
     fleet.stored.parent.mkdir(parents=True, exist_ok=True)
     if not fleet.index.exists():
@@ -230,7 +230,7 @@ def _write_data(fleet: Fleet) -> None:
         (one.folder / "application" / "tmp" / "deployed.json").write_text(deployed)
 
 
-def _write_configuration(fleet: Fleet, machine: Machine) -> str:
+def _write_configuration(fleet: DemoFleet, machine: DemoMachine) -> str:
     """Write a machine's sidecar.yml; its SHA-256 in hexadecimal."""
     folder = machine.folder
     settings: dict[str, Any] = {

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from sidecar.demo.prepare import Fleet, Machine
+from sidecar.demo.prepare import DemoFleet, DemoMachine
 from sidecar.demo.visits import loaded, published
 from sidecar.errors import SidecarError
 from sidecar.model.record import Record
@@ -49,12 +49,12 @@ class Processes:
         self._programs: list[_Program] = []
         self._libc = ctypes.CDLL(None)  # loaded here: after a fork there is little that may be done
 
-    def start_daemon(self, machine: Machine) -> None:
+    def start_daemon(self, machine: DemoMachine) -> None:
         """`sidecar serve`; its log is in the machine's folder."""
         command = ["-m", "sidecar", "--config", str(machine.config), "serve"]
         self._start(f"the daemon of {machine.name}", command, machine.folder, "sidecar.log")
 
-    def start_navigator(self, machine: Machine) -> None:
+    def start_navigator(self, machine: DemoMachine) -> None:
         """The stand-in for Navigator; likewise."""
         # By its path: a process is known as Navigator by its program's name.
         command = [
@@ -131,7 +131,7 @@ def _signal(one: _Program, number: signal.Signals) -> None:
 
 
 @contextmanager
-def running(fleet: Fleet) -> Iterator[Processes]:
+def running(fleet: DemoFleet) -> Iterator[Processes]:
     """The fleet's daemons and web servers, each machine on what it published; all ended on leaving."""
     processes = Processes()
     try:

@@ -7,25 +7,25 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sidecar.demo.changes import change, password_of
-from sidecar.demo.prepare import PASSWORDS, STUDIO_USER, Fleet, Machine
+from sidecar.demo.prepare import PASSWORDS, STUDIO_USER, DemoFleet, DemoMachine
 from sidecar.demo.processes import DemoError, Processes, running
 from sidecar.demo.visits import loaded, operate, served, signs_in
 from sidecar.model.record import Record
 
 
-class Event(Record, frozen=True):
+class StoryEvent(Record, frozen=True):
     """Something that has come true, and when, in seconds since the beginning."""
 
     seconds: float
     sentence: str
 
 
-def tell(fleet: Fleet, listen: Callable[[Event], None]) -> None:
+def tell(fleet: DemoFleet, listen: Callable[[StoryEvent], None]) -> None:
     """Run the fleet through all of it; `DemoError` at the first thing that does not come true."""
     clock = time.monotonic()
 
     def say(sentence: str) -> None:
-        listen(Event(time.monotonic() - clock, sentence))
+        listen(StoryEvent(time.monotonic() - clock, sentence))
 
     names = _listed([one.name for one in fleet.machines])
     say(f"A daemon and a web server each start for {names}, with a folder as store.")
@@ -35,7 +35,7 @@ def tell(fleet: Fleet, listen: Callable[[Event], None]) -> None:
 
 
 class _Story:
-    def __init__(self, fleet: Fleet, processes: Processes, say: Callable[[str], None]) -> None:
+    def __init__(self, fleet: DemoFleet, processes: Processes, say: Callable[[str], None]) -> None:
         self._fleet = fleet
         self._machines = fleet.machines
         self._processes = processes
@@ -81,7 +81,7 @@ class _Story:
                 f"{machine.name} loads the index of the store",
             )
 
-    def _signs_in(self, machines: Sequence[Machine], password: str, but: str) -> None:
+    def _signs_in(self, machines: Sequence[DemoMachine], password: str, but: str) -> None:
         for machine in machines:
             _see_to_it(
                 signs_in(machine, STUDIO_USER, password), f"{machine.name} accepts the password {password}"

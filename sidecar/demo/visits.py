@@ -8,14 +8,14 @@ from typing import Any
 
 import msgspec
 
-from sidecar.demo.prepare import Machine
+from sidecar.demo.prepare import DemoMachine
 from sidecar.demo.sample import DEMO_PASSWORD, DEMO_USER
 from sidecar.model.machine_report import Served, decode
 
 _LONGEST = 120.0
 
 
-def published(machine: Machine) -> bool:
+def published(machine: DemoMachine) -> bool:
     """Whether the daemon's first look at the store is over, and a generation is in place."""
     try:
         status, body = _visit(machine.page, "GET", "/status")
@@ -25,7 +25,7 @@ def published(machine: Machine) -> bool:
     return bool(data.get("last") and data["generation"]["current"])
 
 
-def served(machine: Machine) -> Served | None:
+def served(machine: DemoMachine) -> Served | None:
     """What the machine tells everyone of itself, through its web server; None while that does not answer."""
     try:
         status, body = _visit(machine.web, "GET", "/showcase/update_status")
@@ -34,19 +34,19 @@ def served(machine: Machine) -> Served | None:
     return decode(body) if status == 200 else None
 
 
-def loaded(machine: Machine) -> str | None:
+def loaded(machine: DemoMachine) -> str | None:
     """The SHA-256 of the index that the machine serves, in hexadecimal; None while it is not healthy."""
     found = served(machine)
     return found.sha256 if found is not None and found.health == "healthy" else None
 
 
-def signs_in(machine: Machine, user: str, password: str) -> bool:
+def signs_in(machine: DemoMachine, user: str, password: str) -> bool:
     """Whether the web server lets somebody in."""
     status, _ = _visit(machine.web, "GET", "/showcase/", f"{user}:{password}")
     return status == 200
 
 
-def operate(machine: Machine, method: str, path: str, body: Any = None) -> Any:
+def operate(machine: DemoMachine, method: str, path: str, body: Any = None) -> Any:
     """Ask a daemon for something as its operator, and give its answer, an error too, as plain data."""
     content = None if body is None else msgspec.json.encode(body)
     _, answer = _visit(machine.page, method, path, f"{DEMO_USER}:{DEMO_PASSWORD}", content)

@@ -1,9 +1,9 @@
 """The bus: it makes a change known sooner, and how far the machines are. The store remains the truth.
 
-A daemon listens for its index's hint (`Listener`), has its machine look at the store, as a signed poke that
-names a digest would, and states what the machine serves. A fleet update publishes the hint (`Announcement`),
-and pokes only those who have not stated soon afterwards that they serve it. Whatever goes wrong on the bus is
-said, and nothing waits for it: pokes and the regular look go on.
+A daemon listens for its index's hint (`BusListener`), has its machine look at the store, as a signed poke
+that names a digest would, and states what the machine serves. A fleet update publishes the hint
+(`Announcement`), and pokes only those who have not stated soon afterwards that they serve it. Whatever goes
+wrong on the bus is said, and nothing waits for it: pokes and the regular look go on.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def secrets_of(settings: Settings) -> list[str]:
     return [str.__str__(secret) for secret in both if secret]
 
 
-class Listener:
+class BusListener:
     """A machine's end of the bus."""
 
     def __init__(
@@ -140,8 +140,9 @@ class Listener:
             except SidecarError as error:
                 self._say(str(error))
             except Exception as error:
-                logger.exception("the bus is given up for a moment, because of an unexpected error")
                 self._problem = f"the bus cannot be used: {error}"
+                if self._is_due("unexpected"):
+                    logger.exception("the bus is given up for a moment, because of an unexpected error")
             finally:
                 self._link = None
             if time.monotonic() - since > _LONGEST_PAUSE:
@@ -156,11 +157,16 @@ class Listener:
         self._warn("connection", sentence)
 
     def _warn(self, kind: str, sentence: str) -> None:
-        """Log it, but not over and over."""
-        now = time.monotonic()
-        if now - self._logged.get(kind, -_LOG_SECONDS) >= _LOG_SECONDS:
-            self._logged[kind] = now
+        if self._is_due(kind):
             logger.warning("%s", sentence)
+
+    def _is_due(self, kind: str) -> bool:
+        """Whether such a thing may be logged again: not over and over."""
+        now = time.monotonic()
+        if now - self._logged.get(kind, -_LOG_SECONDS) < _LOG_SECONDS:
+            return False
+        self._logged[kind] = now
+        return True
 
     async def _prepare(self, link: Link) -> None:
         # First the subscription: what comes between the two is heard twice rather than never.
@@ -251,17 +257,20 @@ class Announcement:
         self._stamp = 0.0
         self._deadline = 0.0
         self._waiting: dict[str, asyncio.Event] = {}
+        self._stamps: dict[str, float] = {}
         self.statements: dict[str, Statement] = {}
 
     def take(self, key: str, value: bytes) -> None:
-        """Note a statement, if it is one."""
+        """Note a statement, if it is one, and newer than the one that is known."""
         try:
-            statement, _, _ = opened(Statement, key, value, self._secrets)
+            statement, stamp, _ = opened(Statement, key, value, self._secrets)
         except SidecarError:
             return  # whoever it is about is poked
         machine = statement.served.machine
-        if machine_key(self._key, machine) == key:
-            self.statements[machine] = statement
+        # A bucket that somebody made may keep it for ever, and whoever may write there may repeat it.
+        oldest = time.time() - STATEMENT_SECONDS - self._window
+        if machine_key(self._key, machine) == key and stamp >= max(oldest, self._stamps.get(machine, 0.0)):
+            self.statements[machine], self._stamps[machine] = statement, stamp
             if machine in self._waiting:
                 self._waiting[machine].set()
 

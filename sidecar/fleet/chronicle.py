@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from sidecar.config.settings import Paths
+from sidecar.config.settings import PathSettings
 from sidecar.errors import ReadError, Rejected, StoreError
 from sidecar.fleet.ledger import Ledger
 from sidecar.fleet.past import How, Kind, PastIndex
@@ -28,7 +28,7 @@ from sidecar.system.background import in_thread
 _BEFORE_SECONDS = 0.01
 
 
-def compare(before: Path, after: Path, paths: Paths) -> Changes:
+def compare(before: Path, after: Path, paths: PathSettings) -> Changes:
     """What changes from one index to another, as this machine's deployment reads them; it blocks."""
     deployed, memo = read_deployed(Path(paths.deployed), Path(paths.regions)), Memo()
     old, new = read_index(before, deployed), read_index(after, deployed)
@@ -38,7 +38,9 @@ def compare(before: Path, after: Path, paths: Paths) -> Changes:
 class Chronicle:
     """The history of the store's index, as one driver writes it."""
 
-    def __init__(self, ledger: Ledger, store: Store, index_key: str, paths: Paths, folder: Path) -> None:
+    def __init__(
+        self, ledger: Ledger, store: Store, index_key: str, paths: PathSettings, folder: Path
+    ) -> None:
         self._ledger = ledger
         self._store = store
         self._key = index_key
@@ -65,6 +67,8 @@ class Chronicle:
             if fetched is None or fetched.etag != held.etag:
                 raise StoreError(f"{self._key} has changed meanwhile", "run it again", code="store_changed")
             replaced = fetched.sha256
+            if entries:  # whose clock may have been fast
+                now = max(now, entries[0].at + 2 * _BEFORE_SECONDS)
             said = await self._changes(before, path)
             if not any(one.sha256 == replaced for one in entries):
                 at = now - _BEFORE_SECONDS
@@ -78,14 +82,30 @@ class Chronicle:
         )
         return entry
 
-    async def end(self, entry: PastIndex, state: How, results: Iterable[Result], note: str = "") -> PastIndex:
-        """Write down how far it came, and forget what is too old."""
+    async def end(
+        self,
+        entry: PastIndex,
+        state: How,
+        results: Iterable[Result],
+        say: Callable[[str], None],
+        note: str = "",
+    ) -> None:
+        """Write down how far it came, and forget what is too old.
+
+        Where the store takes neither, `say` is told why: what has become of the fleet is so all the same.
+        """
         everyone = list(results)
         loaded = sum(one.state in GOOD for one in everyone)
         ended = replace(entry, state=state, loaded=loaded, machines=len(everyone), note=note)
-        await self._ledger.write(ended)
-        await self._ledger.prune()
-        return ended
+        try:
+            await self._ledger.write(ended)
+        except StoreError as error:
+            say(f"the history does not tell how it ended: {error.message}")
+            return
+        try:
+            await self._ledger.prune()
+        except StoreError as error:
+            say(f"the history keeps what is too old: {error.message}")
 
     async def _changes(self, before: Path, after: Path) -> tuple[str, ...]:
         try:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from sidecar.config.settings import Fleet
+from sidecar.config.settings import FleetSettings
 from sidecar.errors import SidecarError
 from sidecar.fleet.machines import Target
 from sidecar.fleet.poke import Order
@@ -56,7 +56,7 @@ class Crew:
 
     def __init__(
         self,
-        settings: Fleet,
+        settings: FleetSettings,
         talk: Talker,
         stopped: Callable[[Target], Awaitable[bool]],
         order: Order,

@@ -26,6 +26,7 @@ from sidecar.fleet.rollout import LEASE_SECONDS, RENEW_SECONDS, Rollout
 from sidecar.fleet.verdicts import Verdict
 from sidecar.inputs.store import Store
 from sidecar.model.runs import AHEAD_SECONDS
+from sidecar.system.tasks import end
 
 Value = TypeVar("Value")
 
@@ -34,6 +35,8 @@ _RENEW_BODY_SECONDS = AHEAD_SECONDS / 3
 _WRITES = 5
 _PAUSE_SECONDS = 0.1
 _RELEASE_SECONDS = 5.0
+_IN_STORE = ("store", "rest", "done")
+"""The phases whose driver wants the new index in the store, or to be put there."""
 
 
 class Lost(FleetError):
@@ -103,10 +106,13 @@ class Driver:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+        except Lost:
+            await end(*tasks)
+            if self._rollout.phase == "store":
+                await self._undo_put(self._rollout)
+            raise
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)
             if not self._rollout.ended:
                 with suppress(StoreError, Lost, TimeoutError):
                     async with asyncio.timeout(_RELEASE_SECONDS):
@@ -133,9 +139,9 @@ class Driver:
 
     async def _rest(self) -> None:
         one = self._rollout
-        names = [target.id for target in await self._machines.active() if target.id not in one.proven]
-        if names:
-            self._listener.say(f"all others: {', '.join(names)}")
+        # Those who had it ahead of the store too: where the driver rested or died meanwhile, they went back.
+        names = [target.id for target in await self._machines.active()]
+        self._listener.say(f"all machines: {', '.join(names)}")
         await self._told(names, one.target, None)
 
     async def _told(self, names: Iterable[str], sha256: str, body: Path | None) -> None:
@@ -192,16 +198,30 @@ class Driver:
             return
         self._stored = etag
         self._remember(etag, one.target)
-        try:
-            await self._write(rules.stored)
-        except Lost:
-            # It slept between the two: the one who took over did not know of this.
-            with suppress(StoreError):
-                found = await self._ledger.get(self._ledger.rollout_key, Rollout)
-                if found is None or found[0].phase == "taken_back":
-                    await self._store_index(await self._content(one.base), one.base_modified, etag)
-            raise
+        await self._write(rules.stored)
         self._listener.say("the store holds it now")
+
+    async def _undo_put(self, one: Rollout) -> None:
+        """Put back the index before it, unless the driver who has the rollout now wants the new one there.
+
+        This one slept before or during its upload: the one who took over did not know of that.
+        """
+        try:
+            found = await self._ledger.get(self._ledger.rollout_key, Rollout)
+            if found is not None and found[0].target == one.target and found[0].phase in _IN_STORE:
+                return
+            etag = self._stored
+            if etag is None:
+                held = await self._store.fetch(self._key, self._path(), None)
+                if held is None or held.sha256 != one.target:
+                    return
+                etag = held.etag
+            await self._store_index(await self._content(one.base), one.base_modified, etag)
+        except StoreError as error:
+            if error.code != "store_changed":  # else the other driver has dealt with it
+                self._listener.say(
+                    f"{one.target[:12]} may stay in the store, though taken back: {error.message}"
+                )
 
     async def _back(self) -> None:
         one = self._rollout

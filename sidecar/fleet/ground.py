@@ -10,7 +10,7 @@ from pathlib import Path
 
 import aiohttp
 
-from sidecar.config.settings import Fleet, Settings
+from sidecar.config.settings import FleetSettings, Settings
 from sidecar.errors import SettingsError
 from sidecar.fleet.bus import ByBus, announcing
 from sidecar.fleet.chronicle import Chronicle
@@ -48,7 +48,7 @@ class Ground:
         listener: Listener,
         *,
         ready: bool = False,
-        limits: Fleet | None = None,
+        limits: FleetSettings | None = None,
         talk: Talker | None = None,
     ) -> Crew:
         """All machines on their way to an index."""

@@ -60,14 +60,20 @@ class Ledger:
             await store_surely(self._store, self._history + sha256, path, modified, None, self._path())
 
     async def content(self, sha256: str) -> Path:
-        """An index that was kept, in a file; `StoreError` when it is not there, or not what it was."""
+        """An index that was kept, in a file; `StoreError` when it is not there, or not what it was.
+
+        It is fetched once: a rollout that rests sends it again and again.
+        """
+        kept = self._folder / f"content-{sha256}"
+        if kept.exists():
+            return kept
         path = self._path()
         fetched = await self._store.fetch(self._history + sha256, path, None)
         if fetched is None or fetched.sha256 != sha256:
             raise StoreError(
                 f"{self._history}{sha256} is not the index that it was", "name another one", code="store_torn"
             )
-        return path
+        return path.replace(kept)
 
     async def prune(self) -> None:
         """Remove what is no longer kept: entries, and the contents that no other entry names."""

@@ -9,7 +9,7 @@ import time
 import aiohttp
 from yarl import URL
 
-from sidecar.config.settings import Fleet
+from sidecar.config.settings import FleetSettings
 from sidecar.fleet.discovery import read
 from sidecar.fleet.machines import Target
 from sidecar.fleet.verdicts import Answer, Verdict, seconds_of
@@ -32,7 +32,7 @@ class Order:
 class Talk:
     """Requests to machines. What brings no answer at all is a `Verdict` already."""
 
-    def __init__(self, settings: Fleet, secret: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, settings: FleetSettings, secret: str, session: aiohttp.ClientSession) -> None:
         self._root = settings.root
         self._timeout = settings.answer_timeout
         self._secret = secret

@@ -18,7 +18,7 @@ from sidecar.errors import StoreError
 from sidecar.fleet import rollout as rules
 from sidecar.fleet.chronicle import how
 from sidecar.fleet.crew import Listener
-from sidecar.fleet.driver import Driver, Lost
+from sidecar.fleet.driver import Driver
 from sidecar.fleet.ground import Ground
 from sidecar.fleet.machines import FleetError, Found, Target, only
 from sidecar.fleet.past import How
@@ -34,6 +34,7 @@ _FOLLOW_SECONDS = 1.0
 # A driver that was told to stop does it at its next look, and then takes back within a machine's own limit.
 _TOLD_SECONDS = 300.0
 _TRIES = 5
+_RENEWED_SECONDS = 1.5 * rules.RENEW_SECONDS
 _MOST_DIGITS = 3
 
 
@@ -66,9 +67,23 @@ class Rolling:
         known = await self.record()
         if known is None or known[0].ended:
             return None
-        if rules.is_driven(known[0], time.time()):
+        if await self.is_driven(*known):
             raise driven(known[0])
         return known
+
+    async def frozen(self) -> tuple[Rollout, str] | None:
+        """The last rollout, where it could not be taken back."""
+        known = await self.record()
+        return known if known is not None and known[0].phase == "frozen" else None
+
+    async def is_driven(self, rollout: Rollout, etag: str) -> bool:
+        """Whether its driver lives; where no clock can tell, it is seen whether the lease is renewed."""
+        driven = rules.is_driven(rollout, time.time())
+        if driven is None:
+            await asyncio.sleep(_RENEWED_SECONDS)
+            known = await self.record()
+            driven = known is not None and known[1] != etag and not known[0].ended
+        return driven
 
     async def begin(self, proposal: Proposal, canary: str) -> Rollout:
         """Roll an index out, from the canary to the last machine or back."""
@@ -94,11 +109,7 @@ class Rolling:
             waves=rules.waves(names, [one.id for one in first]),
             machines=len(names),
         )
-        try:
-            return await self._drive(rollout, known[1] if known else None)
-        except Lost as error:
-            await ground.chronicle.end(entry, "taken_back", (), error.message)
-            raise
+        return await self._drive(rollout, known[1] if known else None)
 
     async def go_on(self, rollout: Rollout, etag: str, *, back: str = "") -> Rollout:
         """Drive what another driver left behind: to its end, or back for the reason given."""
@@ -119,8 +130,6 @@ class Rolling:
             if known is None or known[0].ended:
                 raise idle()
             told = replace(known[0], wish=wish)
-            if not rules.is_driven(known[0], time.time()):
-                return known[0]
             try:
                 await ledger.put(ledger.rollout_key, told, known[1])
             except StoreError as error:
@@ -134,18 +143,15 @@ class Rolling:
         """Wait for the end of a rollout that another one drives; `FleetError` when that takes too long."""
         try:
             async with asyncio.timeout(_TOLD_SECONDS):
-                while True:
-                    known = await self.record()
-                    if known is None or known[0].token != token or known[0].ended:
+                while (known := await self.record()) is not None:
+                    if known[0].token != token or not await self.is_driven(*known):
                         break
-                    if not rules.is_driven(known[0], time.time()):
-                        return await self.go_on(*known, back="a person has aborted it")
                     await asyncio.sleep(_FOLLOW_SECONDS)
         except TimeoutError:
             known = None
         if known is None or known[0].token != token:
             raise FleetError("it is not known how the rollout ended", "look at `sidecar fleet status`")
-        return known[0]
+        return known[0] if known[0].ended else await self.go_on(*known, back="a person has aborted it")
 
     # what the driver does with machines
 
@@ -205,21 +211,40 @@ class Rolling:
         }
         self.results = tuple((before | driver.results).values())
         await self._remember(end)
+        await self._announce(end)
         return end
+
+    async def _announce(self, end: Rollout) -> None:
+        """Tell the bus: whoever connects later hears of no older one, and whoever woke meanwhile follows."""
+        ground = self._ground
+        if not ground.settings.fleet.bus or end.phase == "frozen":
+            return
+        try:
+            held = end.target if end.phase == "done" else (await ground.uploader.look(content=False)).sha256
+        except StoreError as error:
+            self._listener.say(f"the bus is not told how it ended: {error.message}")
+            return
+        async with ground.announced(held, self._listener):
+            pass
 
     async def _remember(self, end: Rollout) -> None:
         """The history's entry of this rollout gets its end."""
-        chronicle, entries = self._ground.chronicle, await self._ground.ledger.entries()
+        say = self._listener.say
+        try:
+            entries = await self._ground.ledger.entries()
+        except StoreError as error:
+            say(f"the history does not tell how it ended: {error.message}")
+            return
         entry = next((one for one in entries if (one.at, one.sha256) == (end.started, end.target)), None)
         if entry is not None:
-            await chronicle.end(entry, *_end(end, self.results))
+            state, note = _how(end, self.results)
+            await self._ground.chronicle.end(entry, state, self.results, say, note)
 
 
-def _end(end: Rollout, results: tuple[Result, ...]) -> tuple[How, tuple[Result, ...], str]:
+def _how(end: Rollout, results: tuple[Result, ...]) -> tuple[How, str]:
     if end.phase == "done":
-        state, note = how(results)
-        return state, results, note
-    return ("taken_back" if end.phase == "taken_back" else "frozen"), results, end.reason
+        return how(results)
+    return ("taken_back" if end.phase == "taken_back" else "frozen"), end.reason
 
 
 def chosen(found: Found, word: str) -> tuple[Target, ...]:

@@ -3,7 +3,7 @@
     wave         the index is sent to the machines of this wave, which must prove that they serve it
     soak         the canary's machines are watched for a while
     store        the index goes into the store: from now on every machine that looks finds it
-    rest         all other machines are told to fetch it
+    rest         all machines are told to fetch it; those of the waves have it, unless they went back
     back         it is taken back: the store holds the one before, who took the new one is sent back to it
     done         the end: the store holds the new index, and all have it, or lag and catch up by themselves
     taken_back   the end: the store holds what it held, and so do the machines that can be reached
@@ -147,9 +147,11 @@ def returned(rollout: Rollout, problem: str, unreached: Sequence[str]) -> Rollou
     return replace(rollout, phase="taken_back", lagging=tuple(unreached), proven=())
 
 
-def is_driven(rollout: Rollout, now: float) -> bool:
-    """Whether its driver lives, as far as anybody can tell."""
-    return not rollout.ended and now < rollout.lease
+def is_driven(rollout: Rollout, now: float) -> bool | None:
+    """Whether its driver lives; None where only the next renewal tells: whose clock is wrong nobody knows."""
+    if rollout.ended or not rollout.lease:
+        return False
+    return True if 0 < rollout.lease - now < 2 * LEASE_SECONDS else None
 
 
 def taken_over(rollout: Rollout, token: str, driver: str, now: float) -> Rollout:

@@ -29,7 +29,7 @@ from sidecar.fleet.crew import Listener
 from sidecar.fleet.extra import upload_extras
 from sidecar.fleet.ground import Ground, open_ground, require_secret
 from sidecar.fleet.machines import FleetError, Found, Target, only, without
-from sidecar.fleet.past import How, PastIndex, ending
+from sidecar.fleet.past import PastIndex, ending
 from sidecar.fleet.poke import Order, Talk
 from sidecar.fleet.report import Overview, Report, Result, Row, enough, row
 from sidecar.fleet.rolling import Rolling, driver_name
@@ -85,7 +85,7 @@ class Updates:
             _prepare(Path(settings.paths.state))
         async with open_ground(settings, self._store, listener) as ground:
             rolling = Rolling(ground, listener, wanted.who)
-            left = None if wanted.dry_run else await _left_behind(rolling, listener)
+            left = None if wanted.dry_run else await _left_behind(rolling, wanted, listener)
             if left is not None and wanted.index is None:
                 raise _unfinished(left[0])
             around = Around(settings, ground.session, listener.say)
@@ -103,7 +103,7 @@ class Updates:
             end = None
             if left is not None:
                 end = await _finish(rolling, left, proposal.current.sha256)
-                if end.target != proposal.current.sha256:
+                if end.target != proposal.current.sha256 and end.phase != "frozen":
                     # The one before is back in the store: this update begins anew.
                     end, proposal = None, await self._proposal(ground, wanted)
             current = proposal.current
@@ -115,14 +115,12 @@ class Updates:
                 else:
                     entry = await self._begin(ground, proposal, wanted, listener)
                     current = await ground.uploader.store(proposal)
-            if end is not None and end.phase == "done":
-                async with ground.announced(current.sha256, listener):
-                    pass  # whoever connects later hears of no older one
             if end is not None:
                 current = msgspec.structs.replace(
                     current, upload="uploaded" if end.phase == "done" else "taken_back"
                 )
-            listener.say(_sentence(current))
+            if end is None or end.phase != "frozen":
+                listener.say(_sentence(current))
             if current.upload == "uploaded":
                 await self._renew_inventory(ground, current, listener)
             if end is None or (end.phase == "done" and wanted.wait == "ready"):
@@ -131,7 +129,8 @@ class Updates:
             else:
                 found, results = rolling.found, rolling.results
             if entry is not None:
-                await _write_down(ground, entry, results, listener)
+                reached, note = how(results)
+                await ground.chronicle.end(entry, reached, results, listener.say, note)
             done = enough(results, wanted.quorum) and (end is None or end.phase == "done")
             failures: tuple[str, ...] = ()
             if wanted.around and not wanted.dry_run and done:
@@ -227,12 +226,18 @@ class Updates:
     async def _renew_inventory(self, ground: Ground, current: Current, listener: Listener) -> None:
         """Tell the application's tools, which look there first for an object's true age."""
         path = Path(self._settings.index_key)
-        if current.path is None or current.etag is None or current.modified is None:
+        if current.path is None or current.modified is None:
             return
         date = await asyncio.to_thread(first_date, current.path)
-        item = Item(f'"{current.etag}"', date, format_age(current.modified))
         inventory = Inventory(ground.store, "", ground.folder)
         try:
+            etag = current.etag
+            if etag is None:  # a rollout has stored it
+                stored = await ground.store.head(self._settings.index_key)
+                if stored is None or ground.memory.knows(stored.etag) != current.sha256:
+                    return
+                etag = stored.etag
+            item = Item(f'"{etag}"', date, format_age(current.modified))
             await inventory.renew({path.name: item})
         except StoreError as error:
             # Those tools ask the object itself where the inventory knows another ETag.
@@ -289,11 +294,17 @@ class Updates:
         )
 
 
-async def _left_behind(rolling: Rolling, listener: Listener) -> tuple[Rollout, str] | None:
-    """The rollout that a driver left behind; `FleetError` while one drives."""
+async def _left_behind(rolling: Rolling, wanted: Wanted, listener: Listener) -> tuple[Rollout, str] | None:
+    """The rollout that a driver left behind; `FleetError` while one drives.
+
+    One that could not be taken back too, where another index shall come: it is nothing to go back to.
+    """
     try:
-        return await rolling.must_be_free()
+        left = await rolling.must_be_free()
+        return await rolling.frozen() if left is None and wanted.index is not None else left
     except StoreError as error:
+        if error.code != "store_denied":
+            raise
         # Some stores refuse to say that an object is not there.
         listener.say(f"whether a rollout is under way cannot be seen: {error.message}")
         return None
@@ -318,8 +329,11 @@ async def _may_replace(ground: Ground, proposal: Proposal, wanted: Wanted, liste
     """Say which rollback ends; `FleetError` `fleet_held` when nobody asks for what people took back."""
     try:
         entries = await ground.ledger.entries()
-    except StoreError:
-        return  # who writes the history says why it cannot
+    except StoreError as error:
+        # Where no history may be read there is none, and whoever writes it says so.
+        if wanted.unattended and error.code != "store_denied":
+            raise
+        return
     sha256 = proposal.current.sha256
     ended = ending(entries, proposal.held)
     newest = next((one for one in entries if one.sha256 == sha256), None)
@@ -332,20 +346,6 @@ async def _may_replace(ground: Ground, proposal: Proposal, wanted: Wanted, liste
         )
     if ended is not None:
         listener.say(f"this ends the rollback by {ended.who} to {ended.sha256[:12]}")
-
-
-async def _write_down(
-    ground: Ground, entry: PastIndex, results: tuple[Result, ...], listener: Listener
-) -> None:
-    try:
-        await ground.chronicle.end(entry, *_ended(results))
-    except StoreError as error:
-        listener.say(f"the history does not tell how it ended: {error.message}")
-
-
-def _ended(results: tuple[Result, ...]) -> tuple[How, tuple[Result, ...], str]:
-    state, note = how(results)
-    return state, results, note
 
 
 def _prepare(state: Path) -> None:

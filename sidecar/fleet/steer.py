@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 from sidecar.config.settings import Settings
 from sidecar.fleet.crew import Listener
 from sidecar.fleet.ground import open_ground, require_secret
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.rolling import Rolling, idle
-from sidecar.fleet.rollout import Rollout, Wish, is_driven
+from sidecar.fleet.rollout import Rollout, Wish
 from sidecar.inputs.store import Store
 
 _WISHES: dict[str, Wish] = {"pause": "pause", "resume": "", "abort": "abort"}
@@ -31,7 +29,7 @@ async def steer(
             return await rolling.go_on(*known)
         if known is None or known[0].ended:
             raise idle()
-        if is_driven(known[0], time.time()):
+        if await rolling.is_driven(*known):
             told = await rolling.wish(_WISHES[word])
             return await rolling.ended(told.token) if word == "abort" else told
         if word == "pause":

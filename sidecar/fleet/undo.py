@@ -75,13 +75,20 @@ class Undo:
             if digest:
                 to = past.named(entries, digest)
             elif moment is not None:
-                to = past.before(entries, moment)
+                to = past.before(entries, moment, fetched.sha256)
             else:
                 to = past.previous(entries, fetched.sha256)
             if to.sha256 == fetched.sha256:
                 raise FleetError(
                     f"the store holds the index {digest or to.sha256[:SHOWN]} already",
                     "`sidecar fleet history` lists the others",
+                    code="fleet_history",
+                )
+            if not any(past.was_held(one, entries) for one in entries if one.sha256 == to.sha256):
+                raise FleetError(
+                    f"the store never kept the index {to.sha256[:SHOWN]}, and a rollback goes to all at once"
+                    f"{f': {to.note}' if to.note else ''}",
+                    "name another one, or roll it out anew with `sidecar fleet update --canary 1`",
                     code="fleet_history",
                 )
             found, problem = await self._changes(now, await ground.ledger.content(to.sha256))
@@ -111,7 +118,7 @@ class Undo:
             listener.say(f"the store holds {plan.to.sha256[:SHOWN]} again")
             results, skipped = await self._follow(ground, plan.to.sha256, listener)
             state, note = how(results)
-            await ground.chronicle.end(entry, state, results, note)
+            await ground.chronicle.end(entry, state, results, listener.say, note)
         return Report(
             started=started,
             seconds=time.monotonic() - clock,

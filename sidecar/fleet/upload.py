@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.config.settings import Fetch
+from sidecar.config.settings import FetchSettings
 from sidecar.errors import SidecarError, StoreError
 from sidecar.fleet.ledger import Ledger, store_surely
 from sidecar.fleet.machines import FleetError
@@ -102,7 +102,7 @@ class Uploader:
     """Brings the store up to date with a local index, or finds out what the store holds."""
 
     def __init__(
-        self, store: Store, key: str, memory: Memory, folder: Path, limits: Fetch, ledger: Ledger
+        self, store: Store, key: str, memory: Memory, folder: Path, limits: FetchSettings, ledger: Ledger
     ) -> None:
         self._store = store
         self._ledger = ledger

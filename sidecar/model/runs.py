@@ -18,7 +18,7 @@ RunState = Literal[
 SettledState = RunState | Literal["rolled_back"]
 """What became of a run in the end."""
 
-Verdict = Literal["loaded", "failed", "superseded", "down", "pending"]
+LoadVerdict = Literal["loaded", "failed", "superseded", "down", "pending"]
 """How it ended with the load of a generation."""
 
 PREVIEW = "preview"

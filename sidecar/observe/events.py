@@ -21,7 +21,7 @@ from sidecar.model.stream import (
 _BACKLOG = 1000
 
 
-class Event(Record, frozen=True):
+class StreamedEvent(Record, frozen=True):
     """Something that happened, with its running number."""
 
     number: int
@@ -35,7 +35,7 @@ class Broker:
     """
 
     def __init__(self) -> None:
-        self._listeners: set[asyncio.Queue[Event | None]] = set()
+        self._listeners: set[asyncio.Queue[StreamedEvent | None]] = set()
         self._numbers = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -47,7 +47,7 @@ class Broker:
         """Tell of an event, from any thread."""
         if self._loop is None or not self._listeners:
             return
-        event = Event(next(self._numbers), data)
+        event = StreamedEvent(next(self._numbers), data)
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
@@ -68,16 +68,16 @@ class Broker:
         else:
             self.emit(NavigatorReloaded(time.time()))
 
-    def _deliver(self, event: Event | None) -> None:
+    def _deliver(self, event: StreamedEvent | None) -> None:
         for queue in self._listeners:
             if queue.full():
                 queue.get_nowait()
             queue.put_nowait(event)
 
     @contextmanager
-    def listening(self) -> Iterator[asyncio.Queue[Event | None]]:
+    def listening(self) -> Iterator[asyncio.Queue[StreamedEvent | None]]:
         """A queue of the events from now on; None says that the daemon stops."""
-        queue: asyncio.Queue[Event | None] = asyncio.Queue(_BACKLOG)
+        queue: asyncio.Queue[StreamedEvent | None] = asyncio.Queue(_BACKLOG)
         self._listeners.add(queue)
         try:
             yield queue

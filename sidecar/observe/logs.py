@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from sidecar.config.settings import Logging, Settings
+from sidecar.config.settings import LoggingSettings, Settings
 from sidecar.model.text import printable
 
 JOURNAL_ERROR = "<3>"
@@ -120,7 +120,7 @@ def is_journal(stream: TextIO) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{there.st_dev}:{there.st_ino}"
 
 
-def set_up(settings: Logging) -> None:
+def set_up(settings: LoggingSettings) -> None:
     """Send everything to standard error in the form that fits."""
     handler = logging.StreamHandler(sys.stderr)
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())

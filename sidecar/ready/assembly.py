@@ -18,27 +18,27 @@ from sidecar.model.stream import Emit
 from sidecar.model.work import Work
 from sidecar.ready.databases import Databases
 from sidecar.ready.extra import ExtraFiles, Held
-from sidecar.ready.facts import Facts, read_facts
+from sidecar.ready.facts import GenerationData, read_facts
 from sidecar.ready.folder import DatabaseFolder
 from sidecar.ready.lock import WorkLock
-from sidecar.ready.memory import Memory
+from sidecar.ready.memory import FileMemory
 from sidecar.ready.pages import Rendered
 from sidecar.ready.plan import Known
 from sidecar.ready.prerender import Prerender
 from sidecar.ready.push import Push
-from sidecar.ready.report import Report
+from sidecar.ready.report import StepReport
 from sidecar.ready.runner import Do, ReadyWork
 from sidecar.system.background import Background
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ReadyParts:
     """The ready work of one machine, and what else works on its databases."""
 
     work: ReadyWork
     databases: Databases
     push: Push
-    facts: Callable[[], Awaitable[Facts | None]]
+    facts: Callable[[], Awaitable[GenerationData | None]]
     background: Background
 
     def on_event(self, event: LifecycleEvent) -> None:
@@ -54,7 +54,7 @@ def assemble(
     deployed: Callable[[], Deployed],
     emit: Emit,
     finished: Callable[[Work], None],
-) -> Parts:
+) -> ReadyParts:
     """The parts, as the settings want them."""
     state, where = Path(settings.paths.state), generations.site.where
     background = Background(settings.databases.parallel, settings.ready.nice)
@@ -64,31 +64,35 @@ def assemble(
         settings.databases.group or settings.files.group,
     )
     folder = DatabaseFolder(Path(settings.paths.databases), settings.databases.mode, owner, group)
-    known = Memory(state / "databases.json", Known)
+    known = FileMemory(state / "databases.json", Known)
     databases = Databases(settings, store, folder, known, background)
     extra = ExtraFiles(
         extras(settings),
         store,
-        Memory(state / "extra.json", Held),
+        FileMemory(state / "extra.json", Held),
         background,
         (where.owner, where.group),
         state,
         source=settings.update.own_index,
     )
     prerender = Prerender(
-        settings, Memory(state / "pages.json", Rendered), background, (where.owner, where.group), extra.digest
+        settings,
+        FileMemory(state / "pages.json", Rendered),
+        background,
+        (where.owner, where.group),
+        extra.digest,
     )
 
-    async def facts() -> Facts | None:
+    async def facts() -> GenerationData | None:
         return await asyncio.to_thread(read_facts, generations, deployed)
 
-    async def fetch(facts: Facts, report: Report, *, everything: bool) -> str | None:
+    async def fetch(facts: GenerationData, report: StepReport, *, everything: bool) -> str | None:
         return await databases.fetch(facts, report) if settings.databases.fetch else None
 
-    async def migrate(facts: Facts, report: Report, *, everything: bool) -> str | None:
+    async def migrate(facts: GenerationData, report: StepReport, *, everything: bool) -> str | None:
         return await databases.migrate(facts, report)
 
-    async def orphans(facts: Facts, report: Report, *, everything: bool) -> str | None:
+    async def orphans(facts: GenerationData, report: StepReport, *, everything: bool) -> str | None:
         if not settings.databases.fetch:
             return None
         return await databases.orphans(facts, report, loaded=generations.last_loaded() == facts.generation)
@@ -100,7 +104,7 @@ def assemble(
         "extra": extra.fetch,
         "prerender": prerender.render,
     }
-    return Parts(
+    return ReadyParts(
         work=ReadyWork(settings.ready, WorkLock(Path(settings.ready.lock)), facts, steps, emit, finished),
         databases=databases,
         push=Push(databases, store, folder, known, settings.machine.region, state),

@@ -14,16 +14,16 @@ from sidecar.errors import CommandError, SidecarError, StoreError
 from sidecar.inputs.store import Store
 from sidecar.model.objects import Stored, is_md5
 from sidecar.model.work import Asked, Prepared
-from sidecar.ready.facts import Facts
+from sidecar.ready.facts import GenerationData
 from sidecar.ready.folder import DatabaseFolder
-from sidecar.ready.memory import Memory
+from sidecar.ready.memory import FileMemory
 from sidecar.ready.plan import (
     PREFIX,
     SUFFIX,
+    Decision,
+    Desired,
     Here,
     Known,
-    Verdict,
-    Wanted,
     came_through,
     decide,
     keeps,
@@ -32,7 +32,7 @@ from sidecar.ready.plan import (
     orphans,
     wanted,
 )
-from sidecar.ready.report import Report
+from sidecar.ready.report import StepReport
 from sidecar.system.background import Background, each
 from sidecar.system.commands import run_command
 from sidecar.system.sqlite import check_database
@@ -41,15 +41,15 @@ _NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DatabaseRow:
     """A database: wanted, here, in the store, remembered; `age` is the object's true one, if known."""
 
-    wanted: Wanted
+    wanted: Desired
     here: Here | None
     stored: Stored | None
     known: Known | None
     age: float | None
-    verdict: Verdict
+    verdict: Decision
 
 
 class Databases:
@@ -60,7 +60,7 @@ class Databases:
         settings: Settings,
         store: Store,
         folder: DatabaseFolder,
-        memory: Memory[Known],
+        memory: FileMemory[Known],
         background: Background,
     ) -> None:
         self._settings = settings.databases
@@ -79,14 +79,14 @@ class Databases:
 
     # What is, and what is to be done
 
-    async def survey(self, facts: Facts) -> list[Row]:
+    async def survey(self, facts: GenerationData) -> list[DatabaseRow]:
         """Every database that belongs here, and what is to become of it. Costs one listing."""
         listing = await self._list(PREFIX)
         here = await self._background.run(self._folder.look)
         belonging = self._belonging(facts)
-        rows: dict[str, Row] = {}
+        rows: dict[str, DatabaseRow] = {}
 
-        async def judge(one: Wanted) -> None:
+        async def judge(one: Desired) -> None:
             rows[one.name] = await self._judge(one, here.get(one.name), listing.get(one.name))
 
         await each(belonging.values(), self._settings.parallel, judge)
@@ -101,7 +101,7 @@ class Databases:
             if one.key.endswith(SUFFIX)
         }
 
-    async def _judge(self, one: Wanted, here: Here | None, stored: Stored | None) -> Row:
+    async def _judge(self, one: Desired, here: Here | None, stored: Stored | None) -> DatabaseRow:
         """What is to become of a database; what was learned on the way is remembered."""
         before = self._known(one.name)
         known = await self._recall(before or Known(), stored)
@@ -123,7 +123,7 @@ class Databases:
             known = replace(known, ours=one.ours)
         if self._known(one.name) is before and known != (before or Known()):
             self._memory.entries[one.name] = known
-        return Row(one, here, stored, known, age, verdict)
+        return DatabaseRow(one, here, stored, known, age, verdict)
 
     async def _recall(self, known: Known, stored: Stored | None) -> Known:
         """The same, once it is clear how the last upload ended."""
@@ -158,7 +158,7 @@ class Databases:
             )
         return ". ".join(sentences) or None
 
-    def _belonging(self, facts: Facts) -> dict[str, Wanted]:
+    def _belonging(self, facts: GenerationData) -> dict[str, Desired]:
         return wanted(
             facts.programmes,
             facts.served,
@@ -176,7 +176,7 @@ class Databases:
 
     # Step: databases
 
-    async def fetch(self, facts: Facts, report: Report) -> str:
+    async def fetch(self, facts: GenerationData, report: StepReport) -> str:
         """Fetch what is missing, empty or older here."""
         await self._background.run(self._folder.clean)
         rows = await self.survey(facts)
@@ -187,7 +187,7 @@ class Databases:
         report.expect(len(todo) + len(creating))
         failed = 0
 
-        async def fetch(row: Row) -> None:
+        async def fetch(row: DatabaseRow) -> None:
             nonlocal failed
             report.begin(row.wanted.name)
             try:
@@ -214,7 +214,7 @@ class Databases:
             said += f", {len(absent)} neither here nor in the store"
         return said
 
-    async def _put_right(self, names: Sequence[str], report: Report) -> None:
+    async def _put_right(self, names: Sequence[str], report: StepReport) -> None:
         """See that the application may write to what is served."""
 
         def put_right() -> list[str]:
@@ -244,7 +244,7 @@ class Databases:
         if here is not None:
             self._memory.entries[name] = Known(fetched.etag, modified, here.signature, ours)
 
-    async def _create(self, name: str, report: Report) -> None:
+    async def _create(self, name: str, report: StepReport) -> None:
         command = [*self._settings.create_command, str(self._folder.path(name))]
         try:
             finished = await run_command(
@@ -307,9 +307,9 @@ class Databases:
         undone, unserved = set(todo), {name for name in todo if _is_empty(here.get(name))}
 
         async def prepare(name: str) -> None:
-            report = Report(_nothing, _ignore)
+            report = StepReport(_nothing, _ignore)
             # Nobody has written it here yet, whoever may from now on.
-            row = await self._judge(Wanted(name, None, False, False), here.get(name), listing.get(name))
+            row = await self._judge(Desired(name, None, False, False), here.get(name), listing.get(name))
             action = row.verdict.action
             try:
                 if action == "fetch":
@@ -340,7 +340,7 @@ class Databases:
         await asyncio.to_thread(self._memory.save)
         return Prepared(_summed_up(failures), (*waiting, *sorted(unserved)))
 
-    async def _create_anew(self, name: str, report: Report) -> None:
+    async def _create_anew(self, name: str, report: StepReport) -> None:
         """Let the command make a database that nobody uses yet: half of one must not stay."""
         whole = False
         try:
@@ -352,7 +352,7 @@ class Databases:
 
     # Step: migrate
 
-    async def migrate(self, facts: Facts, report: Report) -> str | None:
+    async def migrate(self, facts: GenerationData, report: StepReport) -> str | None:
         """Let the application migrate the databases that lack a migration."""
         folder = self._application / self._settings.migrations
         versions = await self._background.run(_migrations_in, folder)
@@ -380,7 +380,7 @@ class Databases:
             if (found := here.get(name)) and found.size and not versions <= self._folder.versions(name)
         ]
 
-    async def _migrate(self, batch: Sequence[str], versions: frozenset[str], report: Report) -> None:
+    async def _migrate(self, batch: Sequence[str], versions: frozenset[str], report: StepReport) -> None:
         command = [*self._settings.migrate_command, *(str(self._folder.path(name)) for name in batch)]
         try:
             finished = await run_command(
@@ -400,7 +400,7 @@ class Databases:
 
     # Step: orphans
 
-    async def orphans(self, facts: Facts, report: Report, *, loaded: bool) -> str | None:
+    async def orphans(self, facts: GenerationData, report: StepReport, *, loaded: bool) -> str | None:
         """Tell of databases whose events left; remove those that the store surely has, where configured.
 
         Only for a generation that is `loaded`: before, the tenants of the one before are still served.

@@ -9,9 +9,9 @@ from sidecar.errors import SidecarError, StoreError
 from sidecar.inputs.extra import Extra
 from sidecar.inputs.store import Store
 from sidecar.model.record import Record
-from sidecar.ready.facts import Facts
-from sidecar.ready.memory import Memory
-from sidecar.ready.report import Report
+from sidecar.ready.facts import GenerationData
+from sidecar.ready.memory import FileMemory
+from sidecar.ready.report import StepReport
 from sidecar.system.background import Background
 from sidecar.system.files import replace, signature_at
 
@@ -30,7 +30,7 @@ class ExtraFiles:
         self,
         extras: tuple[Extra, ...],
         store: Store,
-        memory: Memory[Held],
+        memory: FileMemory[Held],
         background: Background,
         owner: tuple[int, int],
         staging: Path,
@@ -45,7 +45,7 @@ class ExtraFiles:
         self._staged = staging / "extra-file"
         self._source = source
 
-    async def fetch(self, facts: Facts, report: Report, *, everything: bool) -> str | None:
+    async def fetch(self, facts: GenerationData, report: StepReport, *, everything: bool) -> str | None:
         """Bring the files up to date; what the store does not hold stays as it is."""
         if self._source or not self._extras:
             return None

@@ -16,7 +16,7 @@ from sidecar.ready.pages import parse_list
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class GenerationData:
     """A generation: `served` are the stems of its tenants' databases, of those, too, that wait for theirs.
 
     `pages` are those worth prerendering.
@@ -31,7 +31,7 @@ class Facts:
     pages: tuple[Page, ...]
 
 
-def read_facts(generations: Generations, deployed: Callable[[], Deployed]) -> Facts | None:
+def read_facts(generations: Generations, deployed: Callable[[], Deployed]) -> GenerationData | None:
     """The facts of the generation in place; None before the first. Blocks for a moment."""
     current = generations.current
     if current is None:
@@ -41,7 +41,7 @@ def read_facts(generations: Generations, deployed: Callable[[], Deployed]) -> Fa
     index = read_index(archive.index(current.number), deployed())
     memo = Memo()
     owned = owners(index, memo)
-    return Facts(
+    return GenerationData(
         generation=current.number,
         fingerprint=f"{current.fingerprint} {current.index.sha256}",
         index=index,

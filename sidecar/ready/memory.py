@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 Entry = TypeVar("Entry")
 
 
-class Memory(Generic[Entry]):
+class FileMemory(Generic[Entry]):
     """Name -> record, loaded once and saved as a whole."""
 
     def __init__(self, path: Path, kind: type[Entry]) -> None:

@@ -25,7 +25,7 @@ class Rendered(Record, frozen=True):
     signature: str
 
 
-class Pages(Record, frozen=True):
+class RenderedPages(Record, frozen=True):
     """The pages to render, the number of those that are as they should be, the files to remove."""
 
     render: tuple[Page, ...]
@@ -101,7 +101,7 @@ def plan_pages(
     *,
     incremental: bool,
     remove: bool,
-) -> Pages:
+) -> RenderedPages:
     """Which pages to render. `wanted` are fingerprints, `present` the signatures of the files, both by file.
 
     Only files that were written here are ever removed.
@@ -114,7 +114,7 @@ def plan_pages(
         else:
             render.append(page)
     gone = (file for file in known if file not in wanted and present.get(file) == known[file].signature)
-    return Pages(tuple(render), skipped, tuple(sorted(gone)) if remove else ())
+    return RenderedPages(tuple(render), skipped, tuple(sorted(gone)) if remove else ())
 
 
 def _digest(*parts: Any) -> str:

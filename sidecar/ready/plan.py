@@ -69,7 +69,7 @@ class Known(Record, frozen=True, omit_defaults=True):
     sent: Sent | None = None
 
 
-class Wanted(Record, frozen=True):
+class Desired(Record, frozen=True):
     """A database that belongs here: its stem, the owning region, whether this machine writes it."""
 
     name: str
@@ -78,7 +78,7 @@ class Wanted(Record, frozen=True):
     served: bool
 
 
-class Verdict(Record, frozen=True):
+class Decision(Record, frozen=True):
     """What to do with a database, and why.
 
     `push` only happens when somebody asks for it, `conflict` is told of. To `ask` means for the object's true
@@ -101,7 +101,7 @@ def wanted(
     *,
     owns_all: bool,
     copies: bool,
-) -> dict[str, Wanted]:
+) -> dict[str, Desired]:
     """The databases that belong here by stem: those of the served tenants, with `copies` those of all events.
 
     The index is not among them. A tenant that is no event (the demonstration, say) is written here.
@@ -113,63 +113,65 @@ def wanted(
             name = tenant.database
             if name in here or copies:
                 ours = owns_all or (region is not None and programme.region == region)
-                found[name] = Wanted(name, programme.region, ours, name in here)
+                found[name] = Desired(name, programme.region, ours, name in here)
     for name in here:
-        found.setdefault(name, Wanted(name, region, True, True))
+        found.setdefault(name, Desired(name, region, True, True))
     return found
 
 
 def decide(
-    one: Wanted,
+    one: Desired,
     here: Here | None,
     stored: Stored | None,
     known: Known | None,
     age: float | None = None,
     same: bool | None = None,
-) -> Verdict:
+) -> Decision:
     """What becomes of a database; `age` is its object's true one, `same` whether both have the same bytes."""
     known = known or Known()
     if here is None or here.size == 0:
         if stored is None:
-            return Verdict("create", "neither here nor in the store")
-        return Verdict("fetch", "missing here" if here is None else "empty here")
+            return Decision("create", "neither here nor in the store")
+        return Decision("fetch", "missing here" if here is None else "empty here")
     if stored is None:
         return _only_here(one, known, "not in the store")
     clean = known.signature == here.signature
     if known.signature and known.etag == stored.etag:
         if clean:
-            return Verdict("keep", "the same as in the store")
+            return Decision("keep", "the same as in the store")
         if one.ours or known.ours:
             return _only_here(one, known, "changed here since it was stored")
     elif one.ours or (known.ours and not clean):
         return _both_moved(stored, here, same, clean=clean)
     elif clean:
-        return Verdict("fetch", "changed in the store")
+        return Decision("fetch", "changed in the store")
     if known.etag == stored.etag:
         age = known.modified
     if age is None:
-        return Verdict("ask", "another object than the one last seen")
+        return Decision("ask", "another object than the one last seen")
     if int(age) > int(here.modified):
-        return Verdict("fetch", "older here than in the store")
-    return Verdict("keep", "not older here than in the store")
+        return Decision("fetch", "older here than in the store")
+    return Decision("keep", "not older here than in the store")
 
 
-def _only_here(one: Wanted, known: Known, what: str) -> Verdict:
+def _only_here(one: Desired, known: Known, what: str) -> Decision:
     """The file holds what the object does not, and nobody has changed that since."""
     if one.ours:
-        return Verdict("push", what)
+        return Decision("push", what)
     if known.ours:
-        return Verdict("conflict", f"{what}; its event has moved to another region")
-    return Verdict("keep", what)
+        return Decision("conflict", f"{what}; its event has moved to another region")
+    return Decision("keep", what)
 
 
-def _both_moved(stored: Stored, here: Here, same: bool | None, *, clean: bool) -> Verdict:
+def _both_moved(stored: Stored, here: Here, same: bool | None, *, clean: bool) -> Decision:
     """The object is another than the one that this file, which is written here, came from or went to."""
     if same is None and stored.size == here.size and not clean:
-        return Verdict("compare", "another object than the one last seen")
+        return Decision("compare", "another object than the one last seen")
     if same:
-        return Verdict("keep", "the same as in the store")
-    return Verdict("conflict", f"the store holds another copy{'' if clean else ', and this one has changed'}")
+        return Decision("keep", "the same as in the store")
+    return Decision(
+        "conflict", f"the store holds another copy{'' if clean else ', and this one has changed'}"
+    )
 
 
 def came_through(sent: Sent, stored: Stored, age: float | None) -> bool:
@@ -179,7 +181,7 @@ def came_through(sent: Sent, stored: Stored, age: float | None) -> bool:
     return stored.size == sent.size and age is not None and abs(age - sent.modified) < _PRECISION
 
 
-def orphans(here: Mapping[str, Here], belonging: Mapping[str, Wanted]) -> list[str]:
+def orphans(here: Mapping[str, Here], belonging: Mapping[str, Desired]) -> list[str]:
     """The databases of events that no longer belong here."""
     return sorted(name for name in here if _EVENT.match(name) and name not in belonging)
 

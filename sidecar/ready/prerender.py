@@ -13,10 +13,10 @@ from sidecar import __version__
 from sidecar.config.settings import Settings
 from sidecar.errors import CommandError, SidecarError
 from sidecar.model.index import Page
-from sidecar.ready.facts import Facts
-from sidecar.ready.memory import Memory
+from sidecar.ready.facts import GenerationData
+from sidecar.ready.memory import FileMemory
 from sidecar.ready.pages import Rendered, documentation, fingerprints, plan_pages
-from sidecar.ready.report import Report
+from sidecar.ready.report import StepReport
 from sidecar.system.background import Background, each
 from sidecar.system.commands import run_command
 from sidecar.system.files import replace, signature_at
@@ -32,7 +32,7 @@ class Prerender:
     def __init__(
         self,
         settings: Settings,
-        memory: Memory[Rendered],
+        memory: FileMemory[Rendered],
         background: Background,
         owner: tuple[int, int],
         extra: Callable[[], Awaitable[str]],
@@ -47,7 +47,7 @@ class Prerender:
         self._background = background
         self._extra = extra
 
-    async def render(self, facts: Facts, report: Report, *, everything: bool) -> str | None:
+    async def render(self, facts: GenerationData, report: StepReport, *, everything: bool) -> str | None:
         """Bring the pages up to date, with `everything` also those that cannot have changed."""
         if self._settings.renderer == "none":
             return None
@@ -80,7 +80,7 @@ class Prerender:
 
     # By command
 
-    async def _by_command(self, wanted: Mapping[str, str], report: Report, *, incremental: bool) -> str:
+    async def _by_command(self, wanted: Mapping[str, str], report: StepReport, *, incremental: bool) -> str:
         fingerprint = hashlib.sha256(repr(sorted(wanted.items())).encode()).hexdigest()[:32]
         made = Rendered(fingerprint, "")
         missing = await self._background.run(self._missing, list(wanted))
@@ -122,7 +122,7 @@ class Prerender:
     # Over HTTP
 
     async def _by_http(
-        self, pages: Sequence[Page], wanted: Mapping[str, str], report: Report, *, incremental: bool
+        self, pages: Sequence[Page], wanted: Mapping[str, str], report: StepReport, *, incremental: bool
     ) -> str:
         known = self._memory.entries
         present = await self._background.run(self._signatures, [*wanted, *known])

@@ -14,10 +14,10 @@ from sidecar.inputs.store import Store
 from sidecar.inputs.store.inventory import Inventory, Item, first_date
 from sidecar.inputs.store.transfer import format_age
 from sidecar.model.work import Pushed
-from sidecar.ready.databases import Databases, Row
-from sidecar.ready.facts import Facts
+from sidecar.ready.databases import DatabaseRow, Databases
+from sidecar.ready.facts import GenerationData
 from sidecar.ready.folder import DatabaseFolder
-from sidecar.ready.memory import Memory
+from sidecar.ready.memory import FileMemory
 from sidecar.ready.plan import SUFFIX, Here, Known, Sent, came_through, key
 from sidecar.system.sqlite import check_database
 
@@ -39,7 +39,7 @@ class Push:
         databases: Databases,
         store: Store,
         folder: DatabaseFolder,
-        memory: Memory[Known],
+        memory: FileMemory[Known],
         region: str,
         staging: Path,
     ) -> None:
@@ -49,7 +49,7 @@ class Push:
         self._memory = memory
         self._inventory = Inventory(store, region, staging)
 
-    async def push(self, facts: Facts, names: Sequence[str], *, overwrite: bool) -> Pushed:
+    async def push(self, facts: GenerationData, names: Sequence[str], *, overwrite: bool) -> Pushed:
         """Upload the databases that are named, or all with something new.
 
         With `overwrite` what lies in the store is replaced whatever it is.
@@ -74,7 +74,7 @@ class Push:
             said.append(f"{self._inventory.key}: {len(items)} renewed")
         return Pushed(tuple(said), tuple(failed))
 
-    def _choose(self, rows: dict[str, Row], name: str, *, overwrite: bool) -> Row:
+    def _choose(self, rows: dict[str, DatabaseRow], name: str, *, overwrite: bool) -> DatabaseRow:
         row = rows.get(name.removesuffix(SUFFIX))
         if row is None:
             raise NotFound(
@@ -91,7 +91,7 @@ class Push:
             raise NotFound(f"{row.wanted.name} is not here, or empty", "there is nothing to push")
         return row
 
-    async def _push(self, row: Row, *, overwrite: bool) -> Item:
+    async def _push(self, row: DatabaseRow, *, overwrite: bool) -> Item:
         name, stored = row.wanted.name, row.stored
         if row.verdict.action == "conflict" and not overwrite:
             age = "" if row.age is None else f", of {format_age(row.age)}"

@@ -9,7 +9,7 @@ _KEPT = 16_000
 _TELL_EVERY = 0.2
 
 
-class Report:
+class StepReport:
     """One step's progress. `changed` is called now and then, `line` for each line of output."""
 
     def __init__(self, changed: Callable[[], None], line: Callable[[str], None]) -> None:

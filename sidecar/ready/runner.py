@@ -16,14 +16,14 @@ from typing import Protocol
 
 import msgspec
 
-from sidecar.config.settings import Ready
+from sidecar.config.settings import ReadySettings
 from sidecar.errors import SidecarError
 from sidecar.model.record import Problem
 from sidecar.model.stream import Emit, ReadyLogLine, ReadyProgress
 from sidecar.model.work import Step, StepState, Work, WorkState, outcome_of
-from sidecar.ready.facts import Facts
+from sidecar.ready.facts import GenerationData
 from sidecar.ready.lock import WorkLock
-from sidecar.ready.report import Report
+from sidecar.ready.report import StepReport
 from sidecar.system.tasks import happens
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,9 @@ logger = logging.getLogger(__name__)
 class Do(Protocol):
     """A step's work: gives its result in a sentence, or None when there was nothing to do."""
 
-    def __call__(self, facts: Facts, report: Report, *, everything: bool) -> Awaitable[str | None]: ...
+    def __call__(
+        self, facts: GenerationData, report: StepReport, *, everything: bool
+    ) -> Awaitable[str | None]: ...
 
 
 @dataclass(slots=True)
@@ -49,7 +51,7 @@ class Job:
 class _Active:
     """The work under way."""
 
-    facts: Facts
+    facts: GenerationData
     job: Job
     started: float
     steps: dict[str, Step] = field(default_factory=dict)
@@ -72,9 +74,9 @@ class ReadyWork:
 
     def __init__(
         self,
-        settings: Ready,
+        settings: ReadySettings,
         lock: WorkLock,
-        facts: Callable[[], Awaitable[Facts | None]],
+        facts: Callable[[], Awaitable[GenerationData | None]],
         steps: Mapping[str, Do],
         emit: Emit,
         finished: Callable[[Work], None],
@@ -214,7 +216,7 @@ class ReadyWork:
         def line(text: str) -> None:
             self._emit(ReadyLogLine(name, text))
 
-        report = Report(changed, line)
+        report = StepReport(changed, line)
         active.steps[name] = Step(name, "running")
         self._tell()
         state: StepState = "done"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from sidecar.model.record import Record
 from sidecar.model.words import plural
-from sidecar.ready.databases import Row
+from sidecar.ready.databases import DatabaseRow
 
 
 class Line(Record, frozen=True):
@@ -30,12 +30,12 @@ class Line(Record, frozen=True):
     reason: str
 
 
-def lines(rows: Iterable[Row]) -> list[Line]:
+def lines(rows: Iterable[DatabaseRow]) -> list[Line]:
     """The rows of a survey for people and JSON."""
     return [_line(row) for row in rows]
 
 
-def _line(row: Row) -> Line:
+def _line(row: DatabaseRow) -> Line:
     here, stored = row.here, row.stored
     age = row.age if row.age is not None else stored.modified if stored else None
     return Line(

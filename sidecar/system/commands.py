@@ -20,6 +20,8 @@ _OWN_SECRETS = frozenset({"FLY_API_TOKEN", "FLY_ACCESS_TOKEN"})
 _KEPT = 64 << 10
 _LONGEST_LINE = 4096
 _GRACE = 2.0
+_LOOK_SECONDS = 0.1
+_LEFTOVER_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,7 @@ async def _run(
             with suppress(ProcessLookupError):
                 os.setpriority(os.PRIO_PGRP, process.pid, nice)
         async with asyncio.timeout(timeout):
-            await _collect(process, kept, tell)
-            status = await process.wait()
+            status = await _status(process, asyncio.create_task(_collect(process, kept, tell)))
     except TimeoutError:
         raise CommandError(
             f"{command[0]} was ended after its limit of {timeout:g} s",
@@ -101,6 +102,21 @@ def _inherited() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(_OWN) and name not in _OWN_SECRETS
     }
+
+
+async def _status(process: asyncio.subprocess.Process, reading: asyncio.Task[None]) -> int:
+    """The command's exit status, after what it printed was read.
+
+    A child that it leaves behind may hold its output for ever: nobody waits for that.
+    """
+    try:
+        while not reading.done() and process.returncode is None:
+            await asyncio.wait({reading}, timeout=_LOOK_SECONDS)
+        await asyncio.wait({reading}, timeout=_LEFTOVER_SECONDS)
+        # asyncio's own wait() is for the output's end, too, in some versions.
+        return await process.wait() if process.returncode is None else process.returncode
+    finally:
+        reading.cancel()
 
 
 async def _collect(process: asyncio.subprocess.Process, kept: bytearray, tell: Callable[[str], None]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from sidecar.config.settings import Update
+from sidecar.config.settings import UpdateSettings
 from sidecar.errors import Rejected
 from sidecar.generations import INDEX
 from sidecar.model.artifacts import Artifact
@@ -25,7 +25,7 @@ _PREFIX = "check-"
 class CheckCommand:
     """One look at a time: `lay_out`, `ask`, `clear`; all but `ask` block."""
 
-    def __init__(self, settings: Update, state: Path) -> None:
+    def __init__(self, settings: UpdateSettings, state: Path) -> None:
         self._settings = settings
         self._state = state
         self._folder = state

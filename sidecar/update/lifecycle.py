@@ -118,7 +118,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class LoadState:
     """What holds since when (monotonic), and what was done about it: how often, and when last.
 
     `acts` is -1 while the way back is under way. `looked` is when Navigator was first told to look while it
@@ -137,10 +137,10 @@ class State:
     given_up: bool = False
 
 
-Step = tuple[State, Action | None]
+Step = tuple[LoadState, Action | None]
 
 
-def transition(state: State, facts: Facts, now: float, limit: float) -> Step:
+def transition(state: LoadState, facts: Facts, now: float, limit: float) -> Step:
     """The state that follows from the facts, and what to do now; `limit` is how long a load may take."""
     published = facts.published
     generation = published.generation if published else None
@@ -150,7 +150,7 @@ def transition(state: State, facts: Facts, now: float, limit: float) -> Step:
     if (known, state.process, state.generation) != (phase, facts.process, generation):
         # A boot goes on when something is published meanwhile: its hook has had its time.
         booting = (state.phase, state.process) == (Phase.BOOTING, facts.process) and phase is Phase.BOOTING
-        state = State(phase, facts.process, generation, state.since if booting else now)
+        state = LoadState(phase, facts.process, generation, state.since if booting else now)
     if published is None or (state.acts < 0 and now - state.acted < limit):
         return state, None  # nothing is in place, or the way back is under way
     if _dies(facts):
@@ -181,7 +181,7 @@ def _dies(facts: Facts) -> bool:
     )
 
 
-def _waiting(state: State, facts: Facts, published: Published, now: float, limit: float) -> Step:
+def _waiting(state: LoadState, facts: Facts, published: Published, now: float, limit: float) -> Step:
     # Nobody is served by these files, and a bad file ends Navigator at its start before anything shows it.
     # A living one that goes on serving is the safe place to try the set again.
     if published.proven or facts.fallback is None or now - state.since < limit:
@@ -189,7 +189,7 @@ def _waiting(state: State, facts: Facts, published: Published, now: float, limit
     return _back(state, facts, now, "Navigator did not start with it")
 
 
-def _booting(state: State, facts: Facts, published: Published, now: float, limit: float) -> Step:
+def _booting(state: LoadState, facts: Facts, published: Published, now: float, limit: float) -> Step:
     let_go = facts.let_go
     if let_go is not None and let_go >= max(state.since, published.at) and state.looked is None:
         state = replace(state, looked=let_go)
@@ -202,14 +202,14 @@ def _booting(state: State, facts: Facts, published: Published, now: float, limit
     return _repeat(state, Action.LOOK, rested, now) if facts.answers else (state, None)
 
 
-def _foreign(state: State, facts: Facts, published: Published, now: float, limit: float) -> Step:
+def _foreign(state: LoadState, facts: Facts, published: Published, now: float, limit: float) -> Step:
     if facts.asking or not facts.answers:
         return state, None
     rested = max(state.since if not state.acts else state.acted, facts.let_go or 0.0)
     return _repeat(state, Action.SIGNAL, rested, now)
 
 
-def _loading(state: State, facts: Facts, published: Published, now: float, limit: float) -> Step:
+def _loading(state: LoadState, facts: Facts, published: Published, now: float, limit: float) -> Step:
     if state.acts == 0:
         let_go = facts.let_go
         by_itself = let_go is not None and let_go >= published.at
@@ -225,7 +225,7 @@ def _loading(state: State, facts: Facts, published: Published, now: float, limit
     return _back(state, facts, now, "Navigator did not load it")
 
 
-def _probing(state: State, facts: Facts, published: Published, now: float, limit: float) -> Step:
+def _probing(state: LoadState, facts: Facts, published: Published, now: float, limit: float) -> Step:
     if facts.probe:
         state = replace(state, phase=Phase.LOADED, given_up=False)
         if not state.recorded:
@@ -240,7 +240,7 @@ def _probing(state: State, facts: Facts, published: Published, now: float, limit
     return state, None
 
 
-_RULES: dict[Phase, Callable[[State, Facts, Published, float, float], Step]] = {
+_RULES: dict[Phase, Callable[[LoadState, Facts, Published, float, float], Step]] = {
     Phase.WAITING: _waiting,
     Phase.BOOTING: _booting,
     Phase.FOREIGN: _foreign,
@@ -249,17 +249,17 @@ _RULES: dict[Phase, Callable[[State, Facts, Published, float, float], Step]] = {
 }
 
 
-def _acted(state: State, now: float) -> State:
+def _acted(state: LoadState, now: float) -> LoadState:
     return replace(state, acts=max(0, state.acts) + 1, acted=now)  # -1: a way back that never came
 
 
-def _repeat(state: State, action: Action, rested: float, now: float) -> Step:
+def _repeat(state: LoadState, action: Action, rested: float, now: float) -> Step:
     """Do it now, or once it has rested for the pause that grows with each time."""
     pause = min(FIRST_PAUSE * 2 ** max(0, state.acts - 1), LAST_PAUSE)
     return (_acted(state, now), action) if now - rested >= pause else (state, None)
 
 
-def _back(state: State, facts: Facts, now: float, reason: str) -> Step:
+def _back(state: LoadState, facts: Facts, now: float, reason: str) -> Step:
     """Go back; without a generation to go back to, give up."""
     published = facts.published
     if facts.fallback is None or published is None or published.restored:
@@ -268,7 +268,7 @@ def _back(state: State, facts: Facts, now: float, reason: str) -> Step:
     return replace(state, acts=-1, acted=now, looked=None, reason=reason), Action.ROLL_BACK
 
 
-def holds(state: State, facts: Facts, now: float) -> bool:
+def holds(state: LoadState, facts: Facts, now: float) -> bool:
     """Whether a publication now could be overlooked, because a load that is under way began before it.
 
     Only for a moment, and only while Navigator goes on serving: nothing waits for what its own end brings.
@@ -276,7 +276,7 @@ def holds(state: State, facts: Facts, now: float) -> bool:
     return state.phase is Phase.LOADING and facts.published is not None and now - state.since < HOLD_TIME
 
 
-def deadline(state: State, now: float, limit: float) -> float:
+def deadline(state: LoadState, now: float, limit: float) -> float:
     """Seconds until time alone changes what `transition` says, at most."""
     if state.phase is Phase.LOADED:
         return float("inf")

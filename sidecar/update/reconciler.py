@@ -18,13 +18,13 @@ from sidecar.errors import PublishError, SidecarError
 from sidecar.generations import Generations, LastLoaded, Manifest
 from sidecar.model.events import LifecycleEvent, Loaded, NavigatorSeen, NotLoaded, Reloaded
 from sidecar.model.navigator import Process
-from sidecar.model.runs import Request, Verdict
+from sidecar.model.runs import LoadVerdict, Request
 from sidecar.model.states import Health
 from sidecar.navigator.markers import Marker
 from sidecar.navigator.server import Navigator
 from sidecar.system.tasks import Tasks, end, happens
 from sidecar.update import lifecycle
-from sidecar.update.lifecycle import Action, Facts, Phase, Published, State
+from sidecar.update.lifecycle import Action, Facts, LoadState, Phase, Published
 from sidecar.update.observer import Observer
 from sidecar.update.rejections import Rejections
 
@@ -78,7 +78,7 @@ class Reconciler:
         self._limit = limit
         self._ask = ask
         self._subscribers: list[Callable[[LifecycleEvent], None]] = []
-        self.state = State(since=time.monotonic())
+        self.state = LoadState(since=time.monotonic())
         self.facts = Facts()
         self._wall = time.time()
         self._probing: _Probing | None = None
@@ -164,7 +164,7 @@ class Reconciler:
                 self._let_go = time.monotonic()
             self.wake()
 
-    async def wait(self, generation: int, seconds: float) -> Verdict:
+    async def wait(self, generation: int, seconds: float) -> LoadVerdict:
         """How it ended for a generation: loaded, failed, superseded or down; pending after `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -178,7 +178,7 @@ class Reconciler:
         self._stopping = True
         self._tell_news()
 
-    def _verdict(self, generation: int) -> Verdict | None:
+    def _verdict(self, generation: int) -> LoadVerdict | None:
         current, state = self._generations.current, self.state
         if self._stopping:
             return "pending"
@@ -296,7 +296,7 @@ class Reconciler:
 
     # Actions
 
-    def _act(self, action: Action, state: State, facts: Facts) -> None:
+    def _act(self, action: Action, state: LoadState, facts: Facts) -> None:
         assert facts.published is not None  # noqa: S101 - there is nothing to do without
         number = facts.published.generation
         if action is Action.SIGNAL:
@@ -312,7 +312,7 @@ class Reconciler:
         else:
             self._fail(state, number, facts.fallback if action is Action.ROLL_BACK else None)
 
-    def _signal(self, state: State, facts: Facts, number: int) -> None:
+    def _signal(self, state: LoadState, facts: Facts, number: int) -> None:
         published, let_go = facts.published, facts.let_go
         was_to_look = published is not None and let_go is not None and let_go >= published.at
         if state.acts > 1 or was_to_look:
@@ -374,7 +374,7 @@ class Reconciler:
         logger.info("Navigator has loaded generation %d%s", number, after, extra={"generation": number})
         self._tell(Loaded(number, seconds))
 
-    def _fail(self, state: State, number: int, goes_back: int | None) -> None:
+    def _fail(self, state: LoadState, number: int, goes_back: int | None) -> None:
         code = {Phase.PROBING: "probe", Phase.WAITING: "died"}.get(state.phase, "not_loaded")
         message = f"generation {number} is not in force: {state.reason}"
         logger.error("%s", message, extra={"generation": number})
@@ -406,7 +406,7 @@ class Reconciler:
 
 
 def _health(
-    state: State, facts: Facts, current: Manifest | None, now: float, limit: float, served: int | None
+    state: LoadState, facts: Facts, current: Manifest | None, now: float, limit: float, served: int | None
 ) -> tuple[Any, str]:
     """The word and its reason."""
     long = now - state.since >= limit

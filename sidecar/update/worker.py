@@ -50,7 +50,7 @@ class Throttle:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RunLimits:
     """How many requests may wait at once, how many of the public's, and how many seconds a run may take."""
 
     waiting: int
@@ -91,7 +91,7 @@ class Worker:
         finished: Callable[[Outcome], None],
         throttle: Throttle,
         may_publish: Callable[[], bool],
-        limits: Limits,
+        limits: RunLimits,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._execute = execute

@@ -11,8 +11,8 @@ from sidecar.errors import BadRequest, Busy, NotFound
 from sidecar.model.record import Record
 from sidecar.model.work import Work, work_text
 from sidecar.observe.events import Broker
-from sidecar.ready.assembly import Parts
-from sidecar.ready.facts import Facts
+from sidecar.ready.assembly import ReadyParts
+from sidecar.ready.facts import GenerationData
 from sidecar.ready.table import lines, table
 from sidecar.web.access import Administrators, on_unix_socket
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, preferred, text_answer
@@ -29,10 +29,10 @@ class PushBody(Record, frozen=True, forbid_unknown_fields=True):
     overwrite: bool = False
 
 
-class Background:
+class BackgroundViews:
     """All of it needs an administrator, or the Unix socket."""
 
-    def __init__(self, parts: Parts, broker: Broker, administrators: Administrators) -> None:
+    def __init__(self, parts: ReadyParts, broker: Broker, administrators: Administrators) -> None:
         self._parts = parts
         self._broker = broker
         self._administrators = administrators
@@ -92,7 +92,7 @@ class Background:
             return json_answer(pushed, status)
         return text_answer("\n".join(pushed.said) or "nothing has changed here since it was stored", status)
 
-    async def _facts(self) -> Facts:
+    async def _facts(self) -> GenerationData:
         facts = await self._parts.facts()
         if facts is None:
             raise NotFound("there is no generation yet", "run an update first")

@@ -16,13 +16,13 @@ from sidecar.fleet.report import Result
 from sidecar.model.record import ErrorAnswer, Record
 from sidecar.model.stream import STREAM_EVENTS
 from sidecar.web.answers import JSON
-from sidecar.web.route import Answer, Parameter, Route, shown
+from sidecar.web.route import Parameter, Reply, Route, shown
 
 Schema = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
 
-NOT_ALLOWED: Mapping[int, Answer] = {
+NOT_ALLOWED: Mapping[int, Reply] = {
     401: shown("no, or wrong, name and password", ErrorAnswer),
     403: shown("no administrators are configured, or another site's page sent this", ErrorAnswer),
     429: shown("too many wrong passwords from this address", ErrorAnswer),
@@ -109,7 +109,7 @@ def _operation(route: Route[Any], schemas: Mapping[Any, Schema]) -> Schema:
     return described
 
 
-def _answer(answer: Answer, schemas: Mapping[Any, Schema]) -> Schema:
+def _answer(answer: Reply, schemas: Mapping[Any, Schema]) -> Schema:
     told = [schemas[record] for record in answer.records]
     as_json = told[0] if len(told) == 1 else {"anyOf": told}
     described: Schema = {"description": answer.words}

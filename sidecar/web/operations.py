@@ -14,7 +14,7 @@ from aiohttp import web
 
 from sidecar.errors import BadRequest, NotFound, SidecarError, Unauthorized
 from sidecar.model.record import Problem, Record
-from sidecar.model.runs import PREVIEW, TRIGGERS, Outcome, Request, Verdict
+from sidecar.model.runs import PREVIEW, TRIGGERS, LoadVerdict, Outcome, Request
 from sidecar.observe.events import Broker
 from sidecar.ready.runner import ReadyWork
 from sidecar.system.tasks import Tasks
@@ -203,7 +203,7 @@ def _say_if_not_run(update: asyncio.Future[Outcome]) -> None:
         logger.warning("the update for the boot was not run: %s", error)
 
 
-_VERDICTS: dict[Verdict, tuple[str, str, int]] = {
+_VERDICTS: dict[LoadVerdict, tuple[str, str, int]] = {
     "failed": ("was published, but Navigator did not load it", "look at Navigator's log and at /status", 502),
     "superseded": ("was replaced before it was loaded", "look at /status", 409),
     "down": ("is in place, but Navigator is down", "start Navigator: it will load it", 503),

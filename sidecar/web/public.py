@@ -20,7 +20,7 @@ from urllib.parse import parse_qs
 
 from aiohttp import web
 
-from sidecar.config.settings import Trigger
+from sidecar.config.settings import TriggerSettings
 from sidecar.errors import BadRequest, NotFound, SidecarError, TooLarge, Unauthorized
 from sidecar.inputs.store.transfer import CHUNK
 from sidecar.model import signing
@@ -55,7 +55,7 @@ class PublicTrigger:
 
     def __init__(
         self,
-        settings: Trigger,
+        settings: TriggerSettings,
         machine: str,
         worker: Worker,
         reconciler: Reconciler,
@@ -256,7 +256,7 @@ class _Slow(SidecarError):
 class _Body:
     """A body on its way into a file."""
 
-    def __init__(self, path: Path, limits: Trigger, *, gzipped: bool) -> None:
+    def __init__(self, path: Path, limits: TriggerSettings, *, gzipped: bool) -> None:
         self._path = path
         self._limits = limits
         self._inflater = zlib.decompressobj(_GZIP) if gzipped else None

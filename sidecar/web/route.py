@@ -17,7 +17,7 @@ Needs = Literal["nothing", "administrator", "token"]
 """What must be shown on TCP: an administrator's name and password, or the webhook's token."""
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Reply(msgspec.Struct, frozen=True):
     """An answer of one status: in words, and its content types.
 
     As JSON it is one of `records`; every other type is text.
@@ -60,23 +60,23 @@ class Route(msgspec.Struct, Generic[Parts], frozen=True):
     summary: str
     handler: Callable[[Parts], Handler]
     needs: Needs = "nothing"
-    answers: dict[int, Answer] = {}
+    answers: dict[int, Reply] = {}
     page: Callable[[Parts], Handler] | None = None
     description: str = ""
     parameters: tuple[Parameter, ...] = ()
     body: Body | None = None
 
 
-def answer(words: str, *records: Any, also: tuple[str, ...] = (TEXT,)) -> Answer:
+def answer(words: str, *records: Any, also: tuple[str, ...] = (TEXT,)) -> Reply:
     """JSON, one of `records`, and what else it comes as."""
-    return Answer(words, records, (JSON, *also) if records else also)
+    return Reply(words, records, (JSON, *also) if records else also)
 
 
-def shown(words: str, *records: Any) -> Answer:
+def shown(words: str, *records: Any) -> Reply:
     """The same with a page for browsers."""
     return answer(words, *records, also=(TEXT, HTML))
 
 
-def followed(words: str, *records: Any) -> Answer:
+def followed(words: str, *records: Any) -> Reply:
     """The same with events until it comes."""
     return answer(words, *records, also=(TEXT, EVENTS))

@@ -24,13 +24,13 @@ from sidecar.observe.history import Entry
 from sidecar.ready.table import Line
 from sidecar.web import openapi
 from sidecar.web.answers import EVENTS, JSON, TEXT, Accepted, Fine, json_answer
-from sidecar.web.background import Background, PushBody
+from sidecar.web.background import BackgroundViews, PushBody
 from sidecar.web.fleet import FleetViews
 from sidecar.web.html import HTML, asset
 from sidecar.web.operations import Operations, RollbackBody, Wait
 from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger
-from sidecar.web.route import OPENMETRICS, Answer, Body, Parameter, Route, answer, followed, shown
+from sidecar.web.route import OPENMETRICS, Body, Parameter, Reply, Route, answer, followed, shown
 from sidecar.web.views import Views
 
 
@@ -39,18 +39,18 @@ class Parts:
     """What handles the requests."""
 
     operations: Operations
-    background: Background
+    background: BackgroundViews
     views: Views
     public: PublicTrigger
     pages: Pages
     fleet: FleetViews
 
 
-def _error(words: str) -> Answer:
+def _error(words: str) -> Reply:
     return shown(words, ErrorAnswer)
 
 
-def _failed(words: str) -> Answer:
+def _failed(words: str) -> Reply:
     """The outcome of a run, with its error; or an error alone when there was no run."""
     return shown(words, Outcome, ErrorAnswer)
 
@@ -221,7 +221,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         lambda parts: parts.fleet.state,
         needs="administrator",
         page=lambda parts: parts.pages.fleet,
-        answers={200: Answer("how it stands", (State,), (JSON, HTML))},
+        answers={200: Reply("how it stands", (State,), (JSON, HTML))},
     ),
     Route(
         "POST",
@@ -394,8 +394,8 @@ ROUTES: tuple[Route[Parts], ...] = (
         lambda parts: parts.views.events,
         needs="administrator",
         answers={
-            200: Answer("events until the client leaves", kinds=(EVENTS,)),
-            303: Answer("a browser that wants HTML is sent to the page"),
+            200: Reply("events until the client leaves", kinds=(EVENTS,)),
+            303: Reply("a browser that wants HTML is sent to the page"),
         },
     ),
     Route(
@@ -404,7 +404,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         "The metrics for Prometheus; OpenMetrics when that is asked for.",
         lambda parts: parts.views.metrics,
         parameters=(Parameter("name[]", "only these", list[str]),),
-        answers={200: Answer("the metrics", kinds=(TEXT, OPENMETRICS))},
+        answers={200: Reply("the metrics", kinds=(TEXT, OPENMETRICS))},
     ),
     Route(
         "GET",

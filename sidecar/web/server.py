@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from sidecar.config.settings import Listen
+from sidecar.config.settings import ListenSettings
 from sidecar.errors import Busy, SettingsError
 from sidecar.web.connections import Bounds, Runner
 
@@ -32,7 +32,9 @@ _LAST_WORDS = 0.05
 class Server:
     """Serves one application on every address of the settings."""
 
-    def __init__(self, application: web.Application, settings: Listen, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self, application: web.Application, settings: ListenSettings, bounds: Bounds | None = None
+    ) -> None:
         # Bodies stay as they were sent: their digest is signed, and their inflation is bounded elsewhere.
         self._runner = Runner(
             application,

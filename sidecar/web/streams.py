@@ -10,7 +10,7 @@ from aiohttp import web
 
 from sidecar.errors import SidecarError
 from sidecar.model.record import ErrorAnswer, Problem, Record
-from sidecar.observe.events import Broker, Event
+from sidecar.observe.events import Broker, StreamedEvent
 from sidecar.web.answers import EVENTS
 
 _KEEPALIVE = 15.0
@@ -47,7 +47,7 @@ async def stream(
     return response
 
 
-def _end(queue: asyncio.Queue[Event | None]) -> None:
+def _end(queue: asyncio.Queue[StreamedEvent | None]) -> None:
     if queue.full():
         queue.get_nowait()
     queue.put_nowait(None)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sidecar.demo.prepare import STUDIO_USER, Machine, existing
+from sidecar.demo.prepare import STUDIO_USER, DemoMachine, existing
 from sidecar.demo.visits import loaded, signs_in
 from tests.conftest import ROOT
 from tests.support.cgi import SIDECAR, environment, run
@@ -131,6 +131,6 @@ async def test_a_demo_that_is_killed_leaves_nothing_either(tmp_path: Path) -> No
     started = time.time()
     async with demo(folder, 1, port):
         [machine] = existing(folder).machines
-        assert isinstance(machine, Machine)
+        assert isinstance(machine, DemoMachine)
         assert await asyncio.to_thread(loaded, machine) == existing(folder).digest()
         assert (folder / "index.sqlite3").stat().st_mtime < started

@@ -241,7 +241,7 @@ async def steered(field: Field, heard: Heard, words: str) -> None:
     assert words in heard.said[-1], heard.said
 
 
-@pytest.mark.parametrize("words", ["watching m1", "all others"])
+@pytest.mark.parametrize("words", ["watching m1", "all machines"])
 async def test_a_driver_that_dies_is_followed_by_another(field: Field, words: str) -> None:
     """While its lease lasts nobody else may; then the next one comes to the same end."""
     new = field.rename(f"Town of {words}")

@@ -17,7 +17,7 @@ from sidecar.cli import examine
 from sidecar.config.parse import parse
 from sidecar.config.settings import Settings
 from sidecar.daemon import Daemon
-from sidecar.fleet.bus import Listener, announcing
+from sidecar.fleet.bus import BusListener, announcing
 from sidecar.fleet.nats_link import BusError, Link, connected, place
 from sidecar.fleet.progress import Silence
 from sidecar.fleet.run import Updates, Wanted
@@ -63,7 +63,7 @@ class Ears:
         self.held = asyncio.Event()
         self.held.set()
         # A pause of a second after a lost connection, as shipped, is only waiting here.
-        self.listener = Listener(
+        self.listener = BusListener(
             settings, "m1", self._follow, lambda: self.served, self.counted.append, pause=0.05, **more
         )
 
@@ -326,7 +326,7 @@ async def test_a_statement_of_before_the_hint_counts_for_nothing(server: NatsSer
     settings = settings_of(tmp_path, server.url)
     key = fleet_key(settings.store, settings.index_key)
     own = machine_key(key, "m1")
-    before = seal(Statement(Served("m1", "", "synced", "healthy", sha256=ONE), EARLY), own, EARLY, SECRET)
+    before = seal(Statement(Served("m1", "", "synced", "healthy", sha256=ONE), EARLY), own, _now(), SECRET)
     async with connected(server.url, "test") as link, announcing(settings) as announcement:
         await link.put(STATEMENTS, own, before)
         await link.put(STATEMENTS, machine_key(key, "m2"), before)  # another machine's place

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.system.commands import run_command
+from tests.support.machine import until
 
 
 async def test_commands_know_no_secret_of_the_sidecar(
@@ -30,3 +31,26 @@ async def test_a_command_is_given_what_is_named(tmp_path: Path, monkeypatch: pyt
     script = "import os; print(os.environ['FLY_API_TOKEN'])"
     done = await run_command([sys.executable, "-c", script], tmp_path, 20, {"FLY_API_TOKEN": "named"})
     assert done.output == "named\n"
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def test_a_child_that_is_left_behind_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """It holds the command's output, as a background job of a script does: it ends with the command."""
+    script = "sleep 300 & echo $! > child; echo done"
+    done = await run_command(["sh", "-c", script], tmp_path, 20)
+    assert (done.status, done.output) == (0, "done\n")
+    await until(lambda: not lives(int((tmp_path / "child").read_text())))
+
+
+async def test_a_command_that_closes_its_output_is_waited_for(tmp_path: Path) -> None:
+    """Its end counts, not that of its output."""
+    script = "exec >&- 2>&-; sleep 0.3; touch ended; exit 3"
+    assert (await run_command(["sh", "-c", script], tmp_path, 20)).status == 3
+    assert (tmp_path / "ended").exists()

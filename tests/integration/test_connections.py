@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from sidecar.config.settings import Listen
+from sidecar.config.settings import ListenSettings
 from sidecar.web.connections import Bounds
 from sidecar.web.server import Server
 
@@ -45,7 +45,7 @@ async def served(folder: Path, bounds: Bounds) -> AsyncIterator[Server]:
     """A small application on both kinds of address."""
     app = web.Application()
     app.add_routes([web.get("/quick", _quick), web.post("/read", _read), web.get("/stream", _stream)])
-    server = Server(app, Listen(socket=str(folder / "s.sock"), port=0), bounds)
+    server = Server(app, ListenSettings(socket=str(folder / "s.sock"), port=0), bounds)
     await server.startup()
     try:
         yield server

@@ -22,7 +22,7 @@ from sidecar.inputs.store.inventory import first_date
 from sidecar.model.runs import Request
 from sidecar.model.work import Step, Work
 from sidecar.ready.folder import DatabaseFolder
-from sidecar.ready.report import Report
+from sidecar.ready.report import StepReport
 from tests.conftest import Bucket
 from tests.support import proxy as faults
 from tests.support.events import VERSIONS, change_event, read_event, write_event
@@ -493,7 +493,7 @@ async def test_an_orphan_stays_when_its_object_has_gone(tmp_path: Path, bucket: 
         os.utime(orphan, (1_700_000_000, 1_700_000_000))
         await daemon.ready.databases.survey(found)
         bucket.client.delete_object(Bucket=bucket.name, Key="db/2019-last.sqlite3")
-        report = Report(lambda: None, lambda line: None)
+        report = StepReport(lambda: None, lambda line: None)
         assert (
             await daemon.ready.databases.orphans(found, report, loaded=True)
             == "0 removed, 1 kept that no tenant here uses"

@@ -17,19 +17,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sidecar.config.settings import Fetch, Settings
+from sidecar.config.settings import FetchSettings, Settings
 from sidecar.errors import StoreError
 from sidecar.inputs.store.folder import FolderStore
 from sidecar.model.index import Event, Index, Programme, Studio
 from sidecar.model.objects import Stored
 from sidecar.model.work import Asked
 from sidecar.ready.databases import Databases
-from sidecar.ready.facts import Facts
+from sidecar.ready.facts import GenerationData
 from sidecar.ready.folder import DatabaseFolder
-from sidecar.ready.memory import Memory
+from sidecar.ready.memory import FileMemory
 from sidecar.ready.plan import Known
 from sidecar.ready.push import Push
-from sidecar.ready.report import Report
+from sidecar.ready.report import StepReport
 from sidecar.system.background import Background
 
 NAME = "2026-boston"
@@ -63,7 +63,7 @@ class Bus(FolderStore):
         return etag
 
 
-class Forgetful(Memory[Known]):
+class Forgetful(FileMemory[Known]):
     """A memory that can be killed before it has written down what happened."""
 
     killed = False
@@ -144,7 +144,7 @@ class World:
 
     def __init__(self, folder: Path, background: Background) -> None:
         self.object = folder / "store" / "db" / f"{NAME}.sqlite3"
-        store = Bus(folder / "store", Fetch(), lambda *_: None)
+        store = Bus(folder / "store", FetchSettings(), lambda *_: None)
         self.store = store
         (folder / "store").mkdir()
         self.places = [Place(folder / region, region, store, background) for region in REGIONS]
@@ -155,13 +155,13 @@ class World:
         await self.places[0].parts[0].prepare(Asked((NAME,), first=True))
         self.places[0].serves = True
 
-    def facts(self, place: Place) -> Facts:
+    def facts(self, place: Place) -> GenerationData:
         """The generation that says who owns the event."""
         region = REGIONS[self.owner]
         programme = Programme(2026, STUDIO, region, (EVENT,), single=True)
         served = (NAME,) if place.region == region else ()
         index = Index((), (STUDIO,), (EVENT,), ())
-        return Facts(1, "", index, {"boston": region}, (programme,), served, ())
+        return GenerationData(1, "", index, {"boston": region}, (programme,), served, ())
 
     def everything(self) -> frozenset[int]:
         """All rows that exist somewhere."""
@@ -191,7 +191,7 @@ class World:
         databases, _, memory = place.parts
         memory.killed = killed
         try:
-            await databases.fetch(self.facts(place), Report(lambda: None, lambda _: None))
+            await databases.fetch(self.facts(place), StepReport(lambda: None, lambda _: None))
         except Killed:
             place.start()
         memory.killed = False

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.config.parse import parse
-from sidecar.config.settings import Fetch
+from sidecar.config.settings import FetchSettings
 from sidecar.inputs.extra import extras
 from sidecar.inputs.store.folder import FolderStore
 from sidecar.model.objects import Fetched
 from sidecar.ready.extra import ExtraFiles, Held
-from sidecar.ready.facts import Facts
-from sidecar.ready.memory import Memory
-from sidecar.ready.report import Report
+from sidecar.ready.facts import GenerationData
+from sidecar.ready.memory import FileMemory
+from sidecar.ready.report import StepReport
 from sidecar.system.background import Background
 from tests.integration.test_prerender import machine_with, pages, render
 from tests.integration.test_ready import facts_of
@@ -27,7 +27,7 @@ class Store(FolderStore):
     """A folder that notes down what is asked of it."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, Fetch(), lambda *_: None)
+        super().__init__(folder, FetchSettings(), lambda *_: None)
         self.asked: list[tuple[str, bool]] = []
 
     async def fetch(self, key: str, target: Path, etag: str | None) -> Fetched | None:
@@ -54,7 +54,7 @@ class Bench:
         self.files = ExtraFiles(
             extras(settings),
             self.store,
-            Memory(self.state / "extra.json", Held),
+            FileMemory(self.state / "extra.json", Held),
             Background(1, 0),
             (-1, -1),
             self.state,
@@ -63,8 +63,8 @@ class Bench:
 
     async def fetch(self, *, everything: bool = False) -> tuple[str | None, list[str]]:
         """One step; what it says, and what failed."""
-        facts: Facts = facts_of(1)
-        report = Report(lambda: None, lambda _: None)
+        facts: GenerationData = facts_of(1)
+        report = StepReport(lambda: None, lambda _: None)
         self.store.asked.clear()
         return await self.files.fetch(facts, report, everything=everything), report.failures
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.settings import Duration, Fetch
+from sidecar.config.settings import Duration, FetchSettings
 from sidecar.demo.sample import add_user, write_index
 from sidecar.errors import StoreError
 from sidecar.inputs.store.local import LocalIndex
@@ -92,7 +92,7 @@ def index(tmp_path: Path) -> Path:
 
 
 def local(index: Path, timeout: float = 5.0) -> LocalIndex:
-    return LocalIndex(index, Fetch(timeout=Duration(timeout)), lambda *_: None)
+    return LocalIndex(index, FetchSettings(timeout=Duration(timeout)), lambda *_: None)
 
 
 @contextmanager

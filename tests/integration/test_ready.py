@@ -16,29 +16,29 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidecar.config.settings import Duration, Ready
+from sidecar.config.settings import Duration, ReadySettings
 from sidecar.demo.sample import add_user
 from sidecar.errors import Busy, SidecarError
 from sidecar.model.events import Loaded
 from sidecar.model.runs import Request
 from sidecar.model.work import Work
-from sidecar.ready.facts import Facts
+from sidecar.ready.facts import GenerationData
 from sidecar.ready.lock import WorkLock
-from sidecar.ready.report import Report
+from sidecar.ready.report import StepReport
 from sidecar.ready.runner import ReadyWork
 from tests.conftest import Bucket
 from tests.support.cgi import serving, sidecar
 from tests.support.events import read_event, write_event
 from tests.support.machine import Machine, until
 
-QUIET = Ready(retry=Duration(0))
+QUIET = ReadySettings(retry=Duration(0))
 
 
-def facts_of(generation: int) -> Facts:
+def facts_of(generation: int) -> GenerationData:
     """Facts that only have a number."""
     from sidecar.model.index import Index
 
-    return Facts(generation, f"content {generation}", Index((), (), (), ()), {}, (), (), ())
+    return GenerationData(generation, f"content {generation}", Index((), (), (), ()), {}, (), (), ())
 
 
 # What a renderer does: it writes the pages.
@@ -56,7 +56,7 @@ class Bench:
     """A runner with two steps: the first one waits for `go`, item by item, where a test wants that."""
 
     lock: Path
-    settings: Ready = QUIET
+    settings: ReadySettings = QUIET
     generation: int = 1
     go: asyncio.Event = field(default_factory=asyncio.Event)
     began: list[int] = field(default_factory=list)
@@ -66,14 +66,14 @@ class Bench:
     work_lock: WorkLock | None = None
 
     def __post_init__(self) -> None:
-        async def facts() -> Facts:
+        async def facts() -> GenerationData:
             return facts_of(self.generation)
 
         steps = {"databases": self._first, "prerender": self._last}
         lock = self.work_lock or WorkLock(self.lock)
         self.work = ReadyWork(self.settings, lock, facts, steps, lambda event: None, self.ended.append)
 
-    async def _first(self, facts: Facts, report: Report, *, everything: bool) -> str:
+    async def _first(self, facts: GenerationData, report: StepReport, *, everything: bool) -> str:
         self.began.append(facts.generation)
         report.expect(3)
         for item in ("one", "two", "three"):
@@ -84,7 +84,7 @@ class Bench:
             raise SidecarError("it went wrong", "mend it")
         return "three done"
 
-    async def _last(self, facts: Facts, report: Report, *, everything: bool) -> str:
+    async def _last(self, facts: GenerationData, report: StepReport, *, everything: bool) -> str:
         self.second.append(facts.generation)
         return "done"
 
@@ -121,7 +121,7 @@ async def test_requests_during_the_work_share_one_more_run(tmp_path: Path) -> No
 
 async def test_a_failing_step_does_not_stop_the_next(tmp_path: Path) -> None:
     """The failure is told of with its reason, and tried again by itself."""
-    bench = Bench(tmp_path / "lock", Ready(retry=Duration(0.05)), failing=True)
+    bench = Bench(tmp_path / "lock", ReadySettings(retry=Duration(0.05)), failing=True)
     bench.go.set()
     async with bench.running() as work, asyncio.timeout(20):
         done = await work.request("loaded", "one")
@@ -137,7 +137,7 @@ async def test_a_failing_step_does_not_stop_the_next(tmp_path: Path) -> None:
 
 async def test_a_step_has_a_time_limit(tmp_path: Path) -> None:
     """A step that hangs is ended at its limit; the next one runs."""
-    bench = Bench(tmp_path / "lock", Ready(retry=Duration(0), step_timeout=Duration(0.2)))
+    bench = Bench(tmp_path / "lock", ReadySettings(retry=Duration(0), step_timeout=Duration(0.2)))
     async with bench.running() as work, asyncio.timeout(20):
         done = await work.request("loaded", "one")
         assert done is not None
@@ -148,7 +148,7 @@ async def test_a_step_has_a_time_limit(tmp_path: Path) -> None:
 
 async def test_requests_for_the_same_generation_end_nothing(tmp_path: Path) -> None:
     """Whoever asks for what is under way gets one more run; that one goes to its end."""
-    bench = Bench(tmp_path / "lock", Ready(retry=Duration(0)))
+    bench = Bench(tmp_path / "lock", ReadySettings(retry=Duration(0)))
     async with bench.running() as work, asyncio.timeout(20):
         first = work.request("loaded", "one")
         await until(lambda: bench.began == [1])
@@ -191,7 +191,7 @@ async def test_one_runner_on_a_machine(tmp_path: Path) -> None:
 async def test_a_lock_is_not_waited_for_for_ever(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """When another process keeps the lock for too long whoever asked is told so, and it is tried again."""
     lock = WorkLock(tmp_path / "lock", timeout=0.05)
-    bench = Bench(tmp_path / "lock", Ready(retry=Duration(0.01)), work_lock=lock)
+    bench = Bench(tmp_path / "lock", ReadySettings(retry=Duration(0.01)), work_lock=lock)
     bench.go.set()
     async with WorkLock(tmp_path / "lock").held(), bench.running() as work, asyncio.timeout(20):
         with pytest.raises(Busy, match="another process does the ready work, and has held"):

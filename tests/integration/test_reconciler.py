@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from watchfiles import awatch
 
 from sidecar.daemon import Daemon
 from sidecar.model.events import LifecycleEvent, Loaded, NotLoaded
 from sidecar.model.navigator import Process
 from sidecar.model.runs import Request
+from sidecar.navigator import markers
 from sidecar.navigator.markers import Markers
 from sidecar.navigator.process import NavigatorError
 from sidecar.navigator.server import Navigator
@@ -175,6 +177,22 @@ async def test_a_publication_is_signalled_loaded_and_recorded(tmp_path: Path) ->
         assert loads[1].seconds is not None
         assert one.daemon.generations.last_loaded() == 2
         assert one.navigator.signals == 2
+
+
+async def test_a_file_system_that_tells_of_no_change_delays_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some sandboxes, overlays and mounts are silent: the markers are looked at every two seconds anyhow."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr(markers, "awatch", lambda _, **options: awatch(elsewhere, **options))
+    async with stage(tmp_path) as one:
+        await load_first(one)
+        one.navigator.loads = None
+        fingerprint = await one.publish()
+        await until(lambda: one.navigator.signals == 2, 10)
+        one.navigator.touch(fingerprint)
+        await one.phase_is(Phase.LOADED, 2)
 
 
 async def test_a_restarted_navigator_has_not_loaded_anything(tmp_path: Path) -> None:

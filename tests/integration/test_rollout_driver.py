@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sidecar.errors import StoreError
+from sidecar.fleet import driver as driver_module
 from sidecar.fleet.driver import Driver, Lost
 from sidecar.fleet.ledger import Ledger
 from sidecar.fleet.machines import Target
@@ -83,7 +85,7 @@ class World:
         self.store = MemoryStore()
         self.machines = Machines(self.store, refusing, gone)
         self.ledger = Ledger(self.store, KEY, folder)
-        self.folder = folder
+        self.folder = Path(tempfile.mkdtemp(dir=folder))
         self.store.content |= {KEY: OLD} | {f"db/index-history/{digest(one)}": one for one in (OLD, NEW)}
         self.rollout = Rollout(
             "first", "the first", 0.0, 5.0, digest(NEW), digest(OLD),
@@ -92,14 +94,16 @@ class World:
         )  # fmt: skip
 
     def driver(self) -> Driver:
+        """Another process, with a folder of its own."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
         return Driver(
             self.store,
             KEY,
-            self.ledger,
+            Ledger(self.store, KEY, folder),
             self.machines,
             lambda etag, sha256: None,
             Silence(),
-            self.folder,
+            folder,
             soak=0.0,
         )
 
@@ -270,9 +274,7 @@ async def test_a_driver_that_slept_before_its_upload_stores_nothing_for_long(
         nonlocal taken
         if (operation, key) == ("done", KEY):
             uploads.append(world.store.content[KEY])
-        about_to = (
-            (operation, key) == ("put", KEY) if late else operation == "get" and key.endswith(digest(NEW))
-        )
+        about_to = (operation, key) == (("put", KEY) if late else ("get", RECORD))
         if about_to and not taken and world.record().phase == "store":
             taken = True
             ended = replace(world.record(), token="second", phase="taken_back")
@@ -284,6 +286,85 @@ async def test_a_driver_that_slept_before_its_upload_stores_nothing_for_long(
         await world.drive()
     world.check()
     assert uploads == ([NEW, OLD] if late else [])
+
+
+async def test_an_upload_without_an_answer_does_not_stay_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was under way when its driver fell asleep: what it hears first is that another has taken it back."""
+    monkeypatch.setattr(driver_module, "RENEW_SECONDS", 0.01)  # as shipped, ten seconds
+    world, put = World(tmp_path), MemoryStore.put
+
+    async def unanswered(key: str, source: Path, modified: float, replaces: str | None) -> str:
+        etag = await put(world.store, key, source, modified, replaces)
+        if key == KEY and world.store.content[KEY] == NEW:
+            ended = replace(world.record(), token="second", phase="taken_back")
+            world.store.content[RECORD] = msgspec.json.encode(ended)
+            await asyncio.Event().wait()
+        return etag
+
+    world.store.put = unanswered  # type: ignore[method-assign]
+    with pytest.raises(Lost):
+        await world.drive()
+    assert world.store.content[KEY] == OLD
+
+
+@pytest.mark.parametrize("phase", ["back", "frozen"])
+async def test_an_upload_that_comes_while_another_takes_back_does_not_stay(
+    tmp_path: Path, phase: Any
+) -> None:
+    """The other driver has seen the index before in the store, and now tells machines: it looks no more."""
+    world = World(tmp_path)
+    taken = False
+
+    def before(operation: str, key: str) -> None:
+        nonlocal taken
+        if (operation, key) == ("put", KEY) and not taken:
+            taken = True
+            other = replace(world.record(), token="second", phase=phase)
+            world.store.content[RECORD] = msgspec.json.encode(other)
+
+    world.store.before = before
+    with pytest.raises(Lost):
+        await world.drive()
+    assert world.store.content[KEY] == OLD
+
+
+async def test_who_went_back_by_itself_is_told_again(tmp_path: Path) -> None:
+    """Nobody drove for longer than the canary keeps it: whoever goes on does not take it for proven."""
+    world = World(tmp_path)
+
+    def before(operation: str, key: str) -> None:
+        if (operation, key) == ("poke", "m2"):
+            raise Died
+
+    world.store.before = before
+    with pytest.raises(Died):
+        await world.drive()
+    world.store.before = lambda operation, key: None
+    world.machines.poll()
+    ended = await world.go_on()
+    assert ended is not None
+    assert ended.phase == "done"
+    world.check()
+
+
+async def test_a_long_pause_fills_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index is sent again and again, and fetched once; what was read is gone."""
+    world, looks = World(tmp_path), 0
+    monkeypatch.setattr(driver_module, "_RENEW_BODY_SECONDS", 0.0)  # as shipped, three minutes
+    monkeypatch.setattr(driver_module, "_LOOK_SECONDS", 0.0)
+
+    def before(operation: str, key: str) -> None:
+        nonlocal looks
+        if (operation, key) == ("get", RECORD):
+            looks += 1
+            wish = "pause" if looks < 20 else ""
+            world.store.content[RECORD] = msgspec.json.encode(replace(world.record(), wish=wish))
+
+    world.store.before = before
+    assert (await world.drive()).phase == "done"
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) <= 2
 
 
 async def test_the_second_of_two_drivers_is_told(tmp_path: Path) -> None:

@@ -395,6 +395,17 @@ async def test_a_passing_fault_is_tried_again(
     assert shop.seen == [("get", "ok")]
 
 
+async def test_a_global_bucket_is_asked_for_its_newest(bucket: Bucket, proxy: Proxy, tmp_path: Path) -> None:
+    """Tigris may serve an older object elsewhere, unless each request says otherwise, in a signed header."""
+    bucket.put(KEY, BODY)
+    async with opened(tmp_path, through(bucket, proxy)) as shop:
+        await shop.fetch()
+        await shop.store.head(KEY)
+        await shop.store.put(f"{KEY}-2", shop.target, time.time(), None)
+    assert [head["x-tigris-consistent"] for head in proxy.heads] == ["true"] * 3
+    assert all("x-tigris-consistent" in head["authorization"] for head in proxy.heads)
+
+
 async def test_what_arrives_damaged_is_not_tried_for_ever(
     bucket: Bucket, proxy: Proxy, tmp_path: Path
 ) -> None:

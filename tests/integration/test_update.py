@@ -201,9 +201,8 @@ async def test_a_changed_index_is_published(site: Site) -> None:
         status, outcome = await client.poke()
     assert (status, outcome["state"], outcome["generation"]) == (200, "published", 2)
     assert outcome["sha256"] == sha256
-    (named,) = outcome["changes"]["studios"]["changed"]["names"]
-    assert named.startswith(f"{studio}: name ")
-    assert named.endswith(" to A Studio of Another Name")
+    [changed] = outcome["changes"]["studios"]["changed"]["names"]
+    assert changed == f"{studio}: name {studio.capitalize()} to A Studio of Another Name"
     assert outcome["changes"]["events"]["added"]["names"] == [f"2026/{studio}/unheard-of"]
     targets = site.machine.targets()
     assert b"A Studio of Another Name" in targets["showcases.yml"]
@@ -849,6 +848,19 @@ async def test_an_index_that_is_expected_counts_though_a_newer_one_was_sent(site
         status, outcome = await client.public(path=expecting(stored))
     assert (status, outcome["state"], outcome["sha256"]) == (200, "published", stored)
     assert b"ahead:" not in site.machine.targets()["htpasswd"]
+
+
+async def test_a_hint_of_before_takes_no_sent_index_back(site: Site) -> None:
+    """A canary that restarts reads the last update's hint again, which names what the store still holds."""
+    async with site.running() as client:
+        stored, body = await sent_ahead(site, client)
+    async with site.machine.daemon() as daemon:
+        assert await daemon._hinted(stored, "the bus", True)
+        assert daemon.status.last is not None
+        assert (daemon.status.last.trigger, daemon.status.last.state) == ("bus", "unchanged")
+        current = daemon.generations.current
+        assert current is not None
+        assert current.index.sha256 == hashlib.sha256(body).hexdigest()
 
 
 async def test_a_sent_index_that_is_expected_is_in_place_already(site: Site) -> None:

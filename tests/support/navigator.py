@@ -29,7 +29,7 @@ from sidecar.demo import navigator
 from sidecar.demo.navigator import die_with_parent, load_config, log
 
 
-class Obstructed(navigator.Navigator):
+class Obstructed(navigator.StandIn):
     """A Navigator whose reloads and applications take as long as the options say."""
 
     def __init__(self, options: argparse.Namespace) -> None:

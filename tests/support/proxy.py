@@ -179,6 +179,7 @@ class Proxy:
         self._client: aiohttp.ClientSession | None = None
         self.connections = 0
         self.requests: list[str] = []
+        self.heads: list[dict[str, str]] = []
         """What the server has answered; whether the client got the answer is another question."""
 
     async def __aenter__(self) -> Self:
@@ -260,6 +261,7 @@ class Proxy:
         fault = well if method == "HEAD" else self._fault(self._number)
         answer = await self._ask(method, path, headers, body)
         self.requests.append(f"{method} {path}")
+        self.heads.append({name.lower(): value for name, value in headers})
         answering = asyncio.ensure_future(fault(answer, writer))
         listening = asyncio.ensure_future(reader.read(1))
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from sidecar.config.parse import masked, parse
 from sidecar.errors import BadRequest, SettingsError, Unauthorized
+from sidecar.fleet.bus import STATEMENT_SECONDS, Announcement
 from sidecar.model import signing
 from sidecar.model.bus import Hint, Statement, fleet_key, later, machine_key, opened, seal
 from sidecar.model.machine_report import Served
@@ -98,7 +101,11 @@ def test_an_index_has_a_key_of_its_own() -> None:
         ("tls://user:password@bus.example.com", True),
         ("nats://a:1,nats://b:2", True),
         ("http://bus.example.com", False),
+        ("nats://[::1]:4222/", True),
+        ("nats://user:pass:w@rd@bus.internal", True),
         ("nats://one two", False),
+        ("nats://user:password", False),
+        ("nats://user:password@", False),
     ],
 )
 def test_the_bus_is_a_nats_url(url: str, good: bool) -> None:
@@ -116,3 +123,16 @@ def test_the_bus_is_masked() -> None:
     """Its URL may hold a password."""
     settings = parse({"fleet": {"bus": "nats://u:hidden@h"}, "trigger": {"secret": SECRET}}, {})
     assert "hidden" not in str(masked(settings)) + repr(settings)
+
+
+def test_an_older_statement_counts_for_nothing() -> None:
+    """The bus may repeat what it likes, and keep it for longer than it was asked to."""
+    settings = parse({"trigger": {"secret": SECRET}}, {})
+    announcement = Announcement(settings, None)  # type: ignore[arg-type]  # nothing is sent
+    key, now = machine_key(fleet_key(settings.store, settings.index_key), "m1"), time.time()
+    worse = Statement(msgspec.structs.replace(STATEMENT.served, health="degraded"), 12.5)
+    announcement.take(key, seal(STATEMENT, key, now - 2 * STATEMENT_SECONDS, SECRET))
+    assert announcement.statements == {}
+    announcement.take(key, seal(worse, key, now, SECRET))
+    announcement.take(key, seal(STATEMENT, key, now - 60, SECRET))
+    assert announcement.statements == {"m1": worse}

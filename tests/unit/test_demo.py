@@ -13,7 +13,7 @@ from sidecar.cli.commands.demo import _CHANGES
 from sidecar.cli.configuration import load_settings
 from sidecar.config.settings import Settings
 from sidecar.demo.changes import KINDS, change, password_of
-from sidecar.demo.prepare import PASSWORDS, STUDIO_USER, Fleet, existing, prepare
+from sidecar.demo.prepare import PASSWORDS, STUDIO_USER, DemoFleet, existing, prepare
 from sidecar.demo.sample import Size, htpasswd_line, set_password, write_index
 from sidecar.errors import SettingsError
 from tests.support.navigator import free_port
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fleet(folder: Path) -> Fleet:
+def fleet(folder: Path) -> DemoFleet:
     return prepare(folder, 3, free_port())
 
 
@@ -43,11 +43,11 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def settings(fleet: Fleet, place: int) -> Settings:
+def settings(fleet: DemoFleet, place: int) -> Settings:
     return load_settings(str(fleet.machines[place].config))
 
 
-def test_every_machine_knows_the_fleet(fleet: Fleet) -> None:
+def test_every_machine_knows_the_fleet(fleet: DemoFleet) -> None:
     """Each configuration is sound, is its own region's, and names every machine's web server."""
     urls = [f"http://127.0.0.1:{one.web}" for one in fleet.machines]
     for place, machine in enumerate(fleet.machines):
@@ -57,7 +57,7 @@ def test_every_machine_knows_the_fleet(fleet: Fleet) -> None:
         assert (one.listen.port, one.navigator.port) == (machine.page, machine.web)
 
 
-def test_the_folder_is_kept(fleet: Fleet) -> None:
+def test_the_folder_is_kept(fleet: DemoFleet) -> None:
     """A second start writes the same configurations, and leaves indexes and databases alone."""
     set_password(fleet.index, STUDIO_USER, None)
     kept = {path: path.read_bytes() for path in fleet.folder.rglob("*.*") if path.is_file()}
@@ -66,7 +66,7 @@ def test_the_folder_is_kept(fleet: Fleet) -> None:
     assert existing(fleet.folder).machines == again.machines == fleet.machines
 
 
-def test_an_edited_configuration_is_not_overwritten(fleet: Fleet, taken: int) -> None:
+def test_an_edited_configuration_is_not_overwritten(fleet: DemoFleet, taken: int) -> None:
     """It stays as it is, that is said, its ports count, and the other machines look for it there."""
     config = fleet.machines[1].config
     other = free_port()
@@ -94,7 +94,7 @@ def test_a_port_that_is_taken_is_replaced(folder: Path, taken: int) -> None:
     assert str(fleet.machines[0].page) in fleet.notes[0]
 
 
-def test_every_change_moves_the_store(fleet: Fleet) -> None:
+def test_every_change_moves_the_store(fleet: DemoFleet) -> None:
     """Each kind is something new each time; the bad one leaves the office's own index alone."""
     assert tuple(KINDS) == _CHANGES
     seen = {fleet.digest()}
@@ -107,7 +107,7 @@ def test_every_change_moves_the_store(fleet: Fleet) -> None:
         seen.add(fleet.digest())
 
 
-def test_a_studio_moves_there_and_back(fleet: Fleet, folder: Path) -> None:
+def test_a_studio_moves_there_and_back(fleet: DemoFleet, folder: Path) -> None:
     """From one machine's region to another's, and back; a fleet of one has nowhere to move it to."""
     said = [change(fleet, "region").what for _ in range(3)]
     assert said[0] == said[2] != said[1]
@@ -116,7 +116,7 @@ def test_a_studio_moves_there_and_back(fleet: Fleet, folder: Path) -> None:
         change(prepare(folder / "one", 1, free_port()), "region")
 
 
-def test_the_password_alternates(fleet: Fleet) -> None:
+def test_the_password_alternates(fleet: DemoFleet) -> None:
     """The one that is taken away comes back with the next change."""
     passwords = []
     for _ in range(3):
@@ -125,7 +125,7 @@ def test_the_password_alternates(fleet: Fleet) -> None:
     assert passwords == [PASSWORDS[0], PASSWORDS[1], PASSWORDS[0]]
 
 
-def test_a_new_event_has_its_database(fleet: Fleet) -> None:
+def test_a_new_event_has_its_database(fleet: DemoFleet) -> None:
     """The store holds it, so that the machine can serve it at once."""
     before = set(fleet.stored.parent.iterdir())
     change(fleet, "event")

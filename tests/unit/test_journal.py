@@ -12,9 +12,9 @@ import pytest
 
 SCRIPT = """
 import logging
-from sidecar.config.settings import Logging
+from sidecar.config.settings import LoggingSettings
 from sidecar.observe.logs import set_up
-set_up(Logging(format="{form}"))
+set_up(LoggingSettings(format="{form}"))
 log = logging.getLogger("sidecar")
 log.info("a")
 log.warning("b")

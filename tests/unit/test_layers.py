@@ -123,6 +123,16 @@ def test_modules_import_the_layers_that_the_table_allows(module: str) -> None:
     assert {top(name) for name in own(module)} <= allowed
 
 
+def test_a_name_means_one_thing() -> None:
+    """No two public classes of different modules have the same name."""
+    found: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}
+
+
 @pytest.mark.parametrize(
     "module", [module for module in MODULES if top(module) in PURE or module in PURE_MODULES]
 )

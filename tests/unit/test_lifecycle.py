@@ -19,9 +19,9 @@ from sidecar.update.lifecycle import (
     HOLD_TIME,
     Action,
     Facts,
+    LoadState,
     Phase,
     Published,
-    State,
     deadline,
     holds,
     transition,
@@ -44,15 +44,15 @@ def booting(**changes: Any) -> Facts:
     return facts(process=AT_BOOT, on_maintenance=True, served=None, **changes)
 
 
-def state(phase: Phase, process: Process | None = HERE, **changes: Any) -> State:
+def state(phase: Phase, process: Process | None = HERE, **changes: Any) -> LoadState:
     """What holds since 100 s."""
-    return replace(State(phase, process, 2, since=100.0), **changes)
+    return replace(LoadState(phase, process, 2, since=100.0), **changes)
 
 
-CASES: list[tuple[str, State, Facts, float, Phase, Action | None]] = [
-    ("nothing is published", State(), facts(published=None), 101, Phase.LOADING, None),
+CASES: list[tuple[str, LoadState, Facts, float, Phase, Action | None]] = [
+    ("nothing is published", LoadState(), facts(published=None), 101, Phase.LOADING, None),
     # waiting
-    ("no Navigator", State(), facts(process=None, served=None), 101, Phase.WAITING, None),
+    ("no Navigator", LoadState(), facts(process=None, served=None), 101, Phase.WAITING, None),
     (
         "nothing starts with a set that was never served",
         *(state(Phase.WAITING, None), facts(process=None, served=None), 135, Phase.WAITING, Action.ROLL_BACK),
@@ -68,15 +68,15 @@ CASES: list[tuple[str, State, Facts, float, Phase, Action | None]] = [
     ),
     (
         "it dies at each start",
-        *(State(), facts(process=None, served=None, starts=3), 101, Phase.WAITING, Action.ROLL_BACK),
+        *(LoadState(), facts(process=None, served=None, starts=3), 101, Phase.WAITING, Action.ROLL_BACK),
     ),
     (
         "dying on the maintenance page is not the set's fault",
-        *(State(), booting(starts=3), 101, Phase.BOOTING, None),
+        *(LoadState(), booting(starts=3), 101, Phase.BOOTING, None),
     ),
     # booting
     ("its hook waits", state(Phase.BOOTING, AT_BOOT), booting(asking=1), 120, Phase.BOOTING, None),
-    ("its hook may still come", State(), booting(), 101, Phase.BOOTING, None),
+    ("its hook may still come", LoadState(), booting(), 101, Phase.BOOTING, None),
     ("its hook has not come", state(Phase.BOOTING, AT_BOOT), booting(), 102, Phase.BOOTING, Action.LOOK),
     (
         "its hook has just been answered",
@@ -105,7 +105,7 @@ CASES: list[tuple[str, State, Facts, float, Phase, Action | None]] = [
         *(state(Phase.BOOTING, AT_BOOT, acts=1, acted=999.0), booting(), 1000, Phase.BOOTING, None),
     ),
     # foreign
-    ("it has just started", State(), facts(served=None), 101, Phase.FOREIGN, None),
+    ("it has just started", LoadState(), facts(served=None), 101, Phase.FOREIGN, None),
     ("it is taken over", state(Phase.FOREIGN), facts(served=None), 102, Phase.FOREIGN, Action.SIGNAL),
     (
         "a signal would end it",
@@ -121,11 +121,11 @@ CASES: list[tuple[str, State, Facts, float, Phase, Action | None]] = [
         "the set it serves was published anew, after another one",
         *(state(Phase.LOADING), facts(served="new", is_shown=False), 101, Phase.LOADING, Action.SIGNAL),
     ),
-    ("nobody else makes it look", State(), facts(), 100, Phase.LOADING, Action.SIGNAL),
-    ("a CGI is being answered", State(), facts(asking=1), 100, Phase.LOADING, None),
-    ("a CGI was just answered", State(), facts(let_go=100.1), 101, Phase.LOADING, None),
-    ("a CGI's look did not come", State(), facts(let_go=100.1), 102.2, Phase.LOADING, Action.SIGNAL),
-    ("an earlier CGI says nothing", State(), facts(let_go=99.9), 100, Phase.LOADING, Action.SIGNAL),
+    ("nobody else makes it look", LoadState(), facts(), 100, Phase.LOADING, Action.SIGNAL),
+    ("a CGI is being answered", LoadState(), facts(asking=1), 100, Phase.LOADING, None),
+    ("a CGI was just answered", LoadState(), facts(let_go=100.1), 101, Phase.LOADING, None),
+    ("a CGI's look did not come", LoadState(), facts(let_go=100.1), 102.2, Phase.LOADING, Action.SIGNAL),
+    ("an earlier CGI says nothing", LoadState(), facts(let_go=99.9), 100, Phase.LOADING, Action.SIGNAL),
     (
         "the load gets its time",
         *(state(Phase.LOADING, acts=1, acted=100.0), facts(), 134, Phase.LOADING, None),
@@ -157,8 +157,8 @@ CASES: list[tuple[str, State, Facts, float, Phase, Action | None]] = [
         *(Phase.OVERDUE, Action.GIVE_UP),
     ),
     # probing and loaded
-    ("it serves the set", State(), facts(served="new"), 100, Phase.LOADED, Action.RECORD),
-    ("the probes are made", State(), facts(served="new", probe=None), 100, Phase.PROBING, Action.PROBE),
+    ("it serves the set", LoadState(), facts(served="new"), 100, Phase.LOADED, Action.RECORD),
+    ("the probes are made", LoadState(), facts(served="new", probe=None), 100, Phase.PROBING, Action.PROBE),
     (
         "the probes are under way",
         *(state(Phase.PROBING, acts=1, acted=100.0), facts(served="new", probe=None), 101),
@@ -192,7 +192,7 @@ CASES: list[tuple[str, State, Facts, float, Phase, Action | None]] = [
     ids=[case[0] for case in CASES],
 )
 def test_each_row_of_the_table(
-    before: State, found: Facts, now: float, phase: Phase, action: Action | None
+    before: LoadState, found: Facts, now: float, phase: Phase, action: Action | None
 ) -> None:
     """Each situation has one phase and one answer."""
     after, done = transition(before, found, now, LIMIT)
@@ -201,7 +201,7 @@ def test_each_row_of_the_table(
 
 def test_after_a_way_back_that_never_came_it_is_signalled_once() -> None:
     """Its time is over, and a Navigator that answers is told to look: not twice in the same moment."""
-    now, before = 100.0 + LIMIT, State(Phase.FOREIGN, HERE, 2, since=0.0, acts=-1, acted=100.0)
+    now, before = 100.0 + LIMIT, LoadState(Phase.FOREIGN, HERE, 2, since=0.0, acts=-1, acted=100.0)
     found = facts(process=HERE, answers=True, served=None, on_maintenance=False)
     after, action = transition(before, found, now, LIMIT)
     assert action is Action.SIGNAL
@@ -235,7 +235,7 @@ FACTS = st.builds(
 @given(st.lists(st.tuples(FACTS, st.floats(0, 100)), max_size=12))
 def test_any_facts_in_any_order(history: list[tuple[Facts, float]]) -> None:
     """Whatever is observed in whatever order: no error, no action without an object, no endless haste."""
-    now, current = 0.0, State()
+    now, current = 0.0, LoadState()
     for found, pause in history:
         now += pause
         current, action = transition(current, found, now, LIMIT)
@@ -301,7 +301,7 @@ class World(RuleBasedStateMachine):
         self.served: str | None = None
         self.let_go: float | None = None
         self.starts = 0
-        self.state = State(since=self.now)
+        self.state = LoadState(since=self.now)
         self.facts = Facts()
         self.held_since: float | None = None
 
@@ -490,7 +490,7 @@ class World(RuleBasedStateMachine):
     @rule()
     def daemon_dies(self) -> None:
         """All that is not on the disk or observable is gone."""
-        self.state, self.facts = State(since=self.now), Facts()
+        self.state, self.facts = LoadState(since=self.now), Facts()
         self.let_go, self.starts = None, 0
         self.rejections = self.open_rejections()
         self.look()
@@ -512,7 +512,7 @@ class World(RuleBasedStateMachine):
             assert self.current is not None
             assert self.served == self.current.content.name
 
-    def look_state(self) -> State:
+    def look_state(self) -> LoadState:
         self.look()
         return self.state
 

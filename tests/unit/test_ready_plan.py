@@ -12,10 +12,10 @@ from sidecar.generate.ownership import owners, programmes
 from sidecar.model.index import Event, Index, Region, Studio
 from sidecar.model.objects import Stored
 from sidecar.ready.plan import (
+    Desired,
     Here,
     Known,
     Sent,
-    Wanted,
     came_through,
     decide,
     keeps,
@@ -27,7 +27,7 @@ from sidecar.ready.plan import (
 IAD = Region("iad", "Ashburn", 38.9, -77.4)
 SYD = Region("syd", "Sydney", -33.9, 151.2)
 
-COPY, OURS = (Wanted("2026-x", "iad", ours, True) for ours in (False, True))
+COPY, OURS = (Desired("2026-x", "iad", ours, True) for ours in (False, True))
 FILE, EMPTY = Here(4096, 2000.0, "file"), Here(0, 2000.0, "empty")
 OBJECT = Stored("db/2026-x.sqlite3", "object", 9e9, 4096)
 # The object that file and store once both were, written here or elsewhere; "file" is how it lies here now.
@@ -42,7 +42,7 @@ def left(known: Known | None) -> Known:
 
 
 # What | wanted, here, stored, known | age, same | action
-ROWS: list[tuple[str, Wanted, Here | None, Stored | None, Known | None, float | None, bool | None, str]] = [
+ROWS: list[tuple[str, Desired, Here | None, Stored | None, Known | None, float | None, bool | None, str]] = [
     ("nowhere", OURS, None, None, None, None, None, "create"),
     ("empty, and not stored", COPY, EMPTY, None, None, None, None, "create"),
     ("missing", OURS, None, OBJECT, None, None, None, "fetch"),
@@ -84,7 +84,7 @@ ROWS: list[tuple[str, Wanted, Here | None, Stored | None, Known | None, float | 
     ids=[row[0] for row in ROWS],
 )
 def test_each_row_of_the_table(
-    one: Wanted,
+    one: Desired,
     here: Here | None,
     stored: Stored | None,
     known: Known | None,
@@ -109,7 +109,7 @@ knowns = st.none() | st.builds(
 
 @given(wants, heres, objects, knowns, st.none() | ages, st.none() | st.booleans())
 def test_the_rules_hold_without_exception(
-    one: Wanted,
+    one: Desired,
     here: Here | None,
     stored: Stored | None,
     known: Known | None,
@@ -136,7 +136,7 @@ def test_the_rules_hold_without_exception(
 
 @given(wants, heres, objects, knowns, ages, st.booleans())
 def test_with_all_that_can_be_asked_it_is_settled(
-    one: Wanted, here: Here | None, stored: Stored | None, known: Known | None, age: float, same: bool
+    one: Desired, here: Here | None, stored: Stored | None, known: Known | None, age: float, same: bool
 ) -> None:
     """With the object's true age, and both compared, nothing is left to ask for."""
     assert decide(one, here, stored, known, age, same).action not in ("ask", "compare")
@@ -173,7 +173,7 @@ def index() -> Index:
 
 def belonging(
     region: str | None, served: list[str], *, owns_all: bool = False, copies: bool = False
-) -> dict[str, Wanted]:
+) -> dict[str, Desired]:
     memo = Memo()
     found = programmes(index(), owners(index(), memo), memo)
     return wanted(found, served, region, owns_all=owns_all, copies=copies)

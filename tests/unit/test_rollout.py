@@ -121,13 +121,15 @@ def test_what_has_ended_stays() -> None:
     assert returned(back, "", ["m1"]).lagging == ("m1",)
 
 
-def test_a_lease_is_over_when_it_is_over() -> None:
-    """Only then may another one drive, and what has ended nobody drives."""
+def test_a_lease_tells_whether_a_driver_lives_as_far_as_clocks_can() -> None:
+    """One that is over, or impossibly far ahead, is another clock's; nobody drives what has ended."""
     one = rollout()
-    assert is_driven(one, 99.0)
-    assert not is_driven(one, 100.0)
-    assert not is_driven(replace(one, phase="done"), 0.0)
-    assert is_driven(taken_over(one, "other", "another", 1000.0), 1029.0)
+    assert is_driven(one, 99.0) is True
+    assert is_driven(one, 100.0) is None
+    assert is_driven(one, 10.0) is None
+    assert is_driven(replace(one, phase="done"), 99.0) is False
+    assert is_driven(replace(one, lease=0.0), 99.0) is False
+    assert is_driven(taken_over(one, "other", "another", 1000.0), 1029.0) is True
 
 
 def entry(letter: str, at: float, kind: str = "update", **more: object) -> PastIndex:
@@ -155,12 +157,12 @@ def test_each_rollback_goes_further_back() -> None:
 def test_an_index_is_named_by_its_digest_or_a_moment() -> None:
     """A moment means what the store held then."""
     assert named(PAST, "CCCC").at == 30
-    assert before(PAST, 45).sha256 == "c" * 64
+    assert before(PAST, 45, "a" * 64).sha256 == "c" * 64
     for wrong in ("ffff", "c"):
         with pytest.raises(Unknown):
             named(PAST, wrong)
     with pytest.raises(Unknown):
-        before(PAST, 10)
+        before(PAST, 10, "a" * 64)
 
 
 def test_an_update_ends_the_rollback_that_the_store_holds() -> None:
@@ -175,3 +177,34 @@ def test_the_history_is_bounded_and_always_allows_a_step_back() -> None:
     many = [(str(number), entry("a", 1000.0 - number)) for number in range(KEPT + 3)]
     assert superfluous(many, 1000.0) == [str(KEPT), str(KEPT + 1), str(KEPT + 2)]
     assert superfluous(many[:4], 2000.0 + KEPT_SECONDS) == ["2", "3"]
+
+
+@pytest.mark.parametrize("tried", [1, KEPT + 5])
+def test_what_a_step_back_needs_stays_however_much_was_tried_since(tried: int) -> None:
+    """Indexes that were taken back fill the history; the one that the newest replaced is still there."""
+    now = 3 * KEPT_SECONDS
+    tries = [entry("d", now - 10 - one, state="taken_back") for one in range(tried)]
+    past = [entry("c", now), *tries, entry("b", 20), entry("a", 10)]
+    gone = superfluous([(str(number), one) for number, one in enumerate(past)], now)
+    left = [one for number, one in enumerate(past) if str(number) not in gone]
+    assert previous(left, "c" * 64).sha256 == "b" * 64
+    assert str(len(past) - 1) in gone
+
+
+def test_a_step_back_after_a_rollback_leads_further_back_however_old_it_is() -> None:
+    """What the rollback left is not gone to again, since the place of its goal in the history is known."""
+    now = 3 * KEPT_SECONDS
+    past = [entry("b", now, "rollback", replaced="c" * 64), entry("c", 30), entry("b", 20), entry("a", 10)]
+    gone = superfluous([(str(number), one) for number, one in enumerate(past)], now)
+    left = [one for number, one in enumerate(past) if str(number) not in gone]
+    assert previous(left, "b" * 64).sha256 == "a" * 64
+
+
+def test_an_upload_that_came_to_nothing_is_nowhere_to_go_back_to() -> None:
+    """Another was faster: the store never held it, though nobody could write that down."""
+    lost = entry("d", 40, state="under_way", replaced="b" * 64)
+    past = [entry("c", 50, replaced="b" * 64), lost, entry("b", 20)]
+    assert previous(past, "c" * 64).sha256 == "b" * 64
+    assert before(past, 45, "c" * 64).sha256 == "b" * 64
+    assert previous([replace(past[0], replaced="d" * 64), *past[1:]], "c" * 64).sha256 == "d" * 64
+    assert before(past[1:], 45, "d" * 64).sha256 == "d" * 64

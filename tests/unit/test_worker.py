@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sidecar.errors import Busy
 from sidecar.model.runs import Outcome, Request
 from sidecar.update.run import Run
-from sidecar.update.worker import Limits, Throttle, Worker
+from sidecar.update.worker import RunLimits, Throttle, Worker
 
 PLAIN = Request("socket")
 PUBLIC = Request("cgi", public=True)
@@ -87,7 +87,7 @@ async def working(
         finished=finished,
         throttle=throttle or Throttle(0, 1000, Clock()),
         may_publish=door or Door(),
-        limits=Limits(waiting, public, timeout),
+        limits=RunLimits(waiting, public, timeout),
     )
     task = asyncio.create_task(worker.run())
     try:

@@ -20,9 +20,9 @@ from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
 
 if TYPE_CHECKING:
-    from sidecar.demo.prepare import Fleet, Machine
+    from sidecar.demo.prepare import DemoFleet, DemoMachine
     from sidecar.demo.processes import Processes
-    from sidecar.demo.story import Event
+    from sidecar.demo.story import StoryEvent
 
 _LOOK = 0.5
 _MACHINES = range(1, 9)
@@ -103,7 +103,7 @@ def _demo(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _start_monitoring(fleet: Fleet, processes: Processes) -> str | None:
+def _start_monitoring(fleet: DemoFleet, processes: Processes) -> str | None:
     """Start Prometheus; its address, or None where it is not installed."""
     from sidecar.demo.monitoring import PROGRAM, command
     from sidecar.demo.prepare import free_port
@@ -131,9 +131,9 @@ def _once(options: argparse.Namespace) -> int:
     from sidecar.demo.prepare import prepare
     from sidecar.demo.story import tell
 
-    told: list[Event] = []
+    told: list[StoryEvent] = []
 
-    def listen(event: Event) -> None:
+    def listen(event: StoryEvent) -> None:
         told.append(event)
         if not options.json:
             say(f"{event.seconds:5.1f} s  {event.sentence}")
@@ -174,7 +174,7 @@ def _change(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _invite(fleet: Fleet, seconds: float) -> None:
+def _invite(fleet: DemoFleet, seconds: float) -> None:
     """What there is, and what to try."""
     from sidecar.demo.changes import password_of
     from sidecar.demo.prepare import STUDIO_USER
@@ -202,13 +202,13 @@ def _invite(fleet: Fleet, seconds: float) -> None:
     say("Ctrl-C ends everything; the folder is kept.")
 
 
-def _say_update(fleet: Fleet) -> None:
+def _say_update(fleet: DemoFleet) -> None:
     first = fleet.machines[0]
     say(f'  "Update the fleet" on {first.page_url}, or')
     say(f"  {_command()} --config {_shown(first.config)} fleet update")
 
 
-def _described(machine: Machine, prometheus: str | None) -> dict[str, str | None]:
+def _described(machine: DemoMachine, prometheus: str | None) -> dict[str, str | None]:
     return {
         "prometheus": prometheus,
         "name": machine.name,

@@ -12,7 +12,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TypeVar, TypeVarTuple
 
-from sidecar.config.settings import Fetch
+from sidecar.config.settings import FetchSettings
 from sidecar.errors import StoreError
 from sidecar.inputs.store.transfer import CHUNK, Transfer, changed
 from sidecar.model.objects import Fetched, Stored
@@ -25,7 +25,9 @@ Rest = TypeVarTuple("Rest")
 class FolderStore:
     """Objects are files below a folder; their ETag is made of size and time of the last change."""
 
-    def __init__(self, folder: Path, limits: Fetch, observe: Callable[[str, str, float], None]) -> None:
+    def __init__(
+        self, folder: Path, limits: FetchSettings, observe: Callable[[str, str, float], None]
+    ) -> None:
         self._folder = folder
         self._limits = limits
         self._observe = observe

@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from sidecar.config.settings import Fetch
+from sidecar.config.settings import FetchSettings
 from sidecar.errors import StoreError
 from sidecar.inputs.store.transfer import Transfer, too_large
 from sidecar.model.objects import Fetched
@@ -45,7 +45,7 @@ class LocalIndex:
     Its ETag and its signature are the SHA-256 of such a copy.
     """
 
-    def __init__(self, path: Path, limits: Fetch, observe: Callable[[str, str, float], None]) -> None:
+    def __init__(self, path: Path, limits: FetchSettings, observe: Callable[[str, str, float], None]) -> None:
         self._path = path
         self._limits = limits
         self._observe = observe

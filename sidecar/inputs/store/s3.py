@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar.config.settings import S3, Fetch
+from sidecar.config.settings import FetchSettings, S3Settings
 from sidecar.errors import SettingsError, StoreError
 from sidecar.inputs.store.transfer import CHUNK, Incoming, changed, format_age, parse_age, too_large
 from sidecar.model.objects import Fetched, Stored, is_md5
@@ -28,11 +28,21 @@ logger = logging.getLogger(__name__)
 _RETRY_PAUSE = 0.2
 
 
+def _ask_for_consistency(request: Any, **_: Any) -> None:
+    """Global buckets of Tigris may serve an older object elsewhere for seconds; other stores ignore it."""
+    request.headers["X-Tigris-Consistent"] = "true"
+
+
 class S3Store:
     """A bucket, with an optional prefix before every key."""
 
     def __init__(
-        self, bucket: str, prefix: str, access: S3, limits: Fetch, observe: Callable[[str, str, float], None]
+        self,
+        bucket: str,
+        prefix: str,
+        access: S3Settings,
+        limits: FetchSettings,
+        observe: Callable[[str, str, float], None],
     ) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
@@ -71,7 +81,9 @@ class S3Store:
             )
             client = session.client("s3", endpoint_url=self._access.endpoint or None, config=config)
             resources = AsyncExitStack()
-            return _Opened(await resources.enter_async_context(client), resources)
+            opened = _Opened(await resources.enter_async_context(client), resources)
+            opened.client.meta.events.register("before-sign.s3", _ask_for_consistency)
+            return opened
         except (BotoCoreError, ValueError) as error:
             raise SettingsError(
                 f"s3: {error}", "s3.endpoint is a URL with its scheme, s3.region a name such as auto"
