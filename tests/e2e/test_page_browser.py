@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import bcrypt
 import pytest
+import pytest_asyncio
 
 from sidecar.daemon import Daemon
 from sidecar.demo.sample import REAL, Size, add_event, add_user, remove_user, rename_studio
@@ -32,9 +33,10 @@ playwright = pytest.importorskip(
 )
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="Chromium is not installed (Debian's package chromium)"
-)
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed (Debian's package chromium)"),
+    pytest.mark.asyncio(loop_scope="module"),  # one browser for all, which belongs to its loop
+]
 
 ARTIFACTS = ROOT / "artifacts"
 FLAGS = [
@@ -110,8 +112,17 @@ class Site:
             os.kill(self.navigator.pid, signal.SIGCONT)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Any]:
+    """One Chromium; each page has a profile of its own."""
+    async with playwright.async_playwright() as driver:
+        started = await driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield started
+        await started.close()
+
+
 @asynccontextmanager
-async def site(folder: Path, size: Size = SMALL) -> AsyncIterator[Site]:
+async def site(folder: Path, browser: Any, size: Size = SMALL) -> AsyncIterator[Site]:
     port = free_port()
     navigator = NavigatorProcess()
     pid_file = "/tmp/navigator.pid" if navigator.program else str(folder / "app" / f"navigator-{port}.pid")
@@ -130,13 +141,8 @@ async def site(folder: Path, size: Size = SMALL) -> AsyncIterator[Site]:
         await navigator.start_async("config/navigator.yml", machine.application)
         try:
             await until(lambda: daemon.reconciler.served == 1, 30)
-            async with playwright.async_playwright() as driver:
-                browser = await driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
-                found = Site(machine, daemon, navigator, browser)
-                try:
-                    yield found
-                finally:
-                    await browser.close()
+            found = Site(machine, daemon, navigator, browser)
+            yield found
             assert found.errors == []
             # Nothing on any page asks another host for anything.
             origin = urlsplit(found.url).netloc
@@ -162,10 +168,10 @@ def changed(machine: Machine) -> str:
     return studio
 
 
-async def test_a_person_updates_watches_and_rolls_back(tmp_path: Path) -> None:
+async def test_a_person_updates_watches_and_rolls_back(tmp_path: Path, browser: Any) -> None:
     """Sign in, read what would change, agree, watch it live to loaded, look back, and go back."""
     expect = playwright.expect
-    async with site(tmp_path) as running, running.page() as page:
+    async with site(tmp_path, browser) as running, running.page() as page:
         await page.goto(running.url)
         await expect(page.locator("h1")).to_have_text("Synced Healthy")
         studio = changed(running.machine)
@@ -229,10 +235,10 @@ def break_connections(daemon: Daemon) -> None:
             connection.transport.abort()
 
 
-async def test_it_works_without_scripts(tmp_path: Path) -> None:
+async def test_it_works_without_scripts(tmp_path: Path, browser: Any) -> None:
     """With JavaScript off everything can be read and done; the page loads itself anew while a run goes on."""
     expect = playwright.expect
-    async with site(tmp_path) as running, running.page(java_script_enabled=False) as page:
+    async with site(tmp_path, browser) as running, running.page(java_script_enabled=False) as page:
         changed(running.machine)
         await page.goto(f"{running.url}preview")
         await page.get_by_role("link", name="Update configuration…").click()
@@ -246,10 +252,10 @@ async def test_it_works_without_scripts(tmp_path: Path) -> None:
         await until(lambda: running.daemon.reconciler.served == 3)
 
 
-async def test_hostile_words_stay_words(tmp_path: Path) -> None:
+async def test_hostile_words_stay_words(tmp_path: Path, browser: Any) -> None:
     """A studio's name, a user's and a log line that are markup show as they are, and run nowhere."""
     expect = playwright.expect
-    async with site(tmp_path) as running, running.page() as page:
+    async with site(tmp_path, browser) as running, running.page() as page:
         import yaml
 
         studios = yaml.safe_load(running.machine.target("map.yml").read_text())["studios"]
@@ -282,18 +288,17 @@ async def test_hostile_words_stay_words(tmp_path: Path) -> None:
         assert HOSTILE in await page.locator(".maps title").all_text_contents()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_accessible_narrow_and_light(tmp_path: Path, scheme: str) -> None:
+async def test_accessible_narrow_and_light(tmp_path: Path, browser: Any) -> None:
     """Every page, in both colour schemes: axe has no serious finding, 375 px suffice, 100 KB too."""
     axe = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
-    async with site(tmp_path, REAL) as running:
+    async with site(tmp_path, browser, REAL) as running:
         changed(running.machine)
         preview = running.daemon.worker.submit
         from sidecar.model.runs import Request
 
         tag = (await preview(Request(trigger="preview", preview=True))).tag
         paths = (*PATHS, f"page/update?tag={tag}")
-        async with running.page(width=375, color_scheme=scheme, reduced_motion="reduce") as page:
+        async with running.page(width=375, reduced_motion="reduce") as page:
             for path in paths:
                 total = 0
                 seen: list[Any] = []
@@ -308,27 +313,31 @@ async def test_accessible_narrow_and_light(tmp_path: Path, scheme: str) -> None:
                     total += len(await response.body()) if response.status < 300 else 0
                 assert total < MOST_BYTES, path
                 await page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-                width = await page.evaluate("document.documentElement.scrollWidth")
-                assert width <= 375, path
                 name = path.partition("?")[0].replace("/", "-") or "now"
-                await shot(page, f"{name}-{scheme}-375")
                 await page.evaluate(axe)
-                found = await page.evaluate("axe.run()")
-                serious = [
-                    f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}"
-                    for one in found["violations"]
-                    if one["impact"] in ("serious", "critical")
-                ]
-                assert serious == [], path
+                for scheme in ("light", "dark"):
+                    await page.emulate_media(color_scheme=scheme)
+                    width = await page.evaluate("document.documentElement.scrollWidth")
+                    assert width <= 375, path
+                    await shot(page, f"{name}-{scheme}-375")
+                    found = await page.evaluate("axe.run({resultTypes: ['violations']})")
+                    serious = [
+                        f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}"
+                        for one in found["violations"]
+                        if one["impact"] in ("serious", "critical")
+                    ]
+                    assert serious == [], (path, scheme)
             await page.set_viewport_size({"width": 1100, "height": 800})
             await page.goto(running.url)
-            await shot(page, f"now-{scheme}")
+            for scheme in ("light", "dark"):
+                await page.emulate_media(color_scheme=scheme)
+                await shot(page, f"now-{scheme}")
 
 
-async def test_the_keyboard_suffices(tmp_path: Path) -> None:
+async def test_the_keyboard_suffices(tmp_path: Path, browser: Any) -> None:
     """The first stop leads to the content, every stop is visible, and Enter asks for the preview."""
     expect = playwright.expect
-    async with site(tmp_path) as running, running.page() as page:
+    async with site(tmp_path, browser) as running, running.page() as page:
         await page.goto(running.url)
         await page.keyboard.press("Tab")
         await expect(page.locator(".skip")).to_be_focused()
@@ -339,9 +348,9 @@ async def test_the_keyboard_suffices(tmp_path: Path) -> None:
         await expect(page.locator("h1")).to_have_text("Preview")
 
 
-async def test_without_a_password_there_is_nothing_to_see(tmp_path: Path) -> None:
+async def test_without_a_password_there_is_nothing_to_see(tmp_path: Path, browser: Any) -> None:
     """The browser asks for a password everywhere but for the state, which is open."""
-    async with site(tmp_path) as running:
+    async with site(tmp_path, browser) as running:
         # So says the browser when there is nobody to ask for a password.
         async with running.page(signed_in=False) as page:
             with pytest.raises(playwright.Error, match="INVALID_AUTH_CREDENTIALS"):
@@ -352,9 +361,9 @@ async def test_without_a_password_there_is_nothing_to_see(tmp_path: Path) -> Non
             assert await page.locator("h1").inner_text() == "Synced\nHealthy"
 
 
-async def test_an_idle_page_asks_for_nothing(tmp_path: Path) -> None:
+async def test_an_idle_page_asks_for_nothing(tmp_path: Path, browser: Any) -> None:
     """No stream and no poll while nothing is under way: requests keep an idle machine awake."""
-    async with site(tmp_path) as running, running.page() as page:
+    async with site(tmp_path, browser) as running, running.page() as page:
         await page.clock.install()
         await page.goto(running.url, wait_until="networkidle")
         before = len(running.requests)

@@ -201,9 +201,8 @@ async def test_a_changed_index_is_published(site: Site) -> None:
         status, outcome = await client.poke()
     assert (status, outcome["state"], outcome["generation"]) == (200, "published", 2)
     assert outcome["sha256"] == sha256
-    (named,) = outcome["changes"]["studios"]["changed"]["names"]
-    assert named.startswith(f"{studio}: name ")
-    assert named.endswith(" to A Studio of Another Name")
+    [changed] = outcome["changes"]["studios"]["changed"]["names"]
+    assert changed == f"{studio}: name {studio.capitalize()} to A Studio of Another Name"
     assert outcome["changes"]["events"]["added"]["names"] == [f"2026/{studio}/unheard-of"]
     targets = site.machine.targets()
     assert b"A Studio of Another Name" in targets["showcases.yml"]
