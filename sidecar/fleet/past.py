@@ -16,6 +16,7 @@ _ALWAYS_KEPT = 2
 _FEWEST_DIGITS = 4
 
 Kind = Literal["found", "update", "rollback"]
+TAKEN_BACK = ("taken_back", "frozen")
 How = Literal["under_way", "stored", "loaded", "lagging", "taken_back", "frozen"]
 
 
@@ -91,7 +92,7 @@ def was_held(one: PastIndex, entries: Sequence[PastIndex], held: str | None = No
     """
     if one.state == "under_way":
         return one.sha256 == held or any(other.replaced == one.sha256 for other in entries)
-    return one.state not in ("taken_back", "frozen")
+    return one.state not in TAKEN_BACK
 
 
 def ending(entries: Sequence[PastIndex], held: str | None) -> PastIndex | None:

@@ -29,7 +29,7 @@ from sidecar.fleet.crew import Listener
 from sidecar.fleet.extra import upload_extras
 from sidecar.fleet.ground import Ground, open_ground, require_secret
 from sidecar.fleet.machines import FleetError, Found, Target, only, without
-from sidecar.fleet.past import PastIndex, ending
+from sidecar.fleet.past import TAKEN_BACK, PastIndex, ending
 from sidecar.fleet.poke import Order, Talk
 from sidecar.fleet.report import Overview, Report, Result, Row, enough, row
 from sidecar.fleet.rolling import Rolling, driver_name
@@ -337,7 +337,7 @@ async def _may_replace(ground: Ground, proposal: Proposal, wanted: Wanted, liste
     sha256 = proposal.current.sha256
     ended = ending(entries, proposal.held)
     newest = next((one for one in entries if one.sha256 == sha256), None)
-    refused = newest is not None and newest.state in ("taken_back", "frozen")
+    refused = newest is not None and newest.state in TAKEN_BACK
     if wanted.unattended and (refused or (ended is not None and ended.replaced == sha256)):
         raise FleetError(
             f"the index {sha256[:12]} was taken back, and it has not changed since",

@@ -84,9 +84,9 @@ class Undo:
                     "`sidecar fleet history` lists the others",
                     code="fleet_history",
                 )
-            if not any(past.was_held(one, entries) for one in entries if one.sha256 == to.sha256):
+            if all(one.state in past.TAKEN_BACK for one in entries if one.sha256 == to.sha256):
                 raise FleetError(
-                    f"the store never kept the index {to.sha256[:SHOWN]}, and a rollback goes to all at once"
+                    f"the index {to.sha256[:SHOWN]} was taken back, and a rollback goes to all at once"
                     f"{f': {to.note}' if to.note else ''}",
                     "name another one, or roll it out anew with `sidecar fleet update --canary 1`",
                     code="fleet_history",
