@@ -19,10 +19,10 @@ from msgspec.structs import replace
 from sidecar.errors import StoreError
 from sidecar.fleet import rollout as rules
 from sidecar.fleet.crew import Listener
-from sidecar.fleet.ledger import Ledger, store_surely
 from sidecar.fleet.machines import FleetError, Target
 from sidecar.fleet.report import Result
 from sidecar.fleet.rollout import LEASE_SECONDS, RENEW_SECONDS, Rollout
+from sidecar.fleet.store_records import StoreRecords, store_surely
 from sidecar.fleet.verdicts import Verdict
 from sidecar.inputs.store import Store
 from sidecar.model.runs import AHEAD_SECONDS
@@ -66,7 +66,7 @@ class Driver:
         self,
         store: Store,
         index_key: str,
-        ledger: Ledger,
+        records: StoreRecords,
         machines: Machines,
         remember: Callable[[str, str], None],
         listener: Listener,
@@ -76,7 +76,7 @@ class Driver:
         """`remember` is told the ETag and SHA-256 of what this machine stores; `soak` is in seconds."""
         self._store = store
         self._key = index_key
-        self._ledger = ledger
+        self._records = records
         self._machines = machines
         self._remember = remember
         self._listener = listener
@@ -207,7 +207,7 @@ class Driver:
         This one slept before or during its upload: the one who took over did not know of that.
         """
         try:
-            found = await self._ledger.get(self._ledger.rollout_key, Rollout)
+            found = await self._records.get(self._records.rollout_key, Rollout)
             if found is not None and found[0].target == one.target and found[0].phase in _IN_STORE:
                 return
             etag = self._stored
@@ -319,7 +319,7 @@ class Driver:
 
     async def _read(self) -> str | None:
         """Take over the record's wish, and give its ETag; None when the store is behind."""
-        found = await self._ledger.get(self._ledger.rollout_key, Rollout)
+        found = await self._records.get(self._records.rollout_key, Rollout)
         if found is not None and found[0].started < self._rollout.started:
             return None
         if found is None or found[0].token != self._rollout.token:
@@ -334,7 +334,7 @@ class Driver:
                 until = time.time() + LEASE_SECONDS if lease is None else lease
                 new = replace(change(self._rollout), lease=until)
                 try:
-                    self._etag = await self._ledger.put(self._ledger.rollout_key, new, self._etag)
+                    self._etag = await self._records.put(self._records.rollout_key, new, self._etag)
                 except StoreError as error:
                     if error.code != "store_changed" or attempt == _WRITES:
                         raise
@@ -345,7 +345,7 @@ class Driver:
                     return
 
     async def _content(self, sha256: str) -> Path:
-        return await self._ledger.content(sha256)
+        return await self._records.content(sha256)
 
     async def _store_index(self, content: Path, modified: float, replaces: str) -> str:
         return await store_surely(self._store, self._key, content, modified, replaces, self._path())

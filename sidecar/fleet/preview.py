@@ -14,10 +14,10 @@ import msgspec
 
 from sidecar.config.settings import Settings
 from sidecar.errors import Rejected, SettingsError
+from sidecar.fleet.context import Context, open_context
 from sidecar.fleet.crew import Listener
-from sidecar.fleet.ground import Ground, open_ground
+from sidecar.fleet.index_history import named
 from sidecar.fleet.machines import Found, Skipped, Target
-from sidecar.fleet.past import named
 from sidecar.fleet.table import SHOWN, table
 from sidecar.generate import Generated, generate
 from sidecar.generate.cache import Memo
@@ -77,27 +77,27 @@ async def preview(settings: Settings, wanted: str, listener: Listener) -> FleetP
 
     Raises `Rejected` where it is no index at all, and `SidecarError` when something cannot be found out.
     """
-    async with open_ground(settings, None, listener) as ground:
-        candidate = await _candidate(ground, wanted)
-        now = ground.folder / "now"
-        await ground.store.fetch(settings.index_key, now, None)
-        found = await ground.discovery.find()
-        return await in_thread(_compare, settings, now, candidate, found, ground.discovery.source)
+    async with open_context(settings, None, listener) as context:
+        candidate = await _candidate(context, wanted)
+        now = context.folder / "now"
+        await context.store.fetch(settings.index_key, now, None)
+        found = await context.discovery.find()
+        return await in_thread(_compare, settings, now, candidate, found, context.discovery.source)
 
 
-async def _candidate(ground: Ground, wanted: str) -> Path:
+async def _candidate(context: Context, wanted: str) -> Path:
     if wanted and Path(wanted).is_file():
         return Path(wanted)
     if wanted:
-        return await ground.ledger.content(named(await ground.ledger.entries(), wanted).sha256)
-    local = own_index(ground.settings, lambda *_: None)
+        return await context.records.content(named(await context.records.entries(), wanted).sha256)
+    local = own_index(context.settings, lambda *_: None)
     if local is None:
         raise SettingsError(
             "there is no index to preview: this machine does not own one (update.own_index)",
             "name a file, or a digest of `sidecar fleet history`",
         )
-    path = ground.folder / "candidate"
-    await local.fetch(ground.settings.index_key, path, None)
+    path = context.folder / "candidate"
+    await local.fetch(context.settings.index_key, path, None)
     return path
 
 

@@ -16,12 +16,12 @@ from msgspec.structs import replace
 
 from sidecar.errors import StoreError
 from sidecar.fleet import rollout as rules
-from sidecar.fleet.chronicle import how
+from sidecar.fleet.context import Context
 from sidecar.fleet.crew import Listener
 from sidecar.fleet.driver import Driver
-from sidecar.fleet.ground import Ground
+from sidecar.fleet.index_history import How
+from sidecar.fleet.index_history_writer import how
 from sidecar.fleet.machines import FleetError, Found, Target, only
-from sidecar.fleet.past import How
 from sidecar.fleet.poke import Order
 from sidecar.fleet.report import Result
 from sidecar.fleet.rollout import Rollout, Wish
@@ -49,10 +49,10 @@ def driver_name(who: str = "") -> str:
 
 
 class Rolling:
-    """Rollouts on one ground."""
+    """Rollouts of one command."""
 
-    def __init__(self, ground: Ground, listener: Listener, who: str) -> None:
-        self._ground = ground
+    def __init__(self, context: Context, listener: Listener, who: str) -> None:
+        self._context = context
         self._listener = listener
         self._who = driver_name(who)
         self.results: tuple[Result, ...] = ()
@@ -60,7 +60,7 @@ class Rolling:
 
     async def record(self) -> tuple[Rollout, str] | None:
         """The rollout that the store tells of, with its record's ETag."""
-        return await self._ground.ledger.get(self._ground.ledger.rollout_key, Rollout)
+        return await self._context.records.get(self._context.records.rollout_key, Rollout)
 
     async def must_be_free(self) -> tuple[Rollout, str] | None:
         """The rollout that a driver left behind, if any; `FleetError` `fleet_driven` while one drives."""
@@ -87,13 +87,13 @@ class Rolling:
 
     async def begin(self, proposal: Proposal, canary: str) -> Rollout:
         """Roll an index out, from the canary to the last machine or back."""
-        ground, current = self._ground, proposal.current
+        context, current = self._context, proposal.current
         await self._find()
         first = chosen(self.found, canary)
         known = await self.record()
         if known is not None and not known[0].ended:
             raise driven(known[0])
-        entry = await ground.chronicle.begin(proposal, self._who, "update")
+        entry = await context.history.begin(proposal, self._who, "update")
         stored = proposal.stored
         names = [one.id for one in self.found.targets]
         rollout = Rollout(
@@ -124,14 +124,14 @@ class Rolling:
 
     async def wish(self, wish: Wish) -> Rollout:
         """Tell the rollout's driver what is wanted, and give the record; `FleetError` when there is none."""
-        ledger = self._ground.ledger
+        records = self._context.records
         for attempt in range(1, _TRIES + 1):
             known = await self.record()
             if known is None or known[0].ended:
                 raise idle()
             told = replace(known[0], wish=wish)
             try:
-                await ledger.put(ledger.rollout_key, told, known[1])
+                await records.put(records.rollout_key, told, known[1])
             except StoreError as error:
                 if error.code != "store_changed" or attempt == _TRIES:
                     raise
@@ -164,19 +164,19 @@ class Rolling:
         packed = b""
         if body is not None:
             packed = await asyncio.to_thread(lambda: gzip.compress(body.read_bytes(), 6, mtime=0))
-        fleet = self._ground.settings.fleet
+        fleet = self._context.settings.fleet
         if body is not None or self._back == sha256:
             # Ahead of the store nobody waits for long, and for the way back neither.
             limits = replace(fleet, timeout=min(fleet.timeout, _SENT_SECONDS), attempts=_BACK_ATTEMPTS)
         else:
             limits = fleet
-        return await self._ground.crew(Order(sha256, packed), self._listener, limits=limits).update(
+        return await self._context.crew(Order(sha256, packed), self._listener, limits=limits).update(
             tuple(targets)
         )
 
     async def look(self, target: Target, sha256: str) -> Verdict | None:
         """How one is; None when there is nothing to say yet."""
-        answer = await self._ground.talk(signed=False).ask(target)
+        answer = await self._context.talk(signed=False).ask(target)
         if isinstance(answer, Verdict):
             return answer
         return of_status(answer, target.id, sha256, ready=False)
@@ -185,23 +185,23 @@ class Rolling:
 
     async def _find(self) -> None:
         self._listener.step("find")
-        self.found = await self._ground.discovery.find()
+        self.found = await self._context.discovery.find()
 
     async def _drive(self, rollout: Rollout, etag: str | None) -> Rollout:
-        ground = self._ground
+        context = self._context
         self._back = rollout.base
         waiting = {one.id: Result(one.id, one.name, one.region, "waiting") for one in self.found.targets}
         self._listener.expect(list(waiting.values()))
         self._listener.step("update")
         driver = Driver(
-            ground.store,
-            ground.settings.index_key,
-            ground.ledger,
+            context.store,
+            context.settings.index_key,
+            context.records,
             self,
-            ground.memory.remember,
+            context.memory.remember,
             self._listener,
-            ground.folder,
-            ground.settings.fleet.canary_soak,
+            context.folder,
+            context.settings.fleet.canary_soak,
         )
         end = await driver.drive(rollout, etag)
         # What a driver before this one has brought about is in the record only.
@@ -216,29 +216,29 @@ class Rolling:
 
     async def _announce(self, end: Rollout) -> None:
         """Tell the bus: whoever connects later hears of no older one, and whoever woke meanwhile follows."""
-        ground = self._ground
-        if not ground.settings.fleet.bus or end.phase == "frozen":
+        context = self._context
+        if not context.settings.fleet.bus or end.phase == "frozen":
             return
         try:
-            held = end.target if end.phase == "done" else (await ground.uploader.look(content=False)).sha256
+            held = end.target if end.phase == "done" else (await context.uploader.look(content=False)).sha256
         except StoreError as error:
             self._listener.say(f"the bus is not told how it ended: {error.message}")
             return
-        async with ground.announced(held, self._listener):
+        async with context.announced(held, self._listener):
             pass
 
     async def _remember(self, end: Rollout) -> None:
         """The history's entry of this rollout gets its end."""
         say = self._listener.say
         try:
-            entries = await self._ground.ledger.entries()
+            entries = await self._context.records.entries()
         except StoreError as error:
             say(f"the history does not tell how it ended: {error.message}")
             return
         entry = next((one for one in entries if (one.at, one.sha256) == (end.started, end.target)), None)
         if entry is not None:
             state, note = _how(end, self.results)
-            await self._ground.chronicle.end(entry, state, self.results, say, note)
+            await self._context.history.end(entry, state, self.results, say, note)
 
 
 def _how(end: Rollout, results: tuple[Result, ...]) -> tuple[How, str]:

@@ -24,12 +24,12 @@ from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, StoreError
 from sidecar.fleet.around import Around, Notice
 from sidecar.fleet.bus import announcing
-from sidecar.fleet.chronicle import how
+from sidecar.fleet.context import Context, open_context, require_secret
 from sidecar.fleet.crew import Listener
 from sidecar.fleet.extra import upload_extras
-from sidecar.fleet.ground import Ground, open_ground, require_secret
+from sidecar.fleet.index_history import TAKEN_BACK, PastIndex, ending
+from sidecar.fleet.index_history_writer import how
 from sidecar.fleet.machines import FleetError, Found, Target, only, without
-from sidecar.fleet.past import TAKEN_BACK, PastIndex, ending
 from sidecar.fleet.poke import Order, Talk
 from sidecar.fleet.report import Overview, Report, Result, Row, enough, row
 from sidecar.fleet.rolling import Rolling, driver_name
@@ -83,12 +83,12 @@ class Updates:
         started, clock = time.time(), time.monotonic()
         if not wanted.dry_run:
             _prepare(Path(settings.paths.state))
-        async with open_ground(settings, self._store, listener) as ground:
-            rolling = Rolling(ground, listener, wanted.who)
+        async with open_context(settings, self._store, listener) as context:
+            rolling = Rolling(context, listener, wanted.who)
             left = None if wanted.dry_run else await _left_behind(rolling, wanted, listener)
             if left is not None and wanted.index is None:
                 raise _unfinished(left[0])
-            around = Around(settings, ground.session, listener.say)
+            around = Around(settings, context.session, listener.say)
             if wanted.around and not wanted.dry_run and settings.fleet.before:
                 listener.step("before")
                 await around.before()
@@ -97,24 +97,24 @@ class Updates:
             if wanted.index is not None:
                 state, dry = Path(settings.paths.state), wanted.dry_run
                 await upload_extras(
-                    extras(settings), ground.store, state, ground.folder, listener.say, dry_run=dry
+                    extras(settings), context.store, state, context.folder, listener.say, dry_run=dry
                 )
-            proposal = await self._proposal(ground, wanted)
+            proposal = await self._proposal(context, wanted)
             end = None
             if left is not None:
                 end = await _finish(rolling, left, proposal.current.sha256)
                 if end.target != proposal.current.sha256 and end.phase != "frozen":
                     # The one before is back in the store: this update begins anew.
-                    end, proposal = None, await self._proposal(ground, wanted)
+                    end, proposal = None, await self._proposal(context, wanted)
             current = proposal.current
             entry = None
             if end is None and current.upload == "planned" and not wanted.dry_run:
-                await _may_replace(ground, proposal, wanted, listener)
+                await _may_replace(context, proposal, wanted, listener)
                 if canary := self._canary(wanted, proposal, listener):
                     end = await rolling.begin(proposal, canary)
                 else:
-                    entry = await self._begin(ground, proposal, wanted, listener)
-                    current = await ground.uploader.store(proposal)
+                    entry = await self._begin(context, proposal, wanted, listener)
+                    current = await context.uploader.store(proposal)
             if end is not None:
                 current = msgspec.structs.replace(
                     current, upload="uploaded" if end.phase == "done" else "taken_back"
@@ -122,15 +122,15 @@ class Updates:
             if end is None or end.phase != "frozen":
                 listener.say(_sentence(current))
             if current.upload == "uploaded":
-                await self._renew_inventory(ground, current, listener)
+                await self._renew_inventory(context, current, listener)
             if end is None or (end.phase == "done" and wanted.wait == "ready"):
-                found = await self._found(ground, wanted, listener)
-                results = await self._all_at_once(ground, found, current, wanted, listener)
+                found = await self._found(context, wanted, listener)
+                results = await self._all_at_once(context, found, current, wanted, listener)
             else:
                 found, results = rolling.found, rolling.results
             if entry is not None:
                 reached, note = how(results)
-                await ground.chronicle.end(entry, reached, results, listener.say, note)
+                await context.history.end(entry, reached, results, listener.say, note)
             done = enough(results, wanted.quorum) and (end is None or end.phase == "done")
             failures: tuple[str, ...] = ()
             if wanted.around and not wanted.dry_run and done:
@@ -170,21 +170,21 @@ class Updates:
         return canary
 
     async def _begin(
-        self, ground: Ground, proposal: Proposal, wanted: Wanted, listener: Listener
+        self, context: Context, proposal: Proposal, wanted: Wanted, listener: Listener
     ) -> PastIndex | None:
         """The history's entry of an update; None where the store takes none, which is no reason to stop."""
         try:
-            return await ground.chronicle.begin(proposal, driver_name(wanted.who), "update")
+            return await context.history.begin(proposal, driver_name(wanted.who), "update")
         except StoreError as error:
             if error.code == "store_changed":
                 return None  # the upload will tell
             listener.say(f"the history is not written, so there is no undo: {error.message}")
             return None
 
-    async def _found(self, ground: Ground, wanted: Wanted, listener: Listener) -> Found:
+    async def _found(self, context: Context, wanted: Wanted, listener: Listener) -> Found:
         """Who is to be poked."""
         listener.step("find")
-        found = without(only(await ground.discovery.find(), wanted.only), wanted.but)
+        found = without(only(await context.discovery.find(), wanted.only), wanted.but)
         if wanted.quorum is not None and wanted.quorum > len(found.targets):
             raise FleetError(
                 f"{wanted.quorum} machines cannot load it: {len(found.targets)} are active",
@@ -194,7 +194,7 @@ class Updates:
         return found
 
     async def _all_at_once(
-        self, ground: Ground, found: Found, current: Current, wanted: Wanted, listener: Listener
+        self, context: Context, found: Found, current: Current, wanted: Wanted, listener: Listener
     ) -> tuple[Result, ...]:
         """Poke and follow all of them, now that the store holds the index."""
         waiting = [Result(one.id, one.name, one.region, "waiting") for one in found.targets]
@@ -205,9 +205,9 @@ class Updates:
         order, ready = Order(current.sha256, await self._body(current)), wanted.wait == "ready"
         # What only some shall load is no hint for all; an index that goes along needs no look at the store.
         if wanted.only or order.body:
-            return await ground.crew(order, listener, ready=ready).update(found.targets)
-        async with ground.announced(current.sha256, listener, ready=ready) as talk:
-            return await ground.crew(order, listener, ready=ready, talk=talk).update(found.targets)
+            return await context.crew(order, listener, ready=ready).update(found.targets)
+        async with context.announced(current.sha256, listener, ready=ready) as talk:
+            return await context.crew(order, listener, ready=ready, talk=talk).update(found.targets)
 
     async def _follow_up(
         self, around: Around, current: Current, results: tuple[Result, ...], listener: Listener
@@ -223,18 +223,18 @@ class Updates:
             await around.notify(Notice(current.sha256, current.upload, done))
         return failures
 
-    async def _renew_inventory(self, ground: Ground, current: Current, listener: Listener) -> None:
+    async def _renew_inventory(self, context: Context, current: Current, listener: Listener) -> None:
         """Tell the application's tools, which look there first for an object's true age."""
         path = Path(self._settings.index_key)
         if current.path is None or current.modified is None:
             return
         date = await asyncio.to_thread(first_date, current.path)
-        inventory = Inventory(ground.store, "", ground.folder)
+        inventory = Inventory(context.store, "", context.folder)
         try:
             etag = current.etag
             if etag is None:  # a rollout has stored it
-                stored = await ground.store.head(self._settings.index_key)
-                if stored is None or ground.memory.knows(stored.etag) != current.sha256:
+                stored = await context.store.head(self._settings.index_key)
+                if stored is None or context.memory.knows(stored.etag) != current.sha256:
                     return
                 etag = stored.etag
             item = Item(f'"{etag}"', date, format_age(current.modified))
@@ -245,19 +245,19 @@ class Updates:
 
     async def overview(self, listener: Listener) -> Overview:
         """How every active machine is, against what the store holds."""
-        async with open_ground(self._settings, self._store, listener) as ground:
+        async with open_context(self._settings, self._store, listener) as context:
             current, found = await asyncio.gather(
-                ground.uploader.look(content=False), ground.discovery.find()
+                context.uploader.look(content=False), context.discovery.find()
             )
-            rows = await self._ask_all(ground.talk(signed=False), found, current)
+            rows = await self._ask_all(context.talk(signed=False), found, current)
         return Overview(time.time(), current.sha256, current.modified, rows, found.skipped)
 
     async def overview_by_bus(self, listener: Listener) -> Overview:
         """The same from what the machines have stated of late on the bus: none is listed, none is asked."""
         if not self._settings.fleet.bus:
             raise SettingsError("fleet.bus is not set", "set it to the URL of the fleet's NATS server")
-        async with open_ground(self._settings, self._store, listener) as ground:
-            current = await ground.uploader.look(content=False)
+        async with open_context(self._settings, self._store, listener) as context:
+            current = await context.uploader.look(content=False)
             async with announcing(self._settings) as announcement:
                 stated = sorted(announcement.statements.items())
         targets = [(Result(name, "", one.served.region or "", ""), one.served) for name, one in stated]
@@ -280,10 +280,12 @@ class Updates:
             tasks = [group.create_task(ask(target)) for target in found.targets]
         return tuple(task.result() for task in tasks)
 
-    async def _proposal(self, ground: Ground, wanted: Wanted) -> Proposal:
+    async def _proposal(self, context: Context, wanted: Wanted) -> Proposal:
         if wanted.index is not None:
-            return await ground.uploader.compare(wanted.index, replace=wanted.replace, dry_run=wanted.dry_run)
-        current = await ground.uploader.look(content=self._settings.fleet.send == "index")
+            return await context.uploader.compare(
+                wanted.index, replace=wanted.replace, dry_run=wanted.dry_run
+            )
+        current = await context.uploader.look(content=self._settings.fleet.send == "index")
         return Proposal(current, None, current.sha256)
 
     async def _body(self, current: Current) -> bytes:
@@ -325,10 +327,10 @@ async def _finish(rolling: Rolling, left: tuple[Rollout, str], sha256: str) -> R
     )
 
 
-async def _may_replace(ground: Ground, proposal: Proposal, wanted: Wanted, listener: Listener) -> None:
+async def _may_replace(context: Context, proposal: Proposal, wanted: Wanted, listener: Listener) -> None:
     """Say which rollback ends; `FleetError` `fleet_held` when nobody asks for what people took back."""
     try:
-        entries = await ground.ledger.entries()
+        entries = await context.records.entries()
     except StoreError as error:
         # Where no history may be read there is none, and whoever writes it says so.
         if wanted.unattended and error.code != "store_denied":

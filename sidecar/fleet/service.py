@@ -14,7 +14,7 @@ import msgspec
 
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
-from sidecar.fleet.chronicle import compare
+from sidecar.fleet.index_history_writer import compare
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.progress import STEPS, Silence, line
 from sidecar.fleet.report import Overview, Report, Result, State, lines

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sidecar.config.settings import Settings
+from sidecar.fleet.context import open_context, require_secret
 from sidecar.fleet.crew import Listener
-from sidecar.fleet.ground import open_ground, require_secret
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.rolling import Rolling, idle
 from sidecar.fleet.rollout import Rollout, Wish
@@ -22,8 +22,8 @@ async def steer(
     `FleetError` `fleet_idle` where there is none, `fleet_unfinished` where nobody is there to be paused.
     """
     require_secret(settings)
-    async with open_ground(settings, store, listener) as ground:
-        rolling = Rolling(ground, listener, who)
+    async with open_context(settings, store, listener) as context:
+        rolling = Rolling(context, listener, who)
         known = await rolling.record()
         if known is not None and known[0].phase == "frozen" and word != "pause":
             return await rolling.go_on(*known)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from sidecar.config.settings import Settings
 from sidecar.errors import ReadError, Rejected, StoreError
-from sidecar.fleet import past
-from sidecar.fleet.chronicle import compare, how
+from sidecar.fleet import index_history
+from sidecar.fleet.context import Context, open_context, require_secret
 from sidecar.fleet.crew import Listener
-from sidecar.fleet.ground import Ground, open_ground, require_secret
+from sidecar.fleet.index_history import PastIndex
+from sidecar.fleet.index_history_writer import compare, how
 from sidecar.fleet.machines import FleetError, Skipped
-from sidecar.fleet.past import PastIndex
 from sidecar.fleet.poke import Order
 from sidecar.fleet.report import Report, Result, enough
 from sidecar.fleet.rolling import Rolling, driver_name
@@ -56,50 +56,50 @@ class Undo:
 
     async def history(self, listener: Listener) -> Past:
         """What the store has held."""
-        async with open_ground(self._settings, self._store, listener) as ground:
-            stored = await ground.store.head(self._settings.index_key)
-            held = (await ground.uploader.look(content=False)).sha256 if stored is not None else None
-            return Past(held, tuple(await ground.ledger.entries()))
+        async with open_context(self._settings, self._store, listener) as context:
+            stored = await context.store.head(self._settings.index_key)
+            held = (await context.uploader.look(content=False)).sha256 if stored is not None else None
+            return Past(held, tuple(await context.records.entries()))
 
     async def plan(self, digest: str, moment: float | None, listener: Listener) -> RollbackPlan:
         """What a rollback to an index by its digest, to a moment, or by one step would change."""
-        async with open_ground(self._settings, self._store, listener) as ground:
-            stored = await ground.store.head(self._settings.index_key)
+        async with open_context(self._settings, self._store, listener) as context:
+            stored = await context.store.head(self._settings.index_key)
             if stored is None:
                 raise StoreError("the store holds no index to go back from", code="store_missing")
-            now = ground.folder / "now"
-            fetched = await ground.store.fetch(self._settings.index_key, now, None)
+            now = context.folder / "now"
+            fetched = await context.store.fetch(self._settings.index_key, now, None)
             if fetched is None or fetched.etag != stored.etag:
                 raise _changed()
-            entries = await ground.ledger.entries()
+            entries = await context.records.entries()
             if digest:
-                to = past.named(entries, digest)
+                to = index_history.named(entries, digest)
             elif moment is not None:
-                to = past.before(entries, moment, fetched.sha256)
+                to = index_history.before(entries, moment, fetched.sha256)
             else:
-                to = past.previous(entries, fetched.sha256)
+                to = index_history.previous(entries, fetched.sha256)
             if to.sha256 == fetched.sha256:
                 raise FleetError(
                     f"the store holds the index {digest or to.sha256[:SHOWN]} already",
                     "`sidecar fleet history` lists the others",
                     code="fleet_history",
                 )
-            if all(one.state in past.TAKEN_BACK for one in entries if one.sha256 == to.sha256):
+            if all(one.state in index_history.TAKEN_BACK for one in entries if one.sha256 == to.sha256):
                 raise FleetError(
                     f"the index {to.sha256[:SHOWN]} was taken back, and a rollback goes to all at once"
                     f"{f': {to.note}' if to.note else ''}",
                     "name another one, or roll it out anew with `sidecar fleet update --canary 1`",
                     code="fleet_history",
                 )
-            found, problem = await self._changes(now, await ground.ledger.content(to.sha256))
+            found, problem = await self._changes(now, await context.records.content(to.sha256))
             return RollbackPlan(to, fetched.sha256, stored, found, problem)
 
     async def roll_back(self, plan: RollbackPlan, who: str, listener: Listener) -> Report:
         """Put it back, if the store still holds what the plan was compared with, and follow every machine."""
         require_secret(self._settings)
         started, clock = time.time(), time.monotonic()
-        async with open_ground(self._settings, self._store, listener) as ground:
-            left = await Rolling(ground, listener, who).must_be_free()
+        async with open_context(self._settings, self._store, listener) as context:
+            left = await Rolling(context, listener, who).must_be_free()
             if left is not None:
                 raise FleetError(
                     f"{left[0].driver} left a rollout behind ({left[0].phase})",
@@ -107,18 +107,18 @@ class Undo:
                     code="fleet_unfinished",
                 )
             listener.step("upload")
-            content = await ground.ledger.content(plan.to.sha256)
+            content = await context.records.content(plan.to.sha256)
             current = Current(plan.to.sha256, plan.to.modified, "planned", content)
             proposal = Proposal(current, plan.stored, plan.held)
             try:
-                entry = await ground.chronicle.begin(proposal, driver_name(who), "rollback")
+                entry = await context.history.begin(proposal, driver_name(who), "rollback")
             except StoreError as error:
                 raise (_changed() if error.code == "store_changed" else error) from error
-            await ground.uploader.store(proposal)
+            await context.uploader.store(proposal)
             listener.say(f"the store holds {plan.to.sha256[:SHOWN]} again")
-            results, skipped = await self._follow(ground, plan.to.sha256, listener)
+            results, skipped = await self._follow(context, plan.to.sha256, listener)
             state, note = how(results)
-            await ground.chronicle.end(entry, state, results, listener.say, note)
+            await context.history.end(entry, state, results, listener.say, note)
         return Report(
             started=started,
             seconds=time.monotonic() - clock,
@@ -133,14 +133,14 @@ class Undo:
         )
 
     async def _follow(
-        self, ground: Ground, sha256: str, listener: Listener
+        self, context: Context, sha256: str, listener: Listener
     ) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]:
         listener.step("find")
-        found = await ground.discovery.find()
+        found = await context.discovery.find()
         listener.expect([Result(one.id, one.name, one.region, "waiting") for one in found.targets])
         listener.step("update")
-        async with ground.announced(sha256, listener) as talk:
-            crew = ground.crew(Order(sha256), listener, talk=talk)
+        async with context.announced(sha256, listener) as talk:
+            crew = context.crew(Order(sha256), listener, talk=talk)
             return await crew.update(found.targets), found.skipped
 
     async def _changes(self, before: Path, after: Path) -> tuple[Changes | None, str]:

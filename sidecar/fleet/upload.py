@@ -19,9 +19,9 @@ import msgspec
 
 from sidecar.config.settings import FetchSettings
 from sidecar.errors import SidecarError, StoreError
-from sidecar.fleet.ledger import Ledger, store_surely
+from sidecar.fleet.index_history import ending
 from sidecar.fleet.machines import FleetError
-from sidecar.fleet.past import ending
+from sidecar.fleet.store_records import StoreRecords, store_surely
 from sidecar.generations.archive import Archive
 from sidecar.inputs.store import Store
 from sidecar.inputs.store.local import LocalIndex
@@ -102,10 +102,16 @@ class Uploader:
     """Brings the store up to date with a local index, or finds out what the store holds."""
 
     def __init__(
-        self, store: Store, key: str, memory: Memory, folder: Path, limits: FetchSettings, ledger: Ledger
+        self,
+        store: Store,
+        key: str,
+        memory: Memory,
+        folder: Path,
+        limits: FetchSettings,
+        records: StoreRecords,
     ) -> None:
         self._store = store
-        self._ledger = ledger
+        self._records = records
         self._limits = limits
         self._key = key
         self._memory = memory
@@ -141,7 +147,7 @@ class Uploader:
     async def _returns(self, held: str) -> bool:
         """Whether the store was rolled back from what this machine saw last: then nothing there is lost."""
         try:
-            ended = ending(await self._ledger.entries(), held)
+            ended = ending(await self._records.entries(), held)
         except StoreError:
             return False
         return ended is not None and ended.replaced == self._memory.last()

@@ -21,14 +21,14 @@ from sidecar.errors import SidecarError, StoreError
 from sidecar.fleet import rolling
 from sidecar.fleet.bus import announcing
 from sidecar.fleet.driver import Lost
-from sidecar.fleet.ledger import Ledger
+from sidecar.fleet.index_history import PastIndex
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.nats_link import connected
-from sidecar.fleet.past import PastIndex
 from sidecar.fleet.report import Result
 from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.run import Updates, Wanted
 from sidecar.fleet.steer import steer
+from sidecar.fleet.store_records import StoreRecords
 from sidecar.fleet.undo import Undo
 from sidecar.model.bus import HINTS, Hint, fleet_key, opened
 from sidecar.model.machine_report import Served
@@ -260,7 +260,7 @@ async def test_the_history_is_in_order_whatever_the_clocks_say(field: Field, tmp
     """What takes the place of an entry comes after it, though the other driver's clock was fast."""
     await field.update("one")
     entry = (await field.entries())[0]
-    await Ledger(field.store, KEY, tmp_path).add(replace(entry, at=time.time() + 100, kind="rollback"))
+    await StoreRecords(field.store, KEY, tmp_path).add(replace(entry, at=time.time() + 100, kind="rollback"))
     new = await field.update("two")
     newest = (await field.entries())[0]
     assert (newest.sha256, newest.kind) == (new, "update")

@@ -18,11 +18,11 @@ from msgspec.structs import replace
 from sidecar.errors import StoreError
 from sidecar.fleet import driver as driver_module
 from sidecar.fleet.driver import Driver, Lost
-from sidecar.fleet.ledger import Ledger
 from sidecar.fleet.machines import Target
 from sidecar.fleet.progress import Silence
 from sidecar.fleet.report import Result
 from sidecar.fleet.rollout import Rollout, halted, taken_over, waves
+from sidecar.fleet.store_records import StoreRecords
 from sidecar.fleet.verdicts import Verdict
 from tests.support.memory_store import Died, MemoryStore
 
@@ -84,7 +84,7 @@ class World:
     def __init__(self, folder: Path, refusing: Iterable[str] = (), gone: Iterable[str] = ()) -> None:
         self.store = MemoryStore()
         self.machines = Machines(self.store, refusing, gone)
-        self.ledger = Ledger(self.store, KEY, folder)
+        self.records = StoreRecords(self.store, KEY, folder)
         self.folder = Path(tempfile.mkdtemp(dir=folder))
         self.store.content |= {KEY: OLD} | {f"db/index-history/{digest(one)}": one for one in (OLD, NEW)}
         self.rollout = Rollout(
@@ -99,7 +99,7 @@ class World:
         return Driver(
             self.store,
             KEY,
-            Ledger(self.store, KEY, folder),
+            StoreRecords(self.store, KEY, folder),
             self.machines,
             lambda etag, sha256: None,
             Silence(),
@@ -112,7 +112,7 @@ class World:
 
     async def go_on(self, *, back: bool = False, token: str = "second") -> Rollout | None:
         """The next driver; None where the first has not come as far as to begin."""
-        known = await self.ledger.get(RECORD, Rollout)
+        known = await self.records.get(RECORD, Rollout)
         if known is None or known[0].ended:
             return known[0] if known else None
         ours = taken_over(known[0], token, token, 10.0)
@@ -408,7 +408,7 @@ async def test_what_cannot_be_taken_back_is_frozen(tmp_path: Path) -> None:
     assert ended.phase == "frozen"
     assert ended.reason.endswith("not taken back: the store is full")
     world.store.before = lambda operation, key: None
-    known = await world.ledger.get(RECORD, Rollout)
+    known = await world.records.get(RECORD, Rollout)
     assert known is not None
     assert (await world.driver().drive(taken_over(known[0], "second", "second", 10.0), known[1])).phase == (
         "taken_back"

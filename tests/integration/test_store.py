@@ -20,8 +20,8 @@ import pytest
 
 from sidecar.config.parse import parse
 from sidecar.errors import SettingsError, StoreError
-from sidecar.fleet.ledger import Ledger, store_surely
-from sidecar.fleet.past import KEPT, PastIndex
+from sidecar.fleet.index_history import KEPT, PastIndex
+from sidecar.fleet.store_records import StoreRecords, store_surely
 from sidecar.inputs.store import Store, open_store
 from sidecar.model.objects import Fetched
 from tests.conftest import Bucket, free_port
@@ -823,26 +823,26 @@ async def test_what_is_removed_is_gone(writable: Store, tmp_path: Path) -> None:
 
 async def test_the_fleets_history_lies_beside_the_index(writable: Store, tmp_path: Path) -> None:
     """Entries newest first, contents that are what they were, and no more of both than are kept."""
-    ledger = Ledger(writable, "db/index.sqlite3", tmp_path)
+    records = StoreRecords(writable, "db/index.sqlite3", tmp_path)
     source = tmp_path / "source"
     now = time.time()
     for number in range(KEPT + 2):
         source.write_bytes(str(number).encode())
         sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
         entry = PastIndex(sha256, 1, now, now + number, "somebody")
-        await ledger.add(entry)
-        await ledger.keep(sha256, source, now)
-        await ledger.keep(sha256, source, now)
-    await ledger.write(msgspec.structs.replace(entry, state="loaded"))
-    await ledger.prune()
-    entries = await ledger.entries()
+        await records.add(entry)
+        await records.keep(sha256, source, now)
+        await records.keep(sha256, source, now)
+    await records.write(msgspec.structs.replace(entry, state="loaded"))
+    await records.prune()
+    entries = await records.entries()
     assert len(entries) == KEPT
     assert (entries[0].sha256, entries[0].state) == (sha256, "loaded")
-    assert (await ledger.content(sha256)).read_bytes() == source.read_bytes()
+    assert (await records.content(sha256)).read_bytes() == source.read_bytes()
     contents = [one for one in await writable.objects("db/index-history/") if not one.key.endswith(".json")]
     assert len(contents) == KEPT
     with pytest.raises(StoreError):
-        await ledger.content(hashlib.sha256(b"0").hexdigest())
+        await records.content(hashlib.sha256(b"0").hexdigest())
 
 
 async def test_a_put_whose_answer_was_lost_counts(writable: Store, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ PURE_MODULES = {
     "fleet.verdicts",
     "fleet.report",
     "fleet.progress",
-    "fleet.past",
+    "fleet.index_history",
     "fleet.rollout",
     "fleet.table",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from sidecar.fleet.past import (
+from sidecar.fleet.index_history import (
     KEPT,
     KEPT_SECONDS,
     PastIndex,

@@ -13,18 +13,18 @@ import aiohttp
 from sidecar.config.settings import FleetSettings, Settings
 from sidecar.errors import SettingsError
 from sidecar.fleet.bus import ByBus, announcing
-from sidecar.fleet.chronicle import Chronicle
 from sidecar.fleet.crew import Crew, Listener, Talker
 from sidecar.fleet.discovery import Discovery
-from sidecar.fleet.ledger import Ledger
+from sidecar.fleet.index_history_writer import IndexHistoryWriter
 from sidecar.fleet.nats_link import BusError
 from sidecar.fleet.poke import Order, Talk
+from sidecar.fleet.store_records import StoreRecords
 from sidecar.fleet.upload import Memory, Uploader
 from sidecar.inputs.store import Store, open_store
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class Context:
     """Everything that one command needs; `folder` is its own, and gone afterwards."""
 
     settings: Settings
@@ -32,10 +32,10 @@ class Ground:
     store: Store
     session: aiohttp.ClientSession
     folder: Path
-    ledger: Ledger
+    records: StoreRecords
     memory: Memory
     uploader: Uploader
-    chronicle: Chronicle
+    history: IndexHistoryWriter
 
     def talk(self, *, signed: bool = True) -> Talk:
         """Speaks with machines; without a signature it can only ask."""
@@ -77,38 +77,38 @@ class Ground:
 
 
 @asynccontextmanager
-async def open_ground(settings: Settings, store: Store | None, listener: Listener) -> AsyncIterator[Ground]:
+async def open_context(settings: Settings, store: Store | None, listener: Listener) -> AsyncIterator[Context]:
     """Open all of it; `store` is one that is open already."""
     connector = aiohttp.TCPConnector(limit=settings.fleet.parallel)
     with tempfile.TemporaryDirectory(prefix="sidecar-fleet-") as name:
         async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
             folder, discovery = Path(name), Discovery(settings, session, listener.say)
             if store is not None:
-                yield _ground(settings, discovery, store, session, folder)
+                yield _context(settings, discovery, store, session, folder)
                 return
             store = open_store(settings, lambda *_: None)
             await store.startup()
             try:
-                yield _ground(settings, discovery, store, session, folder)
+                yield _context(settings, discovery, store, session, folder)
             finally:
                 await store.shutdown()
 
 
-def _ground(
+def _context(
     settings: Settings, discovery: Discovery, store: Store, session: aiohttp.ClientSession, folder: Path
-) -> Ground:
+) -> Context:
     key = settings.index_key
-    ledger, memory = Ledger(store, key, folder), Memory(Path(settings.paths.state))
-    return Ground(
+    records, memory = StoreRecords(store, key, folder), Memory(Path(settings.paths.state))
+    return Context(
         settings,
         discovery,
         store,
         session,
         folder,
-        ledger,
+        records,
         memory,
-        Uploader(store, key, memory, folder, settings.fetch, ledger),
-        Chronicle(ledger, store, key, settings.paths, folder),
+        Uploader(store, key, memory, folder, settings.fetch, records),
+        IndexHistoryWriter(records, store, key, settings.paths, folder),
     )
 
 

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from sidecar.config.settings import PathSettings
 from sidecar.errors import ReadError, Rejected, StoreError
-from sidecar.fleet.ledger import Ledger
-from sidecar.fleet.past import How, Kind, PastIndex
+from sidecar.fleet.index_history import How, Kind, PastIndex
 from sidecar.fleet.report import Result
+from sidecar.fleet.store_records import StoreRecords
 from sidecar.fleet.upload import Proposal
 from sidecar.fleet.verdicts import BAD, GOOD
 from sidecar.generate.cache import Memo
@@ -35,13 +35,13 @@ def compare(before: Path, after: Path, paths: PathSettings) -> Changes:
     return changes(old, owners(old, memo), new, owners(new, memo))
 
 
-class Chronicle:
+class IndexHistoryWriter:
     """The history of the store's index, as one driver writes it."""
 
     def __init__(
-        self, ledger: Ledger, store: Store, index_key: str, paths: PathSettings, folder: Path
+        self, records: StoreRecords, store: Store, index_key: str, paths: PathSettings, folder: Path
     ) -> None:
-        self._ledger = ledger
+        self._records = records
         self._store = store
         self._key = index_key
         self._paths = paths
@@ -62,7 +62,7 @@ class Chronicle:
         if held is not None:
             before = Path(tempfile.mkdtemp(dir=self._folder)) / "before"
             fetched, entries = await asyncio.gather(
-                self._store.fetch(self._key, before, None), self._ledger.entries()
+                self._store.fetch(self._key, before, None), self._records.entries()
             )
             if fetched is None or fetched.etag != held.etag:
                 raise StoreError(f"{self._key} has changed meanwhile", "run it again", code="store_changed")
@@ -73,12 +73,12 @@ class Chronicle:
             if not any(one.sha256 == replaced for one in entries):
                 at = now - _BEFORE_SECONDS
                 found = PastIndex(replaced, held.size, held.modified, at, "somebody", "found", state="stored")
-                more.append(self._ledger.add(found))
-            more.append(self._ledger.keep(replaced, before, held.modified))
+                more.append(self._records.add(found))
+            more.append(self._records.keep(replaced, before, held.modified))
         entry = PastIndex(current.sha256, path.stat().st_size, modified, now, who, kind, replaced, said)
         # At once: whatever is waited for here delays the update.
         await asyncio.gather(
-            *more, self._ledger.keep(current.sha256, path, modified), self._ledger.add(entry)
+            *more, self._records.keep(current.sha256, path, modified), self._records.add(entry)
         )
         return entry
 
@@ -98,12 +98,12 @@ class Chronicle:
         loaded = sum(one.state in GOOD for one in everyone)
         ended = replace(entry, state=state, loaded=loaded, machines=len(everyone), note=note)
         try:
-            await self._ledger.write(ended)
+            await self._records.write(ended)
         except StoreError as error:
             say(f"the history does not tell how it ended: {error.message}")
             return
         try:
-            await self._ledger.prune()
+            await self._records.prune()
         except StoreError as error:
             say(f"the history keeps what is too old: {error.message}")
 

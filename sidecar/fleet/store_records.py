@@ -18,7 +18,7 @@ from typing import TypeVar
 import msgspec
 
 from sidecar.errors import StoreError
-from sidecar.fleet.past import PastIndex, superfluous
+from sidecar.fleet.index_history import PastIndex, superfluous
 from sidecar.inputs.store import Store
 from sidecar.model.record import Record
 
@@ -29,7 +29,7 @@ _ROLLOUT = "index-rollout.json"
 _ENTRY = ".json"
 
 
-class Ledger:
+class StoreRecords:
     """The fleet's memory in a store; `folder` is for files on their way."""
 
     def __init__(self, store: Store, index_key: str, folder: Path) -> None:
@@ -124,7 +124,7 @@ class Ledger:
         return f"{self._history}{moment}-{entry.sha256[:12]}{_ENTRY}"
 
     def _path(self) -> Path:
-        return self._folder / f"ledger-{next(self._numbers)}"
+        return self._folder / f"records-{next(self._numbers)}"
 
 
 async def store_surely(
