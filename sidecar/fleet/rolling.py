@@ -70,15 +70,15 @@ class Rolling:
             raise driven(known[0])
         return known
 
-    async def begin(self, proposal: Proposal, canary: str) -> Rollout:
-        """Roll an index out, from the canary to the last machine or back."""
+    async def begin(self, proposal: Proposal, canary: str, limit: float) -> Rollout:
+        """Roll an index out, from the canary to the last machine or back; `limit` as in `Chronicle`."""
         ground, current = self._ground, proposal.current
         await self._find()
         first = chosen(self.found, canary)
         known = await self.record()
         if known is not None and not known[0].ended:
             raise driven(known[0])
-        entry = await ground.chronicle.begin(proposal, self._who, "update")
+        entry = await ground.chronicle.begin(proposal, self._who, "update", limit)
         stored = proposal.stored
         names = [one.id for one in self.found.targets]
         rollout = Rollout(
