@@ -15,7 +15,6 @@ from sidecar.config.settings import Settings
 from sidecar.errors import NotFound, PublishError, SidecarError
 from sidecar.fleet.bus import BusListener
 from sidecar.fleet.follower import Follower
-from sidecar.fleet.run import Wanted
 from sidecar.fleet.service import FleetService
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.inputs.index import Deployed, read_deployed, read_pending
@@ -236,7 +235,7 @@ class Daemon:
                         comparison,
                         self._pending_regions,
                         self.fleet.known,
-                        lambda who: self.fleet.update(Wanted(), who),
+                        self.fleet.update,
                         self.fleet.changes,
                         self.fleet.plan,
                         self.fleet.roll_back,

@@ -18,6 +18,7 @@ from sidecar.fleet.store_records import StoreRecords
 from sidecar.fleet.upload import Proposal
 from sidecar.fleet.verdicts import BAD, GOOD
 from sidecar.generate.cache import Memo
+from sidecar.generate.check import check_regions
 from sidecar.generate.ownership import owners
 from sidecar.inputs.index import read_deployed, read_index
 from sidecar.inputs.store import Store
@@ -47,10 +48,11 @@ class IndexHistoryWriter:
         self._paths = paths
         self._folder = folder
 
-    async def begin(self, proposal: Proposal, who: str, kind: Kind) -> PastIndex:
+    async def begin(self, proposal: Proposal, who: str, kind: Kind, limit: float = 1.0) -> PastIndex:
         """Keep an index and the one that it is to replace, and write down that it is under way.
 
-        `StoreError` `store_changed` when the store does not hold what was seen there.
+        `StoreError` `store_changed` when the store does not hold what was seen there, `Rejected` `loss` where
+        one region would lose too many events; `limit` is the share of all that may go.
         """
         held, current = proposal.stored, proposal.current
         path, modified = current.path, current.modified
@@ -69,7 +71,7 @@ class IndexHistoryWriter:
             replaced = fetched.sha256
             if entries:  # whose clock may have been fast
                 now = max(now, entries[0].at + 2 * _BEFORE_SECONDS)
-            said = await self._changes(before, path)
+            said = await self._changes(before, path, limit)
             if not any(one.sha256 == replaced for one in entries):
                 at = now - _BEFORE_SECONDS
                 found = PastIndex(replaced, held.size, held.modified, at, "somebody", "found", state="stored")
@@ -107,11 +109,13 @@ class IndexHistoryWriter:
         except StoreError as error:
             say(f"the history keeps what is too old: {error.message}")
 
-    async def _changes(self, before: Path, after: Path) -> tuple[str, ...]:
+    async def _changes(self, before: Path, after: Path, limit: float) -> tuple[str, ...]:
         try:
-            return tuple((await in_thread(compare, before, after, self._paths)).sentences())
+            found = await in_thread(compare, before, after, self._paths)
         except (Rejected, ReadError) as error:
             return (f"what it changes is not known: {error.message}",)
+        check_regions(found.losses, limit)
+        return tuple(found.sentences())
 
 
 def how(results: Iterable[Result]) -> tuple[How, str]:

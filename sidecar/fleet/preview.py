@@ -21,7 +21,7 @@ from sidecar.fleet.machines import Found, Skipped, Target
 from sidecar.fleet.table import SHOWN, table
 from sidecar.generate import Generated, generate
 from sidecar.generate.cache import Memo
-from sidecar.generate.check import Limits, check, counts
+from sidecar.generate.check import Limits, check, check_regions, counts
 from sidecar.generate.ownership import owners
 from sidecar.inputs.index import read_index
 from sidecar.inputs.machine import Inputs, Machine
@@ -57,7 +57,10 @@ class RegionPreview(Record, frozen=True):
 
 
 class FleetPreview(Record, frozen=True):
-    """From the store's index to another, both by their SHA-256; `changes` are for administrators only."""
+    """From the store's index to another, both by their SHA-256; `changes` are for administrators only.
+
+    `refused` says why a fleet update would not upload it.
+    """
 
     held: str
     sha256: str
@@ -65,11 +68,12 @@ class FleetPreview(Record, frozen=True):
     changes: Changes
     regions: tuple[RegionPreview, ...]
     skipped: tuple[Skipped, ...]
+    refused: str = ""
 
     @property
     def good(self) -> bool:
-        """Whether every machine would take it, as far as it is known here."""
-        return not any(one.refused for one in self.regions)
+        """Whether it would be uploaded, and every machine would take it, as far as it is known here."""
+        return not self.refused and not any(one.refused for one in self.regions)
 
 
 async def preview(settings: Settings, wanted: str, listener: Listener) -> FleetPreview:
@@ -123,14 +127,24 @@ def _compare(settings: Settings, now: Path, candidate: Path, found: Found, sourc
             return msgspec.structs.replace(told, refused=error.message)
         return told
 
+    found_changes = changes(old, owners(old, memo), new, owners(new, memo))
     return FleetPreview(
         _digest(now),
         _digest(candidate),
         settings.profile,
-        changes(old, owners(old, memo), new, owners(new, memo)),
+        found_changes,
         tuple(made(region, ids) for region, ids in sorted(regions.items(), key=lambda one: one[0] or "")),
         found.skipped,
+        _refusal(found_changes, settings.update.max_lost_tenants),
     )
+
+
+def _refusal(found: Changes, limit: float) -> str:
+    try:
+        check_regions(found.losses, limit)
+    except Rejected as error:
+        return str(error)
+    return ""
 
 
 def _in_region(inputs: Inputs, region: str | None) -> Inputs:
@@ -173,6 +187,8 @@ def preview_lines(told: FleetPreview) -> list[str]:
     lines += table(("REGION", "MACHINES", "EVENTS", "", "FILES", ""), rows) if rows else []
     for kind, what, names in told.changes.each():
         lines.append(f"{names.count} {kind} {what}: {', '.join(names.names[:_NAMED])}{_more(names)}")
+    if told.refused:
+        lines.append(f"Refused: {told.refused}")
     return [*lines, UNKNOWN]
 
 

@@ -85,15 +85,15 @@ class Rolling:
             driven = known is not None and known[1] != etag and not known[0].ended
         return driven
 
-    async def begin(self, proposal: Proposal, canary: str) -> Rollout:
-        """Roll an index out, from the canary to the last machine or back."""
+    async def begin(self, proposal: Proposal, canary: str, limit: float) -> Rollout:
+        """Roll an index out, from the canary to the last machine or back; `limit` as for the history."""
         context, current = self._context, proposal.current
         await self._find()
         first = chosen(self.found, canary)
         known = await self.record()
         if known is not None and not known[0].ended:
             raise driven(known[0])
-        entry = await context.history.begin(proposal, self._who, "update")
+        entry = await context.history.begin(proposal, self._who, "update", limit)
         stored = proposal.stored
         names = [one.id for one in self.found.targets]
         rollout = Rollout(

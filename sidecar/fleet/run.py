@@ -48,15 +48,16 @@ class Wanted(Record, frozen=True):
     """What is asked for.
 
     `index` is the local database to upload; None: poke with what the store holds. `replace` lets it replace
-    an object that this machine has not seen. `only` are ids, names or regions, `but` the id of a machine to
-    leave out. `quorum` machines are enough; None: all. `wait` is loaded or ready. `around` tells whether the
-    commands before and after run, and the notices go out. `canary` names the machines that have a new index
-    first: how many, or an id, name or region; empty: all at once; None: as `fleet.strategy` says. `who` asks;
-    `unattended` when nobody does.
+    an object that this machine has not seen, `force` accepts that one region loses many events. `only` are
+    ids, names or regions, `but` the id of a machine to leave out. `quorum` machines are enough; None: all.
+    `wait` is loaded or ready. `around` tells whether the commands before and after run, and the notices go
+    out. `canary` names the machines that have a new index first: how many, or an id, name or region; empty:
+    all at once; None: as `fleet.strategy` says. `who` asks; `unattended` when nobody does.
     """
 
     index: Path | None = None
     replace: bool = False
+    force: bool = False
     only: tuple[str, ...] = ()
     but: str = ""
     quorum: int | None = None
@@ -111,7 +112,7 @@ class Updates:
             if end is None and current.upload == "planned" and not wanted.dry_run:
                 await _may_replace(context, proposal, wanted, listener)
                 if canary := self._canary(wanted, proposal, listener):
-                    end = await rolling.begin(proposal, canary)
+                    end = await rolling.begin(proposal, canary, self._limit(wanted))
                 else:
                     entry = await self._begin(context, proposal, wanted, listener)
                     current = await context.uploader.store(proposal)
@@ -151,6 +152,9 @@ class Updates:
             reason="" if end is None else end.reason,
         )
 
+    def _limit(self, wanted: Wanted) -> float:
+        return 1.0 if wanted.force else self._settings.update.max_lost_tenants
+
     def _canary(self, wanted: Wanted, proposal: Proposal, listener: Listener) -> str:
         """Which machines are to have it first; none: all at once."""
         canary = wanted.canary
@@ -174,7 +178,9 @@ class Updates:
     ) -> PastIndex | None:
         """The history's entry of an update; None where the store takes none, which is no reason to stop."""
         try:
-            return await context.history.begin(proposal, driver_name(wanted.who), "update")
+            return await context.history.begin(
+                proposal, driver_name(wanted.who), "update", self._limit(wanted)
+            )
         except StoreError as error:
             if error.code == "store_changed":
                 return None  # the upload will tell

@@ -22,6 +22,7 @@ from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.run import Updates, Wanted
 from sidecar.fleet.steer import steer
 from sidecar.fleet.undo import Past, RollbackPlan, Undo
+from sidecar.generate.check import LOSS
 from sidecar.inputs.store import Store, own_index
 from sidecar.model.changes import Changes
 from sidecar.model.record import Problem, Record
@@ -258,10 +259,11 @@ class FleetService:
             return True
         try:
             return (await self.update(Wanted(unattended=True), "a change of the local index")).good
-        except FleetError as error:
-            if error.code != "fleet_held":
+        except SidecarError as error:
+            if error.code not in ("fleet_held", LOSS):
                 raise
-            return True  # it is for people to ask for it again
+            logger.warning("the fleet was not updated: %s", error)
+            return True  # it is for people to ask for it
 
     async def _local_digest(self) -> str | None:
         """The SHA-256 of the local index as it is now; None where there is none."""

@@ -17,16 +17,19 @@ from sidecar.errors import Rejected
 from sidecar.generate import Generated
 from sidecar.generate.cache import Memo
 from sidecar.model.artifacts import HTPASSWD
+from sidecar.model.changes import RegionLoss
 
 _DATABASE = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*\Z")
 # Go gives its own expressions far more room than RE2 does by default; this is plenty for both.
 _RE2_MEMORY = 256 << 20
 # RE2 itself takes it, Go's edition does not.
 _ANY_BYTE = re.compile(r"(?<!\\)(?:\\\\)*\\C")
-# Below this many, a large share of them is a handful of edits.
 LOSS = "loss"
 """The code of a refusal that force waives."""
+# Below this many, a large share of them is a handful of edits.
 _FEW = 10
+# A region is small: of its events so few go on an ordinary day.
+_FEW_OF_A_REGION = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,29 @@ def _check_loss(what: str, before: int, now: int, limit: float) -> None:
         raise Rejected(
             f"the index would drop {lost} of {before} {what}, more than the {limit:.0%} allowed at once",
             "if that is meant, repeat the update by force: `sidecar update --force`, or on the page",
+            code=LOSS,
+        )
+
+
+def large_losses(losses: Iterable[RegionLoss], limit: float) -> list[str]:
+    """A clause for each region that would lose too many events at once; `limit` is that of all, 0 to 1.
+
+    Of one region that share of the share may go: a quarter where it is a half, and all where it is all.
+    """
+    return [
+        f"{lost} of the {one.before} events of {f'region {one.region}' if one.region else 'no region'}"
+        for one in losses
+        if (lost := one.before - one.after) >= _FEW_OF_A_REGION and lost > one.before * limit**2
+    ]
+
+
+def check_regions(losses: Iterable[RegionLoss], limit: float) -> None:
+    """Raise `Rejected` where a region would lose too many events at once."""
+    if large := large_losses(losses, limit):
+        raise Rejected(
+            f"the index would drop {', '.join(large)}, more than the {limit**2:.0%} of one region allowed at "
+            "once",
+            "look at `sidecar fleet preview`; if it is meant, `sidecar fleet update --force`, or on the page",
             code=LOSS,
         )
 

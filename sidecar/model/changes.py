@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,13 +37,25 @@ class Delta(Record, frozen=True):
     moved: Names = Names()
 
 
+class RegionLoss(Record, frozen=True):
+    """A region (None: the studios of none) has fewer events; of a studio that moved, where it was before."""
+
+    region: str | None
+    before: int
+    after: int
+
+
 class Changes(Record, frozen=True):
-    """The changes between two indexes. The names of users are for administrators only."""
+    """The changes between two indexes. The names of users are for administrators only.
+
+    `losses` are the regions that have fewer events, the worst first.
+    """
 
     users: Delta = Delta()
     studios: Delta = Delta()
     events: Delta = Delta()
     regions: Delta = Delta()
+    losses: tuple[RegionLoss, ...] = ()
 
     def each(self) -> Iterator[tuple[str, str, Names]]:
         """What was added, removed, moved or changed of each kind, where that is any."""
@@ -90,7 +103,14 @@ def changes(
         studios=_delta(old.studios, new.studios, lambda studio: studio.key, moved),
         events=_delta(old.events, new.events, lambda event: (event.year, event.studio, event.key)),
         regions=_delta(old.regions, new.regions, lambda region: region.code),
+        losses=_losses(old, new, {**new_owners, **old_owners}),
     )
+
+
+def _losses(old: Index, new: Index, owners: Mapping[str, str | None]) -> tuple[RegionLoss, ...]:
+    before, after = (Counter(owners[event.studio] for event in one.events) for one in (old, new))
+    lost = [RegionLoss(region, before[region], after[region]) for region in before - after]
+    return tuple(sorted(lost, key=lambda one: one.after - one.before))
 
 
 def _delta(

@@ -102,6 +102,7 @@ def _wanted(request: web.Request) -> Wanted:
         quorum=None if quorum is None else int(quorum),
         wait=wait,
         replace=query.get("replace") in _YES,
+        force=query.get("force") in _YES,
         dry_run=query.get("dry_run") in _YES,
         canary=query.get("canary"),
     )

@@ -16,9 +16,10 @@ from aiohttp import web
 from sidecar.config.settings import Settings
 from sidecar.errors import BadRequest, CommandError, NotFound, SidecarError
 from sidecar.fleet.report import Report, State
+from sidecar.fleet.run import Wanted
 from sidecar.fleet.undo import RollbackPlan
 from sidecar.generate import yaml_writer
-from sidecar.generate.check import LOSS
+from sidecar.generate.check import LOSS, large_losses
 from sidecar.generations import Generations
 from sidecar.model.artifacts import MAP
 from sidecar.model.changes import Changes
@@ -54,9 +55,17 @@ _GATHER = 0.05
 _SHORTEST_OUTPUT = 2000
 # What has to be typed where an update takes away more than is allowed at once.
 _WORD = "lose"
+_ALL_AT_ONCE = (
+    "Every active machine is poked, and followed until it has loaded the newest index. Where this machine "
+    "owns the index, that is uploaded first."
+)
+_BY_CANARY = (
+    "A new index goes to one machine first, which is watched, then to a quarter of all, then into the store "
+    "and to all others. The first machine that refuses it has it taken back from all."
+)
 
 Fleet = Callable[[], State | None]
-UpdateFleet = Callable[[str], Coroutine[Any, Any, object]]
+UpdateFleet = Callable[[Wanted, str], Coroutine[Any, Any, object]]
 """Updates the fleet on behalf of somebody."""
 
 LookAtFleet = Callable[[], Awaitable[object]]
@@ -295,8 +304,8 @@ class Pages:
         who = await self._administrators.require(request)
         tag, force = await field(request, "tag"), await field(request, "force") == "1"
         await self._forms.require(request, who, f"update {tag}{' by force' if force else ''}")
-        if force and (await field(request, "word")).strip().lower() != _WORD:
-            raise BadRequest(f"the word {_WORD!r} was not typed", "go back, and type it if that is meant")
+        if force:
+            await _require_word(request)
         await self._start(Request(trigger="http", who=who, if_match=tag, force=force))
         raise web.HTTPSeeOther("../")
 
@@ -334,20 +343,31 @@ class Pages:
         """The question before all machines are updated."""
         who = await self._administrators.require(request)
         self._fleets_update()
+        canary = self._settings.update.own_index and (
+            request.query.get("canary") == "1" or self._settings.fleet.strategy == "canary"
+        )
         changes, unknown = await self._fleet_changes(who)
+        lost: list[str] = []
+        if self._settings.update.own_index and changes is not None:
+            lost = large_losses(changes.losses, self._settings.update.max_lost_tenants)
+        title = "Update the fleet by canary?" if canary else "Update the fleet?"
         content = change.question(
-            "Update the fleet?",
-            "Every active machine is poked, and followed until it has loaded the newest index. Where this "
-            "machine owns the index, that is uploaded first.",
-            change.consequences(changes),
+            title,
+            _BY_CANARY if canary else _ALL_AT_ONCE,
+            [*change.large(lost), *change.consequences(changes)],
             changes,
             unknown=unknown,
             action="fleet",
-            button="Update the fleet",
-            fields=[("token", self._forms.token(who, "fleet"))],
+            button=title.removesuffix("?"),
+            fields=[
+                ("canary", "1" if canary else ""),
+                ("force", "1" if lost else ""),
+                ("token", self._forms.token(who, _fleet_purpose(canary=canary, force=bool(lost)))),
+            ],
             back="../fleet",
+            word=_WORD if lost else "",
         )
-        return self._answer(request, who, "Update the fleet?", content, section="fleet")
+        return self._answer(request, who, title, content, section="fleet")
 
     async def _fleet_changes(self, who: str) -> tuple[Changes | None, str | None]:
         """What the machines would get, or why that is not known.
@@ -373,8 +393,12 @@ class Pages:
     async def apply_fleet(self, request: web.Request) -> web.StreamResponse:
         """Begin a fleet update, whose progress the fleet's page shows."""
         who = await self._administrators.require(request)
-        await self._forms.require(request, who, "fleet")
-        await self._begin(self._fleets_update()(who))
+        canary, force = [await field(request, name) == "1" for name in ("canary", "force")]
+        await self._forms.require(request, who, _fleet_purpose(canary=canary, force=force))
+        if force:
+            await _require_word(request)
+        wanted = Wanted(force=force, canary="1" if canary else None)
+        await self._begin(self._fleets_update()(wanted, who))
         raise web.HTTPSeeOther("../fleet")
 
     async def confirm_undo(self, request: web.Request) -> web.StreamResponse:
@@ -597,6 +621,16 @@ async def _something(queue: asyncio.Queue[Any]) -> bool:
 async def _write(response: web.StreamResponse, kind: str, html: str) -> None:
     # JSON, so that no line of it can be taken for the stream's own.
     await response.write(b"event: %s\ndata: %s\n\n" % (kind.encode(), msgspec.json.encode(str(html))))
+
+
+def _fleet_purpose(*, canary: bool, force: bool) -> str:
+    """What a form agrees to."""
+    return f"fleet{' by canary' if canary else ''}{' by force' if force else ''}"
+
+
+async def _require_word(request: web.Request) -> None:
+    if (await field(request, "word")).strip().lower() != _WORD:
+        raise BadRequest(f"the word {_WORD!r} was not typed", "go back, and type it if that is meant")
 
 
 def _ended(task: asyncio.Task[Any]) -> None:

@@ -24,12 +24,17 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from sidecar.errors import Rejected
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.preview import preview
 from sidecar.fleet.report import Report, Result
 from sidecar.fleet.run import Updates, Wanted
 from sidecar.fleet.steer import steer
 from sidecar.fleet.undo import Past, Undo, past_lines
+from sidecar.generate.cache import Memo
+from sidecar.generate.check import LOSS
+from sidecar.generate.ownership import owners
+from sidecar.inputs.index import read_deployed, read_index
 from sidecar.inputs.store import own_index
 from sidecar.model.runs import Request
 from tests.conftest import Bucket
@@ -187,7 +192,7 @@ async def test_a_preview_tells_each_region_and_touches_nobody(field: Field) -> N
     """From one place: what comes and goes where, and who would refuse it; no machine is asked anything."""
     seen, held = dict(field.whole.router.seen), field.held()
     shutil.copy(field.local, field.local.with_name("kept"))
-    field.change("delete from showcases where id % 2 = 1")
+    field.change("delete from showcases where id % 5 = 1")
     settings = field.admin.settings()
     told = await preview(settings, "", Heard())
     (iad,) = told.regions
@@ -368,9 +373,9 @@ async def test_pause_and_abort_reach_the_driver(field: Field) -> None:
 
 
 async def test_a_loss_that_nothing_notices_is_undone_by_one_command(field: Field) -> None:
-    """Four in ten events are gone, which passes all checks: a rollback names what comes back, and is done."""
+    """Two in ten events are gone, which passes all checks: a rollback names what comes back, and is done."""
     before = field.held()
-    field.change("delete from showcases where id % 10 < 4")
+    field.change("delete from showcases where id % 10 < 2")
     field.change("delete from users where userid = 'user0004'")
     report = await field.roll_out()
     bad = field.held()
@@ -394,6 +399,59 @@ async def test_a_loss_that_nothing_notices_is_undone_by_one_command(field: Field
     assert (await field.roll_out(canary="", heard=heard)).good
     assert any("this ends the rollback by" in one for one in heard.said)
     assert field.serving(new) == set(MACHINES)
+
+
+async def test_a_large_loss_of_one_region_is_refused_before_the_upload(field: Field) -> None:
+    """Few of all, but many of one region's: nobody hears of it, by canary or not, until a person insists."""
+    before = field.held()
+    shutil.copy(field.local, field.local.with_name("kept"))
+    lost = lose(field, "lax", 7)
+    asked = dict(field.whole.router.seen)
+    for canary in ("1", ""):
+        with pytest.raises(Rejected, match=lost) as refused:
+            await field.roll_out(canary=canary)
+        assert refused.value.code == LOSS
+    assert field.held() == before
+    assert (await field.history()).entries[0].sha256 == before
+    told = await sidecar(field.admin, "fleet", "preview")
+    assert (told.code, f"Refused: the index would drop {lost}" in told.out) == (1, True)
+    async with field.admin.daemon() as daemon, field.admin.client() as client:
+        assert await daemon.fleet.follow()  # it is for people
+        state = daemon.fleet.state()
+        assert state.error is not None
+        assert (state.state, state.error.code) == ("failed", LOSS)
+        browser = {"Accept": "text/html"}
+        async with client.get("page/fleet?canary=1", headers=browser) as answer:
+            page = await answer.text()
+        assert lost in page
+        form = dict(re.findall(r'name="(canary|force|token)" value="([^"]+)"', page))
+        assert (form["canary"], form["force"]) == ("1", "1")
+        for said in ({**form, "word": "yes"}, {**form, "word": "lose", "force": ""}):
+            async with client.post("page/fleet", data=said, allow_redirects=False) as answer:
+                assert answer.status in (400, 403)
+        assert (dict(field.whole.router.seen), field.held()) == (asked, before)
+        form["word"] = "lose"
+        async with client.post("page/fleet", data=form, allow_redirects=False) as answer:
+            assert answer.status == 303
+        await until(lambda: daemon.fleet.state().state == "done", 60)
+    assert (await field.history()).entries[0].state == "loaded"
+    assert field.serving(field.held()) == set(MACHINES)
+    field.local.with_name("kept").replace(field.local)
+    assert (await field.roll_out(canary="")).good
+    assert field.held() == before
+
+
+def lose(field: Field, region: str, count: int) -> str:
+    """Take so many events of one region out of the local index; how that is told."""
+    read = read_index(field.local, read_deployed(Path("none"), Path("none")))
+    owned = owners(read, Memo())
+    events = [event for event in read.events if owned[event.studio] == region]
+    for event in events[:count]:
+        field.change(
+            f"delete from showcases where year = {event.year} and key = '{event.key}' and location_id = "
+            f"(select id from locations where key = '{event.studio}')"
+        )
+    return f"{count} of the {len(events)} events of region {region}"
 
 
 async def test_a_rollback_that_was_compared_with_something_else_does_nothing(field: Field) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.model.changes import Changes, Delta, Names, changes, unified
+from sidecar.model.changes import Changes, Delta, Names, RegionLoss, changes, unified
 from sidecar.model.index import Event, Index, Region, Studio, User
 
 FIRST, SECOND = User("user1", "user1:x"), User("user2", "user2:y")
@@ -53,7 +53,10 @@ def test_nothing_changed() -> None:
             index(studios=(BOSTON, Studio("york", "New York", None, None, None, None, None))),
             Changes(studios=Delta(changed=one("york: name York to New York"))),
         ),
-        (index(events=(BALL,)), Changes(events=Delta(removed=one("2026/boston/gala")))),
+        (
+            index(events=(BALL,)),
+            Changes(events=Delta(removed=one("2026/boston/gala")), losses=(RegionLoss("iad", 2, 1),)),
+        ),
         (
             index(events=(BALL, GALA, Event(2025, "ball", "Ball", "york", None))),
             Changes(events=Delta(added=one("2025/york/ball"))),
@@ -152,3 +155,13 @@ def test_a_new_file_is_all_added() -> None:
     """What was not there before counts as empty, and bytes that are no text do no harm."""
     assert unified("x", None, b"a\n") == "--- a/x\n+++ b/x\n@@ -0,0 +1 @@\n+a\n"
     assert "\ufffd" in unified("x", b"\xff\n", b"a\n")
+
+
+def test_a_region_loses_what_is_gone_and_not_what_moves() -> None:
+    """A studio that is another region's by now takes its events along; one with another key is as many."""
+    york = Event(2025, "ball", "Ball", "york", None)
+    assert to(index(), OWNERS | {"boston": "syd"}).losses == ()
+    renamed = (Studio("newboston", "Boston", None, None, "iad", None, None), YORK)
+    events = (Event(2026, "ball", "Ball", "newboston", None), Event(2026, "gala", "Gala", "newboston", None))
+    assert to(index(studios=renamed, events=events), {"newboston": "iad", "york": None}).losses == ()
+    assert to(index(events=(york,))).losses == (RegionLoss("iad", 2, 0),)

@@ -7,8 +7,9 @@ import pytest
 from sidecar.errors import Rejected
 from sidecar.generate import Generated
 from sidecar.generate.cache import Memo
-from sidecar.generate.check import Counts, Limits, check, counts
+from sidecar.generate.check import LOSS, Counts, Limits, check, check_regions, counts, large_losses
 from sidecar.model.artifacts import NAMES, Artifact
+from sidecar.model.changes import RegionLoss
 from sidecar.model.index import Tenant
 
 LIMITS = Limits(tenants=0.5, users=0.25)
@@ -217,3 +218,34 @@ def test_the_sentence_has_the_numbers() -> None:
 def test_counts() -> None:
     """Tenants by database, users by line."""
     assert counts(sized(7, 3)) == Counts(7, 3)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "limit", "refused"),
+    [
+        (100, 60, 0.5, True),
+        (100, 75, 0.5, False),
+        (16, 12, 0.5, False),
+        (2, 1, 0.5, False),
+        (4, 0, 0.5, False),
+        (6, 1, 0.5, True),
+        (5, 0, 1.0, False),
+        (20, 15, 0.0, True),
+    ],
+)
+def test_one_region_may_lose_the_share_of_the_share(
+    before: int, after: int, limit: float, *, refused: bool
+) -> None:
+    """A quarter as shipped, whatever the whole loses; a handful is no alarm, and no limit is none."""
+    assert bool(large_losses([RegionLoss("syd", before, after)], limit)) is refused
+
+
+def test_a_large_loss_names_each_region_and_how_many() -> None:
+    """Whoever is asked for consent knows for what; the studios of no region count as one."""
+    with pytest.raises(Rejected) as refusal:
+        check_regions([RegionLoss("syd", 50, 30), RegionLoss(None, 8, 1), RegionLoss("iad", 9, 8)], 0.5)
+    assert refusal.value.code == LOSS
+    assert refusal.value.message == (
+        "the index would drop 20 of the 50 events of region syd, 7 of the 8 events of no region, "
+        "more than the 25% of one region allowed at once"
+    )

@@ -77,6 +77,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="upload even though the store holds an index that this machine has not seen",
     )
     update.add_argument(
+        "--force",
+        action="store_true",
+        help="upload even though one region loses many events; the machines still judge for themselves",
+    )
+    update.add_argument(
         "--progress",
         choices=["auto", "lines", "json"],
         default="auto",
@@ -185,6 +190,7 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
     wanted = Wanted(
         index=_index(options, settings),
         replace=options.replace,
+        force=options.force,
         only=tuple(options.only),
         quorum=options.quorum,
         wait=options.wait,

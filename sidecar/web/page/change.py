@@ -41,6 +41,11 @@ def consequences(changes: Changes | None, drift: Mapping[str, str] | Sequence[st
     return found
 
 
+def large(lost: Sequence[str]) -> list[Content]:
+    """What is more than one region may lose at once."""
+    return [(h.b("A large loss"), f": {', '.join(lost)}.")] if lost else []
+
+
 def returning(changes: Changes | None) -> list[Content]:
     """Who comes back with an older index, by name."""
     if changes is None or not changes.users.added.count:
