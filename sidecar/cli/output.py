@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 import msgspec
@@ -27,6 +28,21 @@ def say_json(data: Any) -> None:
     text = msgspec.json.format(msgspec.json.encode(data)).decode()
     # Outside of strings there is nothing of that kind but line breaks, and none within.
     say_lines("\n".join(_escaped(line) for line in text.split("\n")))
+
+
+def show(as_json: bool, data: Any, lines: Iterable[str]) -> None:
+    """Print data as JSON, or what it says in lines."""
+    if as_json:
+        say_json(data)
+    else:
+        for line in lines:
+            say(line)
+
+
+def agreed(question: str) -> bool:
+    """Ask whoever sits at standard input; anything but a yes is a no."""
+    say(f"{question} [y/N]", file=sys.stderr)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _escaped(line: str) -> str:

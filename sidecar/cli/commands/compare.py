@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sidecar.cli.compare import COMPARED, Compared, Difference, compared
-from sidecar.cli.output import say, say_json
+from sidecar.cli.output import show
 from sidecar.cli.parser import define
 from sidecar.config.settings import Settings
 from sidecar.errors import SidecarError
@@ -65,11 +65,7 @@ def _compare(options: argparse.Namespace, settings: Settings) -> int:
     ]
     absent = [name for name in COMPARED if name not in others]
     good = all(one.equal for one in files)
-    if options.json:
-        say_json({"files": files, "absent": absent, "equal": good})
-    else:
-        for line in _report(files, absent):
-            say(line)
+    show(options.json, {"files": files, "absent": absent, "equal": good}, _report(files, absent))
     return 0 if good else 1
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sidecar.cli.output import say, say_json, say_lines
+from sidecar.cli.output import agreed, say, say_json, say_lines
 from sidecar.cli.parser import subcommand
 from sidecar.cli.ready_work import databases, push
 from sidecar.config.settings import Settings
 from sidecar.errors import SidecarError
 from sidecar.model.work import Pushed
-
-if TYPE_CHECKING:
-    from sidecar.ready.table import Line
+from sidecar.ready.plan import SUFFIX
+from sidecar.ready.table import Line, differing, table
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +41,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
-    from sidecar.ready.table import differing, table
-
     rows = databases(settings)
     _print(rows if options.json else table(rows) if options.all else differing(rows))
     return 0
@@ -67,9 +64,6 @@ def _push(options: argparse.Namespace, settings: Settings) -> int:
 
 def _chosen(rows: Sequence[Line], names: Sequence[str]) -> list[str]:
     """Show on standard error what a push would do, and give the names of the databases."""
-    from sidecar.ready.plan import SUFFIX
-    from sidecar.ready.table import table
-
     wanted = {name.removesuffix(SUFFIX) for name in names}
     chosen = [row for row in rows if (row.name in wanted if names else row.action == "push")]
     if chosen:
@@ -80,8 +74,7 @@ def _chosen(rows: Sequence[Line], names: Sequence[str]) -> list[str]:
 
 
 def _confirm(names: Sequence[str]) -> None:
-    say(f"Push {len(names)} to the store? [y/N]", file=sys.stderr)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if not agreed(f"Push {len(names)} to the store?"):
         raise SidecarError("nothing was pushed: nobody said yes", "--yes pushes without asking")
 
 

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import shutil
 import sys
 import time
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from sidecar.cli.output import say, say_json
+from sidecar.cli.output import agreed, say, say_json, show
 from sidecar.cli.parser import subcommand
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
+from sidecar.fleet.preview import preview, preview_lines
+from sidecar.fleet.progress import Lines, Live, Records, Silence
+from sidecar.fleet.report import Report, lines, overview_lines
+from sidecar.fleet.run import Updates, Wanted
+from sidecar.fleet.steer import steer
+from sidecar.fleet.undo import Undo, past_lines, plan_lines
 from sidecar.model.record import Problem
 from sidecar.system.privileges import become_owner
-
-if TYPE_CHECKING:
-    from sidecar.fleet.progress import Live, Records
-    from sidecar.fleet.report import Report
-    from sidecar.fleet.run import Updates, Wanted
 
 _REFRESH = 0.1
 _TAKEN_BACK = 3
@@ -166,8 +169,6 @@ def _add_undo(commands: Any) -> None:
 
 
 def _moment(text: str) -> float:
-    from datetime import UTC, datetime
-
     moment = datetime.fromisoformat(text)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
@@ -180,12 +181,6 @@ def _number(text: str) -> int:
 
 
 def _update(options: argparse.Namespace, settings: Settings) -> int:
-    import asyncio
-
-    from sidecar.fleet.progress import Lines, Live, Records, Silence
-    from sidecar.fleet.report import lines
-    from sidecar.fleet.run import Updates, Wanted
-
     become_owner(Path(settings.paths.state))
     wanted = Wanted(
         index=_index(options, settings),
@@ -206,13 +201,9 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
     listener = Silence() if options.json else live or Lines(_write)
     work = updates.update(wanted, listener)
     report = asyncio.run(work if live is None else _shown(work, live))
-    if options.json:
-        say_json(report)
-    else:
-        if live is not None:
-            live.end()
-        for line in lines(report):
-            say(line)
+    if live is not None:
+        live.end()
+    show(options.json, report, lines(report))
     return _status_of(report)
 
 
@@ -225,8 +216,6 @@ def _status_of(report: Report) -> int:
 
 def _recorded(updates: Updates, wanted: Wanted, records: Records) -> int:
     """Run it with a record for everything, the end included."""
-    import asyncio
-
     try:
         report = asyncio.run(updates.update(wanted, records))
     except SidecarError as error:
@@ -238,8 +227,6 @@ def _recorded(updates: Updates, wanted: Wanted, records: Records) -> int:
 
 async def _shown(work: Coroutine[Any, Any, Report], live: Live) -> Report:
     """Keep the picture fresh while the work goes on: it may be quiet for long."""
-    import asyncio
-
     task = asyncio.create_task(work)
     try:
         while not task.done():
@@ -268,61 +255,31 @@ def _index(options: argparse.Namespace, settings: Settings) -> Path | None:
 
 
 def _history(options: argparse.Namespace, settings: Settings) -> int:
-    import asyncio
-
-    from sidecar.fleet.progress import Silence
-    from sidecar.fleet.undo import Undo, past_lines
-
     become_owner(Path(settings.paths.state))
     known = asyncio.run(Undo(settings).history(Silence()))
-    if options.json:
-        say_json(known)
-    else:
-        for line in past_lines(known, time.time()):
-            say(line)
+    show(options.json, known, past_lines(known, time.time()))
     return 0
 
 
 def _preview(options: argparse.Namespace, settings: Settings) -> int:
-    import asyncio
-
-    from sidecar.fleet.preview import preview, preview_lines
-    from sidecar.fleet.progress import Silence
-
     become_owner(Path(settings.paths.state))
     told = asyncio.run(preview(settings, options.index, Silence()))
-    if options.json:
-        say_json({**msgspec.to_builtins(told), "good": told.good})
-    else:
-        for line in preview_lines(told):
-            say(line)
+    show(options.json, {**msgspec.to_builtins(told), "good": told.good}, preview_lines(told))
     return 0 if told.good else 1
 
 
 def _rollback(options: argparse.Namespace, settings: Settings) -> int:
-    import asyncio
-
-    from sidecar.fleet.progress import Lines, Silence
-    from sidecar.fleet.report import lines
-    from sidecar.fleet.undo import Undo, plan_lines
-
     become_owner(Path(settings.paths.state))
     undo, listener = Undo(settings), Silence() if options.json else Lines(_write)
     plan = asyncio.run(undo.plan(options.digest, options.before, listener))
     for line in plan_lines(plan, time.time()):
         say(line, file=sys.stderr)
-    if not options.yes:
-        say("Put it back into the store, and on all machines? [y/N]", file=sys.stderr)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise SidecarError("nothing was put back: nobody said yes", "--yes does it without asking")
+    if not options.yes and not agreed("Put it back into the store, and on all machines?"):
+        raise SidecarError("nothing was put back: nobody said yes", "--yes does it without asking")
     report = asyncio.run(undo.roll_back(plan, "", listener))
-    if options.json:
-        say_json(report)
-    else:
-        for line in lines(report):
-            say(line)
-        if settings.update.own_index:
-            say("The local index stays as it is; the next fleet update puts it into the store again.")
+    show(options.json, report, lines(report))
+    if settings.update.own_index and not options.json:
+        say("The local index stays as it is; the next fleet update puts it into the store again.")
     return _status_of(report)
 
 
@@ -340,11 +297,6 @@ def _abort(options: argparse.Namespace, settings: Settings) -> int:
 
 def _steer(options: argparse.Namespace, settings: Settings, word: str) -> int:
     """Tell the rollout's driver, or do it where that has died."""
-    import asyncio
-
-    from sidecar.fleet.progress import Lines, Silence
-    from sidecar.fleet.steer import steer
-
     become_owner(Path(settings.paths.state))
     rollout = asyncio.run(steer(settings, word, Silence() if options.json else Lines(_write)))
     if options.json:
@@ -361,20 +313,10 @@ def _steer(options: argparse.Namespace, settings: Settings, word: str) -> int:
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
-    import asyncio
-
-    from sidecar.fleet.progress import Silence
-    from sidecar.fleet.report import overview_lines
-    from sidecar.fleet.run import Updates
-
     become_owner(Path(settings.paths.state))
     updates = Updates(settings)
     overview = asyncio.run(updates.overview_by_bus(Silence()) if options.bus else updates.overview(Silence()))
-    if options.json:
-        say_json({**msgspec.to_builtins(overview), "good": overview.good})
-    else:
-        for line in overview_lines(overview):
-            say(line)
+    show(options.json, {**msgspec.to_builtins(overview), "good": overview.good}, overview_lines(overview))
     return 0 if overview.good else 1
 
 
