@@ -19,10 +19,10 @@ from sidecar.fleet.upload import Proposal
 from sidecar.fleet.verdicts import BAD, GOOD
 from sidecar.generate.cache import Memo
 from sidecar.generate.check import check_regions
-from sidecar.generate.ownership import owners
+from sidecar.generate.ownership import compared
 from sidecar.inputs.index import read_deployed, read_index
 from sidecar.inputs.store import Store
-from sidecar.model.changes import Changes, changes
+from sidecar.model.changes import Changes
 from sidecar.system.background import in_thread
 
 # The history is in the order of time, and what was found was there before what takes its place.
@@ -31,9 +31,8 @@ _BEFORE_SECONDS = 0.01
 
 def compare(before: Path, after: Path, paths: PathSettings) -> Changes:
     """What changes from one index to another, as this machine's deployment reads them; it blocks."""
-    deployed, memo = read_deployed(Path(paths.deployed), Path(paths.regions)), Memo()
-    old, new = read_index(before, deployed), read_index(after, deployed)
-    return changes(old, owners(old, memo), new, owners(new, memo))
+    deployed = read_deployed(Path(paths.deployed), Path(paths.regions))
+    return compared(read_index(before, deployed), read_index(after, deployed), Memo())
 
 
 class IndexHistoryWriter:

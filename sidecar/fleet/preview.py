@@ -22,12 +22,12 @@ from sidecar.fleet.table import SHOWN, table
 from sidecar.generate import Generated, generate
 from sidecar.generate.cache import Memo
 from sidecar.generate.check import Limits, check, check_regions, counts
-from sidecar.generate.ownership import owners
+from sidecar.generate.ownership import compared
 from sidecar.inputs.index import read_index
 from sidecar.inputs.machine import Inputs, Machine
 from sidecar.inputs.store import own_index
 from sidecar.model.artifacts import HTPASSWD
-from sidecar.model.changes import Changes, Names, changes
+from sidecar.model.changes import Changes, Names
 from sidecar.model.record import Record
 from sidecar.system.background import in_thread
 
@@ -127,7 +127,7 @@ def _compare(settings: Settings, now: Path, candidate: Path, found: Found, sourc
             return msgspec.structs.replace(told, refused=error.message)
         return told
 
-    found_changes = changes(old, owners(old, memo), new, owners(new, memo))
+    found_changes = compared(old, new, memo)
     return FleetPreview(
         _digest(now),
         _digest(candidate),

@@ -8,6 +8,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from sidecar.generate.cache import Memo
+from sidecar.model.changes import Changes, changes
 from sidecar.model.index import Index, Programme, Region, Studio, Tenant
 
 EARTH_RADIUS = 6371.0
@@ -34,6 +35,11 @@ def distance(latitude: float, longitude: float, region: Region) -> float:
         + math.cos(math.radians(latitude)) * math.cos(math.radians(region.latitude)) * math.sin(east / 2) ** 2
     )
     return 2 * EARTH_RADIUS * math.atan2(math.sqrt(chord), math.sqrt(max(0.0, 1 - chord)))
+
+
+def compared(old: Index, new: Index, memo: Memo) -> Changes:
+    """What changes from one index to another, the owners of the studios included."""
+    return changes(old, owners(old, memo), new, owners(new, memo))
 
 
 def owner(studio: Studio, regions: tuple[Region, ...]) -> str | None:

@@ -9,11 +9,11 @@ import msgspec
 
 from sidecar.errors import NotFound, SidecarError
 from sidecar.generate.cache import Memo
-from sidecar.generate.ownership import owners
+from sidecar.generate.ownership import compared
 from sidecar.generations import Generations
 from sidecar.inputs.index import Deployed, read_index
 from sidecar.model.artifacts import NAMES
-from sidecar.model.changes import Changes, Differences, changes, unified
+from sidecar.model.changes import Changes, Differences, unified
 from sidecar.model.index import Index
 from sidecar.model.words import hide_hashes
 
@@ -49,7 +49,6 @@ class Comparison:
 
     def changes(self, before: int, after: int) -> Changes | None:
         """What changes from one index to the other; None where one of them cannot be read."""
-        memo = Memo()
         try:
             older, newer = self._index(before), self._index(after)
         except (OSError, SidecarError) as error:
@@ -57,7 +56,7 @@ class Comparison:
                 "the indexes of generations %d and %d cannot be compared: %s", before, after, error
             )
             return None
-        return changes(older, owners(older, memo), newer, owners(newer, memo))
+        return compared(older, newer, Memo())
 
     def _index(self, number: int) -> Index:
         """As it was read then: with the regions of that time."""

@@ -52,7 +52,7 @@ def led_to(path: Path) -> Path:
     """
     for _ in range(_MAX_LINKS):
         path = Path(os.path.realpath(path.parent)) / path.name
-        if not is_link(path) or path.lstat().st_uid not in (0, os.geteuid()):
+        if not is_link(path) or not _is_trusted(path):
             break
         path = path.parent / path.readlink()
     return path
@@ -66,6 +66,11 @@ def is_link(path: Path) -> bool:
         return False
 
 
+def _is_trusted(link: Path) -> bool:
+    """Whether root or this process's user made it."""
+    return link.lstat().st_uid in (0, os.geteuid())
+
+
 def read_plain(path: Path) -> tuple[bytes, os.stat_result] | None:
     """Content and facts of a regular file; None where there is none, but what a rename takes the place of.
 
@@ -77,9 +82,7 @@ def read_plain(path: Path) -> tuple[bytes, os.stat_result] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno == errno.ENXIO or (
-            error.errno == errno.ELOOP and path.lstat().st_uid not in (0, os.geteuid())
-        ):
+        if error.errno == errno.ENXIO or (error.errno == errno.ELOOP and not _is_trusted(path)):
             return None
         raise
     with open(descriptor, "rb") as stream:

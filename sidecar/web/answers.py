@@ -70,6 +70,11 @@ def _quality(accept: str, kind: str) -> float:
     return found
 
 
+def is_number(text: str) -> bool:
+    """Whether a part of a path can be the number of a run or a generation."""
+    return text.isdecimal() and len(text) < 12
+
+
 def json_answer(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """Any record or plain data as JSON."""
     return web.Response(

@@ -36,7 +36,7 @@ from sidecar.system.tasks import Tasks
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
 from sidecar.web.access import Administrators
-from sidecar.web.answers import EVENTS, Handler, wants_page
+from sidecar.web.answers import EVENTS, Handler, is_number, wants_page
 from sidecar.web.forms import Forms, field
 from sidecar.web.html import ADDRESSES, base_of, html_answer
 from sidecar.web.page import before, change, fleet, now, parts
@@ -600,7 +600,7 @@ class Pages:
 
 def _number(request: web.Request, what: str = "generation") -> int:
     text = request.match_info["number"]
-    if not text.isdecimal() or len(text) > 11:
+    if not is_number(text):
         raise NotFound(f"there is no {what} {text!r}", "look at the list of runs")
     return int(text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -22,6 +23,7 @@ from sidecar.web.answers import (
     JSON,
     TEXT,
     Fine,
+    is_number,
     json_answer,
     outcome_text,
     preferred,
@@ -82,19 +84,13 @@ class Views:
     async def generation(self, request: web.Request) -> web.StreamResponse:
         """One generation: everything that is remembered of it."""
         await self._administrators.require(request)
-        number = request.match_info["number"]
-        entry = None
-        if number.isdecimal() and len(number) < 12:
-            entry = await asyncio.to_thread(self._history.generation, int(number))
-        if entry is None:
-            raise NotFound(f"the history knows no generation {number}", "`sidecar history` lists the runs")
-        return _whole(request, entry)
+        return await self._entry(request, "generation", self._history.generation)
 
     async def diff(self, request: web.Request) -> web.StreamResponse:
         """What differs between two generations that are kept."""
         await self._administrators.require(request)
         number = request.match_info["number"]
-        if not number.isdecimal() or len(number) > 11:
+        if not is_number(number):
             raise NotFound(f"there is no generation {number!r}", "`sidecar history` lists the runs")
         after = _number(request, "to", 0) or None
         return json_answer(await asyncio.to_thread(self._comparison.differences, int(number), after))
@@ -102,12 +98,15 @@ class Views:
     async def run(self, request: web.Request) -> web.StreamResponse:
         """One run, whatever became of it."""
         await self._administrators.require(request)
+        return await self._entry(request, "run", self._history.run)
+
+    async def _entry(
+        self, request: web.Request, what: str, find: Callable[[int], Entry | None]
+    ) -> web.StreamResponse:
         number = request.match_info["number"]
-        entry = None
-        if number.isdecimal() and len(number) < 12:
-            entry = await asyncio.to_thread(self._history.run, int(number))
+        entry = await asyncio.to_thread(find, int(number)) if is_number(number) else None
         if entry is None:
-            raise NotFound(f"the history knows no run {number}", "`sidecar history` lists the runs")
+            raise NotFound(f"the history knows no {what} {number}", "`sidecar history` lists the runs")
         return _whole(request, entry)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
