@@ -77,18 +77,23 @@ def s3_endpoint() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
-def bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> Iterator[Bucket]:
-    """An empty bucket of its own for each test."""
+def s3_client(endpoint: str) -> S3Client:
+    """A client of the tests' S3 server."""
     import boto3
 
-    client = boto3.client(
+    return boto3.client(
         "s3",
-        endpoint_url=s3_endpoint,
+        endpoint_url=endpoint,
         region_name="us-east-1",
         aws_access_key_id="test",
         aws_secret_access_key="test",
     )
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, request: pytest.FixtureRequest) -> Iterator[Bucket]:
+    """An empty bucket of its own for each test."""
+    client = s3_client(s3_endpoint)
     name = f"bucket-{abs(hash(request.node.nodeid)):x}"
     client.create_bucket(Bucket=name)
     yield Bucket(s3_endpoint, name, client)

@@ -19,7 +19,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -37,7 +36,7 @@ from sidecar.generate.ownership import owners
 from sidecar.inputs.index import read_deployed, read_index
 from sidecar.inputs.store import own_index
 from sidecar.model.runs import Request
-from tests.conftest import Bucket
+from tests.conftest import Bucket, s3_client
 from tests.support.cgi import SIDECAR, environment, sidecar
 from tests.support.fleet import KEY, Fleet, fleet, hang, index
 from tests.support.machine import Machine, until
@@ -140,13 +139,7 @@ class Field:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def field(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Field]:
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3_endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
+    client = s3_client(s3_endpoint)
     client.create_bucket(Bucket="rollouts")
     bucket = Bucket(s3_endpoint, "rollouts", client)
     probe = {"url": "/showcase/", "user": "user0003", "password": "first"}
