@@ -132,7 +132,9 @@ class Bench:
             "paths": {"application": f"{self.folder}/app", "state": f"{self.folder}/state"},
             "listen": {"socket": f"{self.folder}/s.sock", "port": 0},
             "machine": {"id": MACHINE},
+            # Pokes follow each other faster than strangers may.
             "trigger": {"secret": SECRET, "interval": "0s"},
+            # The first poke is a row of its own, which an update at the start would take away.
             "update": {"at_start": False},
             "logging": {"level": "warning"},
             **self.settings,

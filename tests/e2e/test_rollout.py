@@ -144,6 +144,7 @@ async def field(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> A
     bucket = Bucket(s3_endpoint, "rollouts", client)
     probe = {"url": "/showcase/", "user": "user0003", "password": "first"}
     folder = tmp_path_factory.mktemp("rollout")
+    # A probe that fails takes the index back after this limit: 35 s as shipped, in which nothing happens.
     picky = {"navigator": {"probes": [probe], "reload_timeout": "2s"}}
     async with fleet(folder, bucket, MACHINES, m3=picky) as whole:
         # In a soak of the shipped length, and while a machine hangs that long, nothing happens.

@@ -64,7 +64,7 @@ class Field:
 
     def __init__(self, folder: Path, urls: dict[str, str], bus: str = "") -> None:
         machines = [{"id": name, "url": url} for name, url in urls.items()]
-        # In a soak of the shipped length nothing happens.
+        # In a soak of the shipped length nothing happens; who does not answer would only be asked again.
         fleet = {"machines": machines, "attempts": 1, "canary_soak": "10ms", "bus": bus}
         self.admin = Machine(folder, {"fleet": fleet})
         self.settings = self.admin.settings()
