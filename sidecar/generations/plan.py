@@ -32,7 +32,7 @@ class Plan:
         return bool(self.artifacts) or self.index
 
 
-def plan(wanted: Sequence[Artifact], present: Present, *, index: bool, first: bool = False) -> Plan:
+def plan(wanted: Sequence[Artifact], present: Present, *, index: bool, unknown: bool = False) -> Plan:
     """What to write so that `present` becomes `wanted`; nothing when they are the same.
 
     Any change brings navigator.yml along: its new mtime is what makes Navigator look, and at htpasswd too. A
@@ -40,15 +40,15 @@ def plan(wanted: Sequence[Artifact], present: Present, *, index: bool, first: bo
     Navigator may have been unable to read it when it looked. An index in place that is damaged or not the one
     that was installed is replaced, asked for or not.
 
-    The `first` generation brings navigator.yml along, whatever lies there: without any memory nobody knows
-    what a living Navigator has loaded, and it would not look at a file that is as old as the one it serves.
+    Where it is `unknown` what a living Navigator has loaded, as after a loss of the state folder,
+    navigator.yml comes along, whatever lies there: a file as old as the one it serves is not looked at.
     """
     changed = {
         artifact.name
         for artifact in wanted
         if artifact.name in present.manners or present.contents.get(artifact.name) != artifact.content
     }
-    if changed or first:
+    if changed or unknown:
         changed.add(NAVIGATOR)
     return Plan(
         tuple(artifact for artifact in wanted if artifact.name in changed), index or bool(present.index)

@@ -222,7 +222,12 @@ class Updater:
         """What publishing a set would write."""
         current = self._generations.current
         new_index = current is None or current.index.sha256 != version.sha256
-        return plan(generated.artifacts, present, index=new_index, first=current is None)
+        return plan(generated.artifacts, present, index=new_index, unknown=self._is_unknown)
+
+    @property
+    def _is_unknown(self) -> bool:
+        """Whether nothing here tells what a living Navigator has loaded."""
+        return self._generations.current is None and self._navigator() is not None
 
     async def _commit(self, request: Request, publish: Callable[..., Manifest], *arguments: Any) -> Manifest:
         """Publish and tell of it: one step that a cancelled run ends first, and then counts as done."""
@@ -421,7 +426,7 @@ class Updater:
                     f"the index of generation {number} is gone: {error}", "choose another"
                 ) from error
         present = generations.site.present()
-        todo = plan(artifacts, present, index=with_index, first=current is None)
+        todo = plan(artifacts, present, index=with_index, unknown=self._is_unknown)
         return older, artifacts, present, todo
 
     def _restore(self, run: Run, older: Manifest, artifacts: tuple[Artifact, ...], todo: Plan) -> Manifest:

@@ -52,11 +52,11 @@ def test_what_is_not_there_at_all_is_written() -> None:
 
 
 @given(wanted, present)
-def test_the_first_brings_navigator_yml_along(
+def test_where_nobody_knows_what_is_loaded_navigator_yml_comes_along(
     wanted: tuple[Artifact, ...], present: dict[str, bytes | None]
 ) -> None:
     """Without any generation before, navigator.yml is written even where all is there already."""
-    todo = plan(wanted, Present(present), index=True, first=True)
+    todo = plan(wanted, Present(present), index=True, unknown=True)
     assert todo.artifacts[-1].name == "navigator.yml"
     assert todo.artifacts[:-1] == tuple(one for one in wanted[:-1] if one.content != present[one.name])
 
