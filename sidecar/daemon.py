@@ -155,6 +155,7 @@ class Daemon:
             self.reconciler,
             self.drift,
             self.ready.work,
+            self.updater.fetch,
             lambda: self._ticker.due,
         )
         self.metrics.follow_navigator(lambda: self.reconciler.process is not None)

@@ -59,12 +59,12 @@ _SHORTEST_OUTPUT = 2000
 # What has to be typed where an update takes away more than is allowed at once.
 _WORD = "lose"
 _ALL_AT_ONCE = (
-    "Every active machine is poked, and followed until it has loaded the newest index. Where this machine owns "
-    "the index, that is uploaded first."
+    "Every active machine is poked, and followed until it has loaded the newest index. Where this machine "
+    "owns the index, that is uploaded first."
 )
 _BY_CANARY = (
-    "A new index goes to one machine first, which is watched, then to a quarter of all, then into the store and "
-    "to all others. The first machine that refuses it has it taken back from all."
+    "A new index goes to one machine first, which is watched, then to a quarter of all, then into the store "
+    "and to all others. The first machine that refuses it has it taken back from all."
 )
 
 Fleet = Callable[[], State | None]
