@@ -94,12 +94,8 @@ class StatusSource:
             return "unknown", "the store has not been looked at since the daemon's start"
         if current is None:
             return "out_of_sync", "nothing has been published yet"
-        if self._fetch.is_ahead(current.index.sha256):
-            return "unknown", (
-                f"the published index ({current.index.sha256[:12]}) was sent along; when the store was last "
-                f"looked at it still held the one before ({seen.sha256[:12]})"
-            )
-        if current.index.sha256 != seen.sha256:
+        is_ahead = self._fetch.is_ahead(current.index.sha256)
+        if current.index.sha256 != seen.sha256 and not is_ahead:
             why = (
                 f", because the one after it was taken back: {current.taken_back}"
                 if current.taken_back
@@ -114,6 +110,11 @@ class StatusSource:
         if self._drift.names:
             names = ", ".join(self._drift.names)
             return "out_of_sync", f"changed by someone else since they were published: {names}"
+        if is_ahead:
+            return "synced", (
+                f"the index that was sent along ({current.index.sha256[:12]}) is published; when the store "
+                f"was last looked at it held the one before ({seen.sha256[:12]})"
+            )
         return "synced", f"the store's index ({seen.sha256[:12]}) is published"
 
     def health(self) -> Health:
