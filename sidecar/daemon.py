@@ -231,6 +231,8 @@ class Daemon:
                         self.fleet.plan,
                         self.fleet.roll_back,
                         self.fleet.look,
+                        self.fleet.rollout,
+                        self.fleet.steer,
                     ),
                     FleetViews(self.fleet, self.broker, administrators),
                 ),

@@ -492,6 +492,48 @@ async def test_a_rollback_that_was_compared_with_something_else_does_nothing(fie
     assert (await undo.plan("", moment, Heard())).to.sha256 == plan.held
 
 
+async def test_the_page_shows_a_rollout_and_steers_it(field: Field) -> None:
+    """Its wave and what can be done with it, each in words; a form of another rollout is refused."""
+    new, asked = field.rename("On the page"), field.whole.router.seen["m1", "POST"]
+    browser = {"Accept": "text/html"}
+
+    def forms(page: str) -> dict[str, str]:
+        return dict(
+            re.findall(r'name="word" value="(\w+)"[^>]*><input[^>]*name="token" value="([^"]+)"', page)
+        )
+
+    async with field.admin.daemon() as daemon, field.admin.client() as client:
+
+        async def shown() -> str:
+            async with client.get("page/fleet/rollout", headers=browser) as answer:
+                assert answer.status == 200
+                return await answer.text()
+
+        async def press(word: str, token: str, status: int = 303) -> None:
+            said = {"word": word, "token": token}
+            async with client.post("page/fleet/rollout", data=said, allow_redirects=False) as answer:
+                assert answer.status == status
+
+        assert "No rollout by canary is under way" in await shown()
+        async with client.get("fleet", headers=browser) as answer:
+            assert 'href="./page/fleet?canary=1"' in await answer.text()
+        with field.holding("m1") as release:
+            rolling = asyncio.create_task(daemon.fleet.update(Wanted(canary="1"), "somebody"))
+            await until(lambda: field.whole.router.seen["m1", "POST"] > asked, 30)
+            page = await shown()
+            assert "Wave 1 of 2, then all others" in page
+            assert forms(page).keys() == {"pause", "abort"}
+            await press("abort", forms(page)["pause"], 403)
+            await press("pause", forms(page)["pause"])
+            page = await shown()
+            assert forms(page).keys() == {"resume", "abort"}
+            release()
+        await press("resume", forms(page)["resume"])
+        assert (await rolling).rollout == "done"
+        await press("abort", forms(page)["abort"], 403)
+    assert field.serving(new) == set(MACHINES)
+
+
 async def test_a_daemon_does_the_same(field: Field) -> None:
     """History, the question before a rollback, the rollback, and steering, for an administrator over HTTP."""
     before = field.held()
