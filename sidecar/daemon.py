@@ -156,6 +156,7 @@ class Daemon:
             self.reconciler,
             self.drift,
             self.ready.work,
+            self.updater.fetch,
             lambda: self._ticker.due,
         )
         self.metrics.follow_navigator(lambda: self.reconciler.process is not None)
@@ -240,6 +241,8 @@ class Daemon:
                         self.fleet.plan,
                         self.fleet.roll_back,
                         self.fleet.look,
+                        self.fleet.rollout,
+                        self.fleet.steer,
                     ),
                     FleetViews(self.fleet, self.broker, administrators),
                 ),

@@ -20,7 +20,7 @@ from sidecar.fleet.progress import STEPS, Silence, line
 from sidecar.fleet.report import Overview, Report, Result, State, lines
 from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.run import Updates, Wanted
-from sidecar.fleet.steer import steer
+from sidecar.fleet.steer import steer, under_way
 from sidecar.fleet.undo import Past, RollbackPlan, Undo
 from sidecar.generate.check import LOSS
 from sidecar.inputs.store import Store, own_index
@@ -199,6 +199,11 @@ class FleetService:
                 code="store_changed",
             )
         return await self._start(lambda standing: self._undo.roll_back(plan, self._name(who), standing), who)
+
+    async def rollout(self) -> Rollout | None:
+        """The rollout under way, whoever drives it; None where there is none."""
+        with _configured():
+            return await under_way(self._settings, Silence(), self._store)
 
     async def steer(self, word: str, who: str) -> Rollout:
         """Pause, resume or abort the rollout under way, whoever drives it."""

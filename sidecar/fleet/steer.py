@@ -13,6 +13,15 @@ from sidecar.inputs.store import Store
 _WISHES: dict[str, Wish] = {"pause": "pause", "resume": "", "abort": "abort"}
 
 
+async def under_way(settings: Settings, listener: Listener, store: Store | None = None) -> Rollout | None:
+    """The rollout that has not come to a good end, whoever drives it; None where there is none."""
+    async with open_context(settings, store, listener) as context:
+        known = await Rolling(context, listener, "").record()
+    if known is None or (known[0].ended and known[0].phase != "frozen"):
+        return None
+    return known[0]
+
+
 async def steer(
     settings: Settings, word: str, listener: Listener, who: str = "", store: Store | None = None
 ) -> Rollout:

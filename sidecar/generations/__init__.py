@@ -206,16 +206,19 @@ class Generations:
         return self.current is not None and self.current.region in (None, region)
 
     def adopt(self, inputs: str) -> None:
-        """Note that the generation in place is what these inputs give as well."""
-        if self.current is None or self.current.inputs == inputs:
+        """Note that the generation in place is what these inputs give as well, and the newest index.
+
+        So nothing newer is held back any more, where one was taken back.
+        """
+        if self.current is None or (self.current.inputs == inputs and not self.current.taken_back):
             return
-        manifest = msgspec.structs.replace(self.current, inputs=inputs)
+        manifest = msgspec.structs.replace(self.current, inputs=inputs, taken_back="")
         try:
             self._check_lock()
             self.archive.rewrite(manifest)
         except (OSError, PublishError) as error:
             # It fits all the same; all that follows is that a start takes it for one of other inputs.
-            logger.warning("today's inputs of generation %d could not be noted: %s", manifest.number, error)
+            logger.warning("what generation %d is by now could not be noted: %s", manifest.number, error)
             return
         self.current = manifest
 

@@ -29,8 +29,8 @@ class Manifest(Record, frozen=True):
     (None in older records). `regions` are the deployed ones, which the deployment's own files may have named
     instead of the index. After a rollback `source` is the generation that was restored; a `pinned` one stays
     until a person asks for an update. `taken_back` is the reason, when it took the place of a generation that
-    Navigator did not load. `withheld` are the tenants, by the stems of their databases, that are not served
-    because these are not here yet.
+    Navigator did not load, until the newest index gives this very set. `withheld` are the tenants, by the
+    stems of their databases, that are not served because these are not here yet.
     """
 
     number: int

@@ -41,11 +41,11 @@ class Stored(Record, frozen=True, gc=False):
 
 
 class StoreLook(Record, frozen=True):
-    """Which index the store held when it last answered: its SHA-256 where that is known, its ETag, and when.
+    """Which index the store held when it last answered: its SHA-256, its ETag, and when.
 
     `at` is in seconds since 1970.
     """
 
-    sha256: str | None
+    sha256: str
     etag: str
     at: float

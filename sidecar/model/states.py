@@ -16,10 +16,11 @@ HEALTH: tuple[HealthState, ...] = get_args(HealthState)
 class Sync(Record, frozen=True):
     """The store's index against what is published here.
 
-    `synced`: the same. `out_of_sync`: another, or files that somebody changed. `pinned`: a person restored an
-    older generation, which stays. `unknown`: the last look at the store failed, or there was none.
-    `reason` is a sentence; `store` the SHA-256 of the store's index when it was seen last, `looked` when that
-    was, `next` when the regular look is due, both in seconds since 1970.
+    `synced`: the same, or one that was sent along, while the store may be behind. `out_of_sync`: another, or
+    files that somebody changed. `pinned`: a person restored an older generation, which stays. `unknown`: the
+    last look at the store failed, or there was none. `reason` is a sentence; `store` the SHA-256 of the
+    store's index when it was seen last, `looked` when that was, `next` when the regular look is due, both in
+    seconds since 1970.
     """
 
     state: SyncState

@@ -24,6 +24,7 @@ from sidecar.model.status import (
 from sidecar.model.words import spoken
 from sidecar.observe.drift import Drift
 from sidecar.ready.runner import ReadyWork
+from sidecar.update.fetch import FetchStage
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.run import Run
 from sidecar.update.worker import Worker
@@ -41,9 +42,10 @@ class StatusSource:
         reconciler: Reconciler,
         drift: Drift,
         ready_work: ReadyWork,
+        fetch: FetchStage,
         due: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """`due` tells when the store is looked at next."""
+        """`fetch` knows what the store held; `due` tells when the store is looked at next."""
         self._settings = settings
         self._machine = machine
         self._generations = generations
@@ -51,6 +53,7 @@ class StatusSource:
         self._reconciler = reconciler
         self._drift = drift
         self._ready_work = ready_work
+        self._fetch = fetch
         self._due = due
         self._started = time.time()
         self.last: Outcome | None = None
@@ -58,13 +61,9 @@ class StatusSource:
         self._verdict: Outcome | None = None
         self.problems: list[Callable[[], str | None]] = []
         """Sentences about what does not work besides, while it does not."""
-        self._seen: str | None = None
-        self._looked: float | None = None
 
     def note(self, outcome: Outcome) -> None:
         """Take a run's outcome into account; one that only its request was at fault for is no verdict."""
-        if outcome.sha256 is not None and outcome.trigger != "rollback":
-            self._seen, self._looked = outcome.sha256, outcome.started
         if outcome.is_preview:
             return
         self.last = outcome
@@ -74,7 +73,10 @@ class StatusSource:
     def sync(self) -> Sync:
         """The store's index, as it was seen last, against what is published here."""
         word, reason = self._compare()
-        return Sync(word, reason, self._seen, self._looked, self._due())
+        seen = self._fetch.seen
+        if seen is None:
+            return Sync(word, reason, None, None, self._due())
+        return Sync(word, reason, seen.sha256, seen.at, self._due())
 
     def _compare(self) -> tuple[SyncState, str]:
         current, error = self._generations.current, self._verdict.error if self._verdict else None
@@ -87,17 +89,19 @@ class StatusSource:
             return "unknown", f"the last update ended before it had seen the store's index: {error.message}"
         if error is not None:
             return "out_of_sync", error.message
-        if self._seen is None:
+        seen = self._fetch.seen
+        if seen is None:
             return "unknown", "the store has not been looked at since the daemon's start"
         if current is None:
             return "out_of_sync", "nothing has been published yet"
-        if current.index.sha256 != self._seen:
+        is_ahead = self._fetch.is_ahead(current.index.sha256)
+        if current.index.sha256 != seen.sha256 and not is_ahead:
             why = (
                 f", because the one after it was taken back: {current.taken_back}"
                 if current.taken_back
                 else ""
             )
-            return "out_of_sync", f"the store holds another index ({self._seen[:12]}) than is published{why}"
+            return "out_of_sync", f"the store holds another index ({seen.sha256[:12]}) than is published{why}"
         if current.taken_back:
             return (
                 "out_of_sync",
@@ -106,7 +110,12 @@ class StatusSource:
         if self._drift.names:
             names = ", ".join(self._drift.names)
             return "out_of_sync", f"changed by someone else since they were published: {names}"
-        return "synced", f"the store's index ({self._seen[:12]}) is published"
+        if is_ahead:
+            return "synced", (
+                f"the index that was sent along ({current.index.sha256[:12]}) is published; when the store "
+                f"was last looked at it held the one before ({seen.sha256[:12]})"
+            )
+        return "synced", f"the store's index ({seen.sha256[:12]}) is published"
 
     def health(self) -> Health:
         """What the living Navigator serves."""

@@ -79,6 +79,10 @@ class FetchStage:
         """What the store held when it last answered, to a preview too; a failure leaves it as it was."""
         return self._seen
 
+    def is_ahead(self, in_place: str) -> bool:
+        """Whether an index came with a poke, and the store may serve the one before for a while yet."""
+        return self._seen is not None and self._sent.seconds_behind(in_place, self._seen.sha256) > 0
+
     async def obtain(self, run: Run, target: Path) -> IndexVersion:
         """The index to work with: its bytes are at `target`, or it is the one in place."""
         if run.request.received is not None:

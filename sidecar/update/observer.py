@@ -111,7 +111,7 @@ class Observer:
             current.fingerprint,
             self._published[1],
             proven=last is not None and last.fingerprint == current.fingerprint,
-            restored=bool(current.taken_back),
+            restored=current.source is not None and not current.pinned,
         )
 
     def _count_starts(self, process: Process | None) -> None:

@@ -16,6 +16,7 @@ from aiohttp import web
 from sidecar.config.settings import Settings
 from sidecar.errors import BadRequest, CommandError, NotFound, SidecarError
 from sidecar.fleet.report import Report, State
+from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.run import Wanted
 from sidecar.fleet.undo import RollbackPlan
 from sidecar.generate import yaml_writer
@@ -53,6 +54,8 @@ _ENTRIES = 50
 _RECHECK = 1.0
 _GATHER = 0.05
 _SHORTEST_OUTPUT = 2000
+# How long the page waits for a rollout to take in what a person wants of it.
+_STEERED = 3.0
 # What has to be typed where an update takes away more than is allowed at once.
 _WORD = "lose"
 _ALL_AT_ONCE = (
@@ -75,6 +78,10 @@ CompareFleet = Callable[[], Awaitable[Changes | None]]
 """What that would change in the store; None where nothing is uploaded."""
 PlanUndo = Callable[[str], Awaitable[RollbackPlan]]
 """What putting an index back would change, by the first digits of its digest; without any one step back."""
+RolloutUnderWay = Callable[[], Awaitable[Rollout | None]]
+"""The rollout by canary under way; None where there is none."""
+SteerRollout = Callable[[str, str], Coroutine[Any, Any, Rollout]]
+"""Pauses, resumes or aborts it, on behalf of somebody."""
 UndoFleet = Callable[[str, str, str], Coroutine[Any, Any, Report]]
 """Puts an index back where the store holds another one, on behalf of somebody."""
 
@@ -109,7 +116,11 @@ class Pages:
         plan_undo: PlanUndo | None = None,
         undo: UndoFleet | None = None,
         look_at_fleet: LookAtFleet | None = None,
+        rollout_under_way: RolloutUnderWay | None = None,
+        steer_rollout: SteerRollout | None = None,
     ) -> None:
+        self._rollout = rollout_under_way
+        self._steer = steer_rollout
         self._plan_undo = plan_undo
         self._undo = undo
         self._look = look_at_fleet
@@ -155,7 +166,10 @@ class Pages:
 
     async def _fleet_main(self, seen: now.Now, who: str, base: str) -> Markup:
         token = self._forms.token(who, "look")
-        return fleet.main(seen.fleet, seen.at, await self._atlas(seen), base=base, token=token)
+        settings = self._settings
+        by_canary = settings.update.own_index and settings.fleet.strategy != "canary"
+        map_ = await self._atlas(seen)
+        return fleet.main(seen.fleet, seen.at, map_, base=base, token=token, by_canary=by_canary)
 
     async def look_at_fleet(self, request: web.Request) -> web.StreamResponse:
         """Ask all machines how they are, and show that."""
@@ -438,6 +452,32 @@ class Pages:
         await self._begin(self._undo(to, held, who))
         raise web.HTTPSeeOther("../../fleet")
 
+    async def rollout(self, request: web.Request) -> web.StreamResponse:
+        """The rollout under way, whoever drives it, with what can be done with it."""
+        who = await self._administrators.require(request)
+        self._fleets_update()
+        known = await self._rollout() if self._rollout is not None else None
+        tokens = {word: self._forms.token(who, _steering(word, known)) for word in fleet.STEERING}
+        content = fleet.rollout(known, time.time(), tokens, back="../../fleet")
+        return self._answer(request, who, "Rollout", content, section="fleet")
+
+    async def steer(self, request: web.Request) -> web.StreamResponse:
+        """Pause, resume or abort the very rollout that was shown."""
+        who = await self._administrators.require(request)
+        self._fleets_update()
+        word = await field(request, "word")
+        known = await self._rollout() if self._rollout is not None else None
+        await self._forms.require(request, who, _steering(word, known))
+        if self._steer is None or word not in fleet.STEERING:
+            raise BadRequest(f"{word!r} can be done with no rollout", "use the buttons of the page")
+        task = self._tasks.start(self._steer(word, who))
+        task.add_done_callback(_ended)
+        # An abort ends when the last machine is back: the page shows how far it is meanwhile.
+        await asyncio.wait({task}, timeout=_STEERED)
+        if task.done():
+            task.result()
+        raise web.HTTPSeeOther("rollout")
+
     def _fleets_update(self) -> UpdateFleet:
         if self._update_fleet is None or self._fleet() is None:
             raise NotFound("this machine knows no fleet", "set fleet.app or fleet.machines")
@@ -621,6 +661,11 @@ async def _something(queue: asyncio.Queue[Any]) -> bool:
 async def _write(response: web.StreamResponse, kind: str, html: str) -> None:
     # JSON, so that no line of it can be taken for the stream's own.
     await response.write(b"event: %s\ndata: %s\n\n" % (kind.encode(), msgspec.json.encode(str(html))))
+
+
+def _steering(word: str, rollout: Rollout | None) -> str:
+    """What a form agrees to: to this of this rollout, not of the next one."""
+    return f"{word} {rollout.started if rollout else ''}"
 
 
 def _fleet_purpose(*, canary: bool, force: bool) -> str:

@@ -441,6 +441,8 @@ PAGE_ROUTES: tuple[Route[Parts], ...] = (
     Route("POST", "/page/fleet", "Begins a fleet update.", lambda parts: parts.pages.apply_fleet),
     Route("GET", "/page/fleet/rollback", "Asks before an undo.", lambda parts: parts.pages.confirm_undo),
     Route("POST", "/page/fleet/rollback", "Begins an undo.", lambda parts: parts.pages.apply_undo),
+    Route("GET", "/page/fleet/rollout", "Shows the rollout under way.", lambda parts: parts.pages.rollout),
+    Route("POST", "/page/fleet/rollout", "Steers it.", lambda parts: parts.pages.steer),
     Route(
         "GET",
         "/page/rollback/{number}",

@@ -44,6 +44,7 @@ from tests.support.machine import Machine, until
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MACHINES = ["m1", "m2", "m3", "m4"]
+UNLOADABLE = "Unloadable"
 RECORD = "db/index-rollout.json"
 
 
@@ -145,7 +146,10 @@ async def field(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> A
     probe = {"url": "/showcase/", "user": "user0003", "password": "first"}
     folder = tmp_path_factory.mktemp("rollout")
     # A probe that fails takes the index back after this limit: 35 s as shipped, in which nothing happens.
-    picky = {"navigator": {"probes": [probe], "reload_timeout": "2s"}}
+    picky = {
+        "navigator": {"probes": [probe], "reload_timeout": "2s"},
+        "options": ("--refuse", UNLOADABLE),
+    }
     async with fleet(folder, bucket, MACHINES, m3=picky) as whole:
         # In a soak of the shipped length, and while a machine hangs that long, nothing happens.
         admin = whole.admin(canary_soak="300ms", answer_timeout="5s", timeout="40s", attempts=2)
@@ -278,6 +282,28 @@ async def test_what_the_canary_does_not_prove_is_taken_back(field: Field) -> Non
     assert (await field.roll_out()).rollout == "done"
 
 
+async def test_what_navigator_itself_does_not_load_is_taken_back(field: Field) -> None:
+    """It passes all checks, and only Navigator says no: nobody but the canary was ever told of it."""
+    before, known = field.held(), field.local.with_name("kept")
+    shutil.copy(field.local, known)
+    bad = field.change(f"update locations set name = '{UNLOADABLE}'")
+    asked = {name: field.whole.router.seen[name, "POST"] for name in MACHINES}
+    report = await field.roll_out(canary="m3")
+    assert report.rollout == "taken_back"
+    assert report.reason.startswith("at the canary: m3 does not take it: ")
+    assert field.held() == before
+    assert field.serving(before) == set(MACHINES)
+    assert [name for name in MACHINES if field.whole.router.seen[name, "POST"] > asked[name]] == ["m3"]
+    newest = (await field.history()).entries[0]
+    assert (newest.sha256, newest.state) == (bad, "taken_back")
+    assert newest.note == report.reason
+    # It serves what the store holds, and knows it: nobody has to look at it.
+    assert (await field.updates.overview(Heard())).good
+    status = field.whole.daemons["m3"].status
+    assert status.in_sync(), (status.sync(), status.health())
+    known.replace(field.local)
+
+
 async def test_what_every_machine_refuses_stops_at_the_first(field: Field) -> None:
     """More than half of all users are gone: no machine but the canary is asked."""
     before = field.held()
@@ -397,7 +423,7 @@ async def test_a_loss_that_nothing_notices_is_undone_by_one_command(field: Field
 
 async def test_a_large_loss_of_one_region_is_refused_before_the_upload(field: Field) -> None:
     """Few of all, but many of one region's: nobody hears of it, by canary or not, until a person insists."""
-    before = field.held()
+    before, newest = field.held(), (await field.history()).entries[0]
     shutil.copy(field.local, field.local.with_name("kept"))
     lost = lose(field, "lax", 7)
     asked = dict(field.whole.router.seen)
@@ -406,7 +432,7 @@ async def test_a_large_loss_of_one_region_is_refused_before_the_upload(field: Fi
             await field.roll_out(canary=canary)
         assert refused.value.code == LOSS
     assert field.held() == before
-    assert (await field.history()).entries[0].sha256 == before
+    assert (await field.history()).entries[0] == newest
     told = await sidecar(field.admin, "fleet", "preview")
     assert (told.code, f"Refused: the index would drop {lost}" in told.out) == (1, True)
     async with field.admin.daemon() as daemon, field.admin.client() as client:
@@ -432,7 +458,6 @@ async def test_a_large_loss_of_one_region_is_refused_before_the_upload(field: Fi
     assert field.serving(field.held()) == set(MACHINES)
     field.local.with_name("kept").replace(field.local)
     assert (await field.roll_out(canary="")).good
-    assert field.held() == before
 
 
 def lose(field: Field, region: str, count: int) -> str:
@@ -459,6 +484,48 @@ async def test_a_rollback_that_was_compared_with_something_else_does_nothing(fie
     assert field.held() == new
     moment = (await field.history()).entries[0].at
     assert (await undo.plan("", moment, Heard())).to.sha256 == plan.held
+
+
+async def test_the_page_shows_a_rollout_and_steers_it(field: Field) -> None:
+    """Its wave and what can be done with it, each in words; a form of another rollout is refused."""
+    new, asked = field.rename("On the page"), field.whole.router.seen["m1", "POST"]
+    browser = {"Accept": "text/html"}
+
+    def forms(page: str) -> dict[str, str]:
+        return dict(
+            re.findall(r'name="word" value="(\w+)"[^>]*><input[^>]*name="token" value="([^"]+)"', page)
+        )
+
+    async with field.admin.daemon() as daemon, field.admin.client() as client:
+
+        async def shown() -> str:
+            async with client.get("page/fleet/rollout", headers=browser) as answer:
+                assert answer.status == 200
+                return await answer.text()
+
+        async def press(word: str, token: str, status: int = 303) -> None:
+            said = {"word": word, "token": token}
+            async with client.post("page/fleet/rollout", data=said, allow_redirects=False) as answer:
+                assert answer.status == status
+
+        assert "No rollout by canary is under way" in await shown()
+        async with client.get("fleet", headers=browser) as answer:
+            assert 'href="./page/fleet?canary=1"' in await answer.text()
+        with field.holding("m1") as release:
+            rolling = asyncio.create_task(daemon.fleet.update(Wanted(canary="1"), "somebody"))
+            await until(lambda: field.whole.router.seen["m1", "POST"] > asked, 30)
+            page = await shown()
+            assert "Wave 1 of 2, then all others" in page
+            assert forms(page).keys() == {"pause", "abort"}
+            await press("abort", forms(page)["pause"], 403)
+            await press("pause", forms(page)["pause"])
+            page = await shown()
+            assert forms(page).keys() == {"resume", "abort"}
+            release()
+        await press("resume", forms(page)["resume"])
+        assert (await rolling).rollout == "done"
+        await press("abort", forms(page)["abort"], 403)
+    assert field.serving(new) == set(MACHINES)
 
 
 async def test_a_daemon_does_the_same(field: Field) -> None:

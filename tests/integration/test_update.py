@@ -678,9 +678,18 @@ async def test_what_the_store_held_last_is_known(site: Site) -> None:
         site.proxy.then(faults.internal_error)
         assert (await client.poke())[0] == 502
         assert seen() == before
+        await client.poke()
+        before = seen()
         add_user(site.index, "sent", f"sent:{HASH}")
         await client.public(site.index.read_bytes())
         assert seen() == before
+        # What was sent along is in place; the status does not take it for the store's.
+        sync = daemon.status.sync()
+        assert (sync.state, sync.store, sync.looked) == ("synced", before.sha256, before.at)
+        assert sync.reason.endswith(f"it held the one before ({before.sha256[:12]})")
+        site.upload()
+        await client.poke()
+        assert daemon.status.sync().reason.startswith("the store's index (")
 
 
 # An index that the store does not serve yet
@@ -1008,8 +1017,13 @@ async def test_going_back_twice_takes_nothing_good_back(machine: Machine) -> Non
         refused = await daemon.worker.submit(Request("timer"))
         assert refused.error is not None
         assert refused.error.code == "not_loaded"
+        assert daemon.status.sync().reason == refused.error.message
         machine.store_index.write_bytes(good)
         assert (await daemon.worker.submit(Request("socket"))).error is None
+        # The store holds what is in place here: nothing newer is held back.
+        assert daemon.status.sync().state == "synced"
+        assert daemon.generations.current is not None
+        assert (daemon.generations.current.source, daemon.generations.current.taken_back) == (1, "")
 
 
 async def test_what_was_loaded_in_the_end_is_not_taken_back(machine: Machine) -> None:

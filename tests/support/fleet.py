@@ -218,11 +218,11 @@ class Fleet:
         return machine
 
     async def start(self, stack: AsyncExitStack, machine: str, **extra: Any) -> None:
-        """Start a machine with a loaded generation."""
+        """Start a machine with a loaded generation; `extra` are settings, and `options` of its Navigator."""
         port = free_port()
         folder = self.folder / machine
         folder.mkdir()
-        navigator = NavigatorProcess(program=None)
+        navigator = NavigatorProcess(*extra.pop("options", ()), program=None)
         settings = {
             **self.bucket.settings,
             "s3": {**self._s3(), "endpoint": self.store},

@@ -40,6 +40,9 @@ class Obstructed(navigator.StandIn):
         if self.options.ignore_reloads and self.options.ignore_reloads.exists():
             log("WARN", "Reload ignored")
             return
+        if (refused := self.options.refuse) and refused in await asyncio.to_thread(Path(path).read_text):
+            log("ERROR", "Failed to reload configuration", error=f"{refused!r} is refused")
+            return
         await super().reload(path)
 
     async def take(self, config: Any) -> None:
@@ -62,6 +65,7 @@ class Obstructed(navigator.StandIn):
 def main() -> None:
     parser = navigator.arguments()
     parser.add_argument("--ignore-reloads", type=Path, help="while this file exists, reloads are not done")
+    parser.add_argument("--refuse", metavar="TEXT", help="a reload of a configuration with this is not done")
     parser.add_argument("--reload-delay", type=float, default=0, help="seconds from reading to the load time")
     parser.add_argument("--tenant-boot", type=float, default=0, help="seconds until an application is up")
     parser.add_argument(

@@ -7,9 +7,11 @@ from html import unescape
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sidecar.fleet.machines import Skipped
 from sidecar.fleet.report import Overview, Result, Row, State
+from sidecar.fleet.rollout import Rollout
 from sidecar.generate.projections import project
 from sidecar.model.changes import Changes, Delta, Names
 from sidecar.model.record import Problem
@@ -442,3 +444,27 @@ def test_a_time_that_is_none_is_said_to_be_none(when: float) -> None:
     """What a record from elsewhere holds must not cost the page."""
     for brief in (False, True):
         assert "at no known time" in str(parts.moment(when, 1_777_636_800.0, brief=brief))
+
+
+ROLLOUT = Rollout(
+    *("token", "ann at m1", 130.0, 90.0, "cd" * 32, "ab" * 32, "etag", 1.0, 2.0),
+    waves=(("m1",), ("m2",)),
+    machines=4,
+)
+
+
+@pytest.mark.parametrize(
+    ("known", "words", "said"),
+    [
+        (ROLLOUT, ["pause", "abort"], "Rollout Running Wave 1 of 2, then all others: the machines of a wave"),
+        (replace(ROLLOUT, wish="pause"), ["resume", "abort"], "Rollout Paused"),
+        (replace(ROLLOUT, lease=0.0), ["resume", "abort"], "nobody drives it any more"),
+        (replace(ROLLOUT, phase="frozen", reason="at rest: m2 <b>"), ["resume"], "At rest: m2 &lt;b&gt;."),
+        (None, [], "No rollout by canary is under way."),
+    ],
+)
+def test_a_rollout_has_the_buttons_that_fit(known: Rollout | None, words: list[str], said: str) -> None:
+    """Whoever drives it is told; where nobody does, this machine goes on with it, or takes it back."""
+    shown = render(fleet.rollout(known, 100.0, dict.fromkeys(fleet.STEERING, "t"), back="../../fleet"))
+    assert re.findall(r'name="word" value="(\w+)"', shown) == words
+    assert said in shown or said in spaced(shown)

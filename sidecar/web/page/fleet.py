@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sidecar.fleet.report import Overview, Result, Row, State, standing
+from sidecar.fleet.rollout import Rollout, is_driven
 from sidecar.model.words import plural, span
 from sidecar.web.page import parts
 from sidecar.web.page.layout import capital
@@ -26,12 +27,17 @@ _EXAMPLE = """fleet:
     - {id: m2, url: "https://m2.example.com", region: lhr}"""
 
 
-def main(fleet: State | None, at: float, map_: Content, *, base: str, token: str) -> Markup:
-    """The page's content; `token` proves that the form which looks at the fleet is the page's own."""
-    return render([panel(fleet, at, base=base, token=token), map_])
+def main(
+    fleet: State | None, at: float, map_: Content, *, base: str, token: str, by_canary: bool = False
+) -> Markup:
+    """The page's content; `token` proves that the form which looks at the fleet is the page's own.
+
+    `by_canary` offers an update by canary beside the one of all at once.
+    """
+    return render([panel(fleet, at, base=base, token=token, by_canary=by_canary), map_])
 
 
-def panel(fleet: State | None, at: float, *, base: str, token: str) -> Markup:
+def panel(fleet: State | None, at: float, *, base: str, token: str, by_canary: bool = False) -> Markup:
     """The part that changes while an update is under way; `at` is the time of the answer."""
     if fleet is None:
         return h.div(
@@ -46,7 +52,7 @@ def panel(fleet: State | None, at: float, *, base: str, token: str) -> Markup:
         h.h1("Fleet ", parts.pill(state(fleet))),
         h.p(sentence(fleet), class_="lead", data_say=True),
         _looked(fleet.overview, at),
-        None if fleet.running else _actions(base, token),
+        h.p(_rollout_link(base)) if fleet.running else _actions(base, token, by_canary=by_canary),
         _overview(fleet.overview) if fleet.overview is not None else None,
         _update(fleet, at),
         id="now",
@@ -111,16 +117,92 @@ def _looked(overview: Overview | None, at: float) -> Content:
     )
 
 
-def _actions(base: str, token: str) -> Markup:
+def _rollout_link(base: str) -> Markup:
+    return h.a("Rollout under way…", href=f"{base}page/fleet/rollout", class_="button plain")
+
+
+def _actions(base: str, token: str, *, by_canary: bool) -> Markup:
     return h.form(
         h.input(type="hidden", name="token", value=token),
         h.button("Look now", type="submit", class_="button plain"),
         h.a("Update the fleet…", href=f"{base}page/fleet", class_="button plain"),
+        h.a("Update by canary…", href=f"{base}page/fleet?canary=1", class_="button plain")
+        if by_canary
+        else None,
+        _rollout_link(base),
         h.a("Undo the last index…", href=f"{base}page/fleet/rollback", class_="button plain"),
         method="post",
         action=f"{base}page/look",
         class_="action",
     )
+
+
+STEERING = {
+    "pause": ("Pause", "It rests before the next wave, with the machines as they are then."),
+    "resume": ("Resume", "It goes on where it is; one that its driver left behind, from here."),
+    "abort": (
+        "Abort",
+        "It is taken back: the store and every machine that has the new index get the one before.",
+    ),
+}
+"""What can be done with a rollout: the button, and what that means."""
+
+_PHASES = {
+    "wave": "the machines of a wave get the index, ahead of the store",
+    "soak": "the canary is watched",
+    "store": "the index goes into the store",
+    "rest": "all other machines fetch it",
+    "back": "it is taken back",
+    "frozen": "it could not be taken back wholly",
+}
+
+
+def rollout(known: Rollout | None, at: float, tokens: Mapping[str, str], *, back: str) -> list[Content]:
+    """The rollout under way with the buttons that fit; `tokens` by what they allow, `at` the time now."""
+    away = h.p(h.a("Back", href=back, class_="button plain"))
+    if known is None:
+        return [h.h1("Rollout"), h.p("No rollout by canary is under way.", class_="lead"), away]
+    paused, driven = known.wish == "pause", is_driven(known, at)
+    where = f"Wave {known.wave + 1} of {len(known.waves)}, then all others" if not known.ended else "Halted"
+    pill = parts.pill("failed", "Halted")
+    if not known.ended:
+        pill = parts.pill("idle", "Paused") if paused else parts.pill("running" if driven else "failed")
+    words = ["resume"] if known.ended else ["resume" if paused or not driven else "pause", "abort"]
+    return [
+        h.h1("Rollout ", pill),
+        h.p(f"{where}: {_PHASES[known.phase]}{', paused' if paused else ''}.", class_="lead"),
+        h.p(
+            "Index ",
+            h.code(known.target[:12]),
+            " in place of ",
+            h.code(known.base[:12] or NONE),
+            f", by {known.driver}, ",
+            parts.moment(known.started, at),
+            "" if driven or known.ended else "; nobody drives it any more",
+            ".",
+            class_="quiet",
+        ),
+        h.p(capital(known.reason), ".", class_="box note") if known.reason else None,
+        h.p(
+            f"{len(known.proven)} of {plural(known.machines, 'machine')} serve it",
+            f": {', '.join(known.proven)}" if known.proven else "",
+            f"; not reached: {', '.join(known.lagging)}" if known.lagging else "",
+            ".",
+        ),
+        [
+            h.form(
+                h.input(type="hidden", name="word", value=word),
+                h.input(type="hidden", name="token", value=tokens[word]),
+                h.p(STEERING[word][1]),
+                h.button(f"{STEERING[word][0]} the rollout", type="submit", class_="button"),
+                method="post",
+                action="rollout",
+                class_="action",
+            )
+            for word in words
+        ],
+        away,
+    ]
 
 
 def _overview(overview: Overview) -> Content:
