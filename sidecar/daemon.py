@@ -14,20 +14,20 @@ from typing import Any
 from sidecar.config.settings import Settings
 from sidecar.errors import NotFound, PublishError, SidecarError
 from sidecar.fleet.bus import BusListener
-from sidecar.fleet.follower import Follower
+from sidecar.fleet.debounce import Debounce
 from sidecar.fleet.service import FleetService
 from sidecar.generations import Generations, Manifest, targets
-from sidecar.inputs.index import Deployed, read_deployed, read_pending
+from sidecar.inputs.index import DeploymentFiles, read_deployed, read_pending
 from sidecar.inputs.machine import Machine, machine_id
 from sidecar.inputs.store import open_store, own_index
 from sidecar.model.artifacts import MAINTENANCE
 from sidecar.model.events import LifecycleEvent
-from sidecar.model.machine_report import LoadedIndex, Served, served
+from sidecar.model.machine_report import LoadedIndex, MachineReport, served
 from sidecar.model.runs import LoadVerdict, Outcome, Request
 from sidecar.model.stream import ReadyProgress, RunFinished
 from sidecar.model.work import Work
 from sidecar.navigator.markers import Markers
-from sidecar.navigator.probes import Gate, Probes
+from sidecar.navigator.probes import NavigatorPort, Probes
 from sidecar.navigator.process import NavigatorProcess
 from sidecar.navigator.server import Navigator
 from sidecar.observe.comparison import Comparison
@@ -41,31 +41,31 @@ from sidecar.system import systemd
 from sidecar.system.sqlite import install_database, warm_up
 from sidecar.system.tasks import Tasks, end
 from sidecar.update.check_command import CheckCommand
-from sidecar.update.patience import submit
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.rejections import Rejections
-from sidecar.update.triggers import LocalWatch, Ticker
+from sidecar.update.store_lag import submit
+from sidecar.update.triggers import IndexWatcher, Ticker
 from sidecar.update.updater import Updater
 from sidecar.update.worker import RunLimits, Throttle, Worker
-from sidecar.web.access import Administrators
+from sidecar.web.access import BasicAuth
 from sidecar.web.app import application
 from sidecar.web.background import BackgroundViews
 from sidecar.web.fleet import FleetViews
 from sidecar.web.operations import Operations
 from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger, discard_received
-from sidecar.web.routes import Parts
+from sidecar.web.routes import Handlers
 from sidecar.web.server import Server
 from sidecar.web.signatures import UsedSignatures
 from sidecar.web.views import Views
 
 logger = logging.getLogger(__name__)
 
-_GRACE = 2.0
+_GRACE_SECONDS = 2.0
 # A bucket tells of one change more than once, and in no order.
-_RELAY_QUIET, _RELAY_LONGEST = 1.0, 10.0
+_RELAY_QUIET_SECONDS, _RELAY_MAX_SECONDS = 1.0, 10.0
 # `update --once` runs no daemon afterwards: how long it looks for the load of what it published, in seconds.
-_ONCE = 5.0
+_ONCE_SECONDS = 5.0
 _ONCE_VERDICTS: dict[LoadVerdict, str] = {
     "loaded": "Navigator has loaded it",
     "down": "Navigator is down; it will load it when it starts",
@@ -118,7 +118,7 @@ class Daemon:
             Navigator(
                 process,
                 markers,
-                Gate(navigator.port, self.generations.site.where.files[MAINTENANCE]),
+                NavigatorPort(navigator.port, self.generations.site.where.files[MAINTENANCE]),
                 Probes(navigator.port, navigator.probes),
             ),
             self._rejections,
@@ -182,16 +182,14 @@ class Daemon:
         )
         self.metrics.fleet.overview = lambda: self.fleet.overview
         self.metrics.fleet.ended = lambda: self.fleet.ended
-        self._relay = Follower(self.fleet.relay, _RELAY_QUIET, _RELAY_LONGEST)
-        self._followed = Follower(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
+        self._relay = Debounce(self.fleet.relay, _RELAY_QUIET_SECONDS, _RELAY_MAX_SECONDS)
+        self._followed = Debounce(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
         self._signatures = UsedSignatures(state / "signatures", trigger.window)
         comparison = Comparison(self.generations, self._deployed)
-        administrators = Administrators(
-            settings.administrators, behind_navigator=settings.page.through_navigator
-        )
+        administrators = BasicAuth(settings.administrators, behind_navigator=settings.page.through_navigator)
         self.server = Server(
             application(
-                Parts(
+                Handlers(
                     Operations(
                         self.worker,
                         self.reconciler,
@@ -298,7 +296,7 @@ class Daemon:
             if self._settings.fleet.follow_local_index:
                 self._followed.changed()  # it may have changed while no daemon ran
             self._keep_running(stack, self._followed.run())
-            self._keep_running(stack, LocalWatch(self._own_index.signature, self._local_changed).run())
+            self._keep_running(stack, IndexWatcher(self._own_index.signature, self._local_changed).run())
         await self.server.startup(systemd.listening_sockets())
         stack.push_async_callback(self.server.shutdown)
         self._tasks.start(self.server.run())
@@ -306,7 +304,7 @@ class Daemon:
         # Before the server ends, so that whoever still waits gets an answer.
         stack.callback(self.reconciler.release_waiters)
         stack.push_async_callback(end, work)
-        stack.push_async_callback(self.worker.close, _GRACE)
+        stack.push_async_callback(self.worker.close, _GRACE_SECONDS)
         stack.push_async_callback(self.server.leave_to_successor)
         logger.info(
             "listening on %s and %s", self._settings.listen.socket, self.server.url or "no TCP address"
@@ -433,7 +431,7 @@ class Daemon:
         task = asyncio.create_task(self.reconciler.run())
         current = self.generations.current
         verdict: LoadVerdict = (
-            "pending" if current is None else await self.reconciler.wait(current.number, _ONCE)
+            "pending" if current is None else await self.reconciler.wait(current.number, _ONCE_SECONDS)
         )
         await end(task)
         return _ONCE_VERDICTS.get(verdict, "there is no sign yet that Navigator has loaded it")
@@ -468,7 +466,7 @@ class Daemon:
         current = self.generations.current
         return self.ready.databases.problem(current.withheld if current is not None else ())
 
-    def _served(self) -> Served:
+    def _served(self) -> MachineReport:
         """What everyone may know of this machine."""
         number, current = self.reconciler.served, self.generations.current
         found = current if current is not None and current.number == number else None
@@ -484,7 +482,7 @@ class Daemon:
         )
         return served(self.status.status(), loaded, self._rejections.newest)
 
-    def _deployed(self) -> Deployed:
+    def _deployed(self) -> DeploymentFiles:
         paths = self._settings.paths
         return read_deployed(Path(paths.deployed), Path(paths.regions))
 

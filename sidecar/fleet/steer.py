@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sidecar.config.settings import Settings
 from sidecar.fleet.context import open_context, require_secret
-from sidecar.fleet.crew import Listener
+from sidecar.fleet.machine_updates import ProgressListener
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.rolling import Rolling, idle
 from sidecar.fleet.rollout import Rollout, Wish
@@ -13,7 +13,9 @@ from sidecar.inputs.store import Store
 _WISHES: dict[str, Wish] = {"pause": "pause", "resume": "", "abort": "abort"}
 
 
-async def under_way(settings: Settings, listener: Listener, store: Store | None = None) -> Rollout | None:
+async def under_way(
+    settings: Settings, listener: ProgressListener, store: Store | None = None
+) -> Rollout | None:
     """The rollout that has not come to a good end, whoever drives it; None where there is none."""
     async with open_context(settings, store, listener) as context:
         known = await Rolling(context, listener, "").record()
@@ -23,7 +25,7 @@ async def under_way(settings: Settings, listener: Listener, store: Store | None 
 
 
 async def steer(
-    settings: Settings, word: str, listener: Listener, who: str = "", store: Store | None = None
+    settings: Settings, word: str, listener: ProgressListener, who: str = "", store: Store | None = None
 ) -> Rollout:
     """Tell the driver to `pause`, `resume` or `abort`; where it has died, this one goes on, or takes back.
 

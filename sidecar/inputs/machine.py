@@ -17,7 +17,7 @@ from sidecar import __version__
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError
 from sidecar.generate import Deployment, maintenance
-from sidecar.inputs.index import Deployed, read_deployed
+from sidecar.inputs.index import DeploymentFiles, read_deployed
 from sidecar.inputs.profiles import Profile, load_profile
 from sidecar.model.artifacts import HTPASSWD
 from sidecar.system.files import replace
@@ -30,7 +30,7 @@ class Inputs:
     """Everything besides the index that a generation is made of; `digest` tells when any of it changed."""
 
     deployment: Deployment
-    deployed: Deployed
+    deployed: DeploymentFiles
     digest: str
 
 

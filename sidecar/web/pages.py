@@ -15,9 +15,9 @@ from aiohttp import web
 
 from sidecar.config.settings import Settings
 from sidecar.errors import BadRequest, CommandError, NotFound, SidecarError
-from sidecar.fleet.report import Report, State
+from sidecar.fleet.report import FleetReport, FleetState
 from sidecar.fleet.rollout import Rollout
-from sidecar.fleet.run import Wanted
+from sidecar.fleet.run import FleetRequest
 from sidecar.fleet.undo import RollbackPlan
 from sidecar.generate import yaml_writer
 from sidecar.generate.check import LOSS, large_losses
@@ -25,7 +25,7 @@ from sidecar.generations import Generations
 from sidecar.model.artifacts import MAP
 from sidecar.model.changes import Changes
 from sidecar.model.runs import PREVIEW, Outcome, Request
-from sidecar.model.words import plural
+from sidecar.model.words import plural, short
 from sidecar.observe.alerts import meanings
 from sidecar.observe.comparison import Comparison
 from sidecar.observe.events import Broker
@@ -36,26 +36,29 @@ from sidecar.system.commands import run_command
 from sidecar.system.tasks import Tasks
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
-from sidecar.web.access import Administrators
+from sidecar.web.access import BasicAuth
 from sidecar.web.answers import EVENTS, Handler, is_number, wants_page
-from sidecar.web.forms import Forms, field
+from sidecar.web.csrf import CsrfTokens, field
 from sidecar.web.html import ADDRESSES, base_of, html_answer
-from sidecar.web.page import before, change, fleet, now, parts
+from sidecar.web.page import fleet, parts
 from sidecar.web.page import help as help_page
+from sidecar.web.page import history as history_page
+from sidecar.web.page import preview as preview_page
+from sidecar.web.page import status as status_page
 from sidecar.web.page.atlas import atlas
-from sidecar.web.page.layout import Frame, page
+from sidecar.web.page.layout import PageFrame, page
 from sidecar.web.page.markup import Content, Markup
 from sidecar.web.views import search
 
 logger = logging.getLogger(__name__)
 
-_ENTRIES = 50
+_MAX_ENTRIES = 50
 # How often to look while something is under way, whether or not an event came; and how long to gather events.
-_RECHECK = 1.0
-_GATHER = 0.05
-_SHORTEST_OUTPUT = 2000
+_RECHECK_SECONDS = 1.0
+_GATHER_SECONDS = 0.05
+_MIN_OUTPUT_CHARACTERS = 2000
 # How long the page waits for a rollout to take in what a person wants of it.
-_STEERED = 3.0
+_STEERED_SECONDS = 3.0
 # What has to be typed where an update takes away more than is allowed at once.
 _WORD = "lose"
 _ALL_AT_ONCE = (
@@ -67,8 +70,8 @@ _BY_CANARY = (
     "and to all others. The first machine that refuses it has it taken back from all."
 )
 
-Fleet = Callable[[], State | None]
-UpdateFleet = Callable[[Wanted, str], Coroutine[Any, Any, object]]
+Fleet = Callable[[], FleetState | None]
+UpdateFleet = Callable[[FleetRequest, str], Coroutine[Any, Any, object]]
 """Updates the fleet on behalf of somebody."""
 
 LookAtFleet = Callable[[], Awaitable[object]]
@@ -82,7 +85,7 @@ RolloutUnderWay = Callable[[], Awaitable[Rollout | None]]
 """The rollout by canary under way; None where there is none."""
 SteerRollout = Callable[[str, str], Coroutine[Any, Any, Rollout]]
 """Pauses, resumes or aborts it, on behalf of somebody."""
-UndoFleet = Callable[[str, str, str], Coroutine[Any, Any, Report]]
+UndoFleet = Callable[[str, str, str], Coroutine[Any, Any, FleetReport]]
 """Puts an index back where the store holds another one, on behalf of somebody."""
 
 
@@ -107,7 +110,7 @@ class Pages:
         generations: Generations,
         history: History,
         broker: Broker,
-        administrators: Administrators,
+        administrators: BasicAuth,
         comparison: Comparison,
         pending_regions: Callable[[], list[str]],
         fleet: Fleet = lambda: None,
@@ -137,7 +140,7 @@ class Pages:
         self._comparison = comparison
         self._pending_regions = pending_regions
         self._fleet = fleet
-        self._forms = Forms()
+        self._forms = CsrfTokens()
         self._map: tuple[str, Mapping[str, Any]] | None = None
         self._tasks = Tasks()
 
@@ -147,13 +150,13 @@ class Pages:
         """What is."""
         who = await self._administrators.require(request, linked=True)
         seen = self._seen()
-        content = now.main(seen, base=base_of(request))
+        content = status_page.main(seen, base=base_of(request))
         return self._answer(request, who, "Status", content, section="", refresh=seen.active)
 
     async def state(self, request: web.Request) -> web.StreamResponse:
         """What everyone may see."""
         frame = self._frame(request, "")
-        content = now.status_page(self._seen(), base=frame.base)
+        content = status_page.status_page(self._seen(), base=frame.base)
         return html_answer(page(msgspec.structs.replace(frame, section=None), "Status", *content))
 
     async def fleet(self, request: web.Request) -> web.StreamResponse:
@@ -164,7 +167,7 @@ class Pages:
         running = seen.fleet is not None and seen.fleet.running
         return self._answer(request, who, "Fleet", content, section="fleet", refresh=running)
 
-    async def _fleet_main(self, seen: now.Now, who: str, base: str) -> Markup:
+    async def _fleet_main(self, seen: status_page.StatusData, who: str, base: str) -> Markup:
         token = self._forms.token(who, "look")
         settings = self._settings
         by_canary = settings.update.own_index and settings.fleet.strategy != "canary"
@@ -201,14 +204,18 @@ class Pages:
                 shown = (
                     fleet.panel(seen.fleet, seen.at, base="./", token="")
                     if of_fleet
-                    else now.panel(seen, base="./")
+                    else status_page.panel(seen, base="./")
                 )
                 if not seen.active:
                     # A rollback may be about to follow.
-                    await asyncio.sleep(_GATHER)
+                    await asyncio.sleep(_GATHER_SECONDS)
                     seen = self._seen()
                 if not seen.active:
-                    whole = await self._fleet_main(seen, who, "./") if of_fleet else now.main(seen, base="./")
+                    whole = (
+                        await self._fleet_main(seen, who, "./")
+                        if of_fleet
+                        else status_page.main(seen, base="./")
+                    )
                     await _write(response, "end", whole)
                     break
                 if shown != sent:
@@ -219,7 +226,7 @@ class Pages:
                 going = await _something(queue)
         return response
 
-    def _seen(self) -> now.Now:
+    def _seen(self) -> status_page.StatusData:
         status = self._status.status()
         run = self._worker.running
         if run is not None and run.request.preview:
@@ -234,13 +241,13 @@ class Pages:
         )
         running = None
         if run is not None:
-            running = now.Active(
+            running = status_page.ActiveRun(
                 run.request.trigger, run.request.who, run.started, dict(run.stages), tuple(run.lines)
             )
         status = msgspec.structs.replace(status, waiting=self._worker.queued)
-        return now.Now(time.time(), status, active, running, self._status.last, known)
+        return status_page.StatusData(time.time(), status, active, running, self._status.last, known)
 
-    async def _atlas(self, seen: now.Now) -> Markup | None:
+    async def _atlas(self, seen: status_page.StatusData) -> Markup | None:
         current = self._generations.current
         if current is None:
             return None
@@ -250,7 +257,7 @@ class Pages:
         here = self._settings.machine.region or None
         states = fleet.states(seen.fleet)
         if here is not None:
-            states.setdefault(here, now.state(seen))
+            states.setdefault(here, status_page.state(seen))
         return atlas(self._map[1], states, here)
 
     def _read_map(self, number: int) -> Mapping[str, Any]:
@@ -272,11 +279,11 @@ class Pages:
         outcome = await self._previewed(who)
         if outcome.error is not None:
             forced = await self._previewed(who, force=True) if outcome.error.code == LOSS else None
-            content = change.refused(outcome, forced, base=base_of(request))
+            content = preview_page.refused(outcome, forced, base=base_of(request))
             return self._answer(request, who, "Preview", content, section="preview")
         needed = await self._deployment(outcome)
         current = self._generations.current
-        content = change.preview(
+        content = preview_page.preview(
             outcome, needed, pinned=current is not None and current.pinned, base=base_of(request)
         )
         return self._answer(request, who, "Preview", content, section="preview")
@@ -291,7 +298,7 @@ class Pages:
             # Something else than was shown: it has to be shown first.
             raise web.HTTPSeeOther("../preview")
         first = outcome.changes is None
-        content = change.question(
+        content = preview_page.question(
             "Update the configuration?",
             f"{plural(len(outcome.written), 'file')} will be written and Navigator will load them. "
             + (
@@ -299,7 +306,7 @@ class Pages:
                 if first
                 else "If it does not, the machine goes back to what is in place now."
             ),
-            change.consequences(outcome.changes, outcome.drift),
+            preview_page.consequences(outcome.changes, outcome.drift),
             outcome.changes,
             action="update",
             button="Update configuration",
@@ -348,7 +355,7 @@ class Pages:
                 reasons.append(f"Whether one is needed could not be found out: {error}.")
             else:
                 if finished.status != 0:
-                    said = finished.output.strip()[-_SHORTEST_OUTPUT:]
+                    said = finished.output.strip()[-_MIN_OUTPUT_CHARACTERS:]
                     lines = [line for line in said.splitlines() if line.strip()]
                     reasons += lines or [f"The deployment check ended with status {finished.status}."]
         return reasons
@@ -365,10 +372,10 @@ class Pages:
         if self._settings.update.own_index and changes is not None:
             lost = large_losses(changes.losses, self._settings.update.max_lost_tenants)
         title = "Update the fleet by canary?" if canary else "Update the fleet?"
-        content = change.question(
+        content = preview_page.question(
             title,
             _BY_CANARY if canary else _ALL_AT_ONCE,
-            [*change.large(lost), *change.consequences(changes)],
+            [*preview_page.large(lost), *preview_page.consequences(changes)],
             changes,
             unknown=unknown,
             action="fleet",
@@ -411,7 +418,7 @@ class Pages:
         await self._forms.require(request, who, _fleet_purpose(canary=canary, force=force))
         if force:
             await _require_word(request)
-        wanted = Wanted(force=force, canary="1" if canary else None)
+        wanted = FleetRequest(force=force, canary="1" if canary else None)
         await self._begin(self._fleets_update()(wanted, who))
         raise web.HTTPSeeOther("../fleet")
 
@@ -425,14 +432,14 @@ class Pages:
         to = plan.to.sha256
         fields = {"to": to, "held": plan.held, "token": self._forms.token(who, f"undo {plan.held} {to}")}
         title = "Undo the last index?"
-        content = change.question(
+        content = preview_page.question(
             title,
             [
-                f"The store goes from the index {plan.held[:12]} back to {to[:12]}, stored ",
+                f"The store goes from the index {short(plan.held)} back to {short(to)}, stored ",
                 parts.moment(plan.to.at, time.time()),
                 f" by {plan.to.who}. Every active machine is followed until it has loaded it.",
             ],
-            [*change.returning(plan.changes), *change.consequences(plan.changes)],
+            [*preview_page.returning(plan.changes), *preview_page.consequences(plan.changes)],
             plan.changes,
             unknown=plan.problem or None,
             action="rollback",
@@ -473,7 +480,7 @@ class Pages:
         task = self._tasks.start(self._steer(word, who))
         task.add_done_callback(_ended)
         # An abort ends when the last machine is back: the page shows how far it is meanwhile.
-        await asyncio.wait({task}, timeout=_STEERED)
+        await asyncio.wait({task}, timeout=_STEERED_SECONDS)
         if task.done():
             task.result()
         raise web.HTTPSeeOther("rollout")
@@ -502,23 +509,23 @@ class Pages:
             raise BadRequest(f"before must be a whole number, not {text!r}")
         wanted = search(request)
         entries = await asyncio.to_thread(
-            self._history.entries, _ENTRIES + 1, int(text) if text else None, wanted
+            self._history.entries, _MAX_ENTRIES + 1, int(text) if text else None, wanted
         )
         charted = [] if text or wanted != Search() else await asyncio.to_thread(self._published)
-        content = before.history(
-            entries[:_ENTRIES],
+        content = history_page.history(
+            entries[:_MAX_ENTRIES],
             charted,
             self._number,
             time.time(),
             search=wanted,
             base=base_of(request),
-            more=entries[_ENTRIES - 1].run if len(entries) > _ENTRIES else None,
+            more=entries[_MAX_ENTRIES - 1].run if len(entries) > _MAX_ENTRIES else None,
         )
         return self._answer(request, who, "History", content, section="generations")
 
     def _published(self) -> list[Entry]:
         """The newest publications, for the charts."""
-        return self._history.entries(before.CHARTED, None, Search(published=True))
+        return self._history.entries(history_page.MAX_CHARTED, None, Search(published=True))
 
     async def run(self, request: web.Request) -> web.StreamResponse:
         """One run, whatever became of it."""
@@ -529,7 +536,7 @@ class Pages:
             raise NotFound(f"the history knows no run {number}", "look at the list of runs")
         if entry.outcome.state == "published":
             raise web.HTTPSeeOther(f"../generations/{entry.outcome.generation}")
-        content = before.generation(
+        content = history_page.generation(
             entry, None, None, None, time.time(), kept=False, current=False, base=base_of(request)
         )
         return self._answer(request, who, f"Run {number}", content, section="generations")
@@ -546,7 +553,7 @@ class Pages:
         diffs = None
         if number in kept and older == number - 1:
             diffs = await asyncio.to_thread(self._comparison.files, older, number)
-        content = before.generation(
+        content = history_page.generation(
             entry,
             number,
             diffs,
@@ -574,10 +581,10 @@ class Pages:
         )
         if found == Changes() and not diffs:
             found, lead = None, "It is the same as what is in place, so there is nothing to be changed."
-        content = change.question(
+        content = preview_page.question(
             f"Roll back to generation {number}?",
             lead,
-            change.consequences(found, drift),
+            preview_page.consequences(found, drift),
             found,
             action=str(number),
             button=f"Roll back to generation {number}",
@@ -614,9 +621,9 @@ class Pages:
         if task.done():
             task.result()
 
-    def _frame(self, request: web.Request, who: str) -> Frame:
+    def _frame(self, request: web.Request, who: str) -> PageFrame:
         status = self._status.status()
-        return Frame(
+        return PageFrame(
             base=base_of(request),
             assets=ADDRESSES,
             machine=status.machine,
@@ -648,9 +655,9 @@ def _number(request: web.Request, what: str = "generation") -> int:
 async def _something(queue: asyncio.Queue[Any]) -> bool:
     """Wait until something happens or it is time to look, gather what follows; False at the daemon's end."""
     try:
-        async with asyncio.timeout(_RECHECK):
+        async with asyncio.timeout(_RECHECK_SECONDS):
             event = await queue.get()
-        await asyncio.sleep(_GATHER)
+        await asyncio.sleep(_GATHER_SECONDS)
     except TimeoutError:
         return True
     while event is not None and not queue.empty():

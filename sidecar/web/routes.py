@@ -12,18 +12,18 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
-from sidecar.fleet.report import Overview, Report, State
+from sidecar.fleet.report import FleetOverview, FleetReport, FleetState
 from sidecar.fleet.rollout import Rollout
-from sidecar.fleet.undo import Past, RollbackPlan
+from sidecar.fleet.undo import IndexHistory, RollbackPlan
 from sidecar.model.changes import Differences
 from sidecar.model.record import ErrorAnswer
 from sidecar.model.runs import ENDINGS, TRIGGERS, Outcome
 from sidecar.model.status import Status
-from sidecar.model.work import Pushed, Work
+from sidecar.model.work import PushResult, Work
 from sidecar.observe.history import Entry
-from sidecar.ready.table import Line
+from sidecar.ready.table import DatabaseLine
 from sidecar.web import openapi
-from sidecar.web.answers import EVENTS, JSON, TEXT, Accepted, Fine, json_answer
+from sidecar.web.answers import EVENTS, JSON, TEXT, Accepted, Healthy, json_answer
 from sidecar.web.background import BackgroundViews, PushBody
 from sidecar.web.fleet import FleetViews
 from sidecar.web.html import HTML, asset
@@ -35,7 +35,7 @@ from sidecar.web.views import Views
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Handlers:
     """What handles the requests."""
 
     operations: Operations
@@ -89,7 +89,7 @@ async def _describe(request: web.Request) -> web.StreamResponse:
     return json_answer(document())
 
 
-ROUTES: tuple[Route[Parts], ...] = (
+ROUTES: tuple[Route[Handlers], ...] = (
     Route(
         "GET",
         "/",
@@ -161,7 +161,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         lambda parts: parts.background.databases,
         needs="administrator",
         answers={
-            200: answer("the databases", tuple[Line, ...]),
+            200: answer("the databases", tuple[DatabaseLine, ...]),
             404: _error("there is no generation yet"),
             502: _error("the store failed"),
         },
@@ -176,10 +176,10 @@ ROUTES: tuple[Route[Parts], ...] = (
         "if it is what was last seen here, or with `overwrite`.",
         body=Body(PushBody, {"names": []}),
         answers={
-            200: answer("all are stored", Pushed),
+            200: answer("all are stored", PushResult),
             400: _error("the body cannot be used"),
             404: _error("there is no such database here, or no generation yet"),
-            409: shown("some are not stored", Pushed, ErrorAnswer),
+            409: shown("some are not stored", PushResult, ErrorAnswer),
             413: _error("the body is too large"),
             502: _error("the store failed"),
         },
@@ -221,7 +221,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         lambda parts: parts.fleet.state,
         needs="administrator",
         page=lambda parts: parts.pages.fleet,
-        answers={200: Reply("how it stands", (State,), (JSON, HTML))},
+        answers={200: Reply("how it stands", (FleetState,), (JSON, HTML))},
     ),
     Route(
         "POST",
@@ -231,7 +231,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         needs="administrator",
         description="GET /fleet, the metrics and the page tell what was found until the next look.",
         answers={
-            200: answer("how each is", Overview, also=()),
+            200: answer("how each is", FleetOverview, also=()),
             409: _error("this machine is not configured for it"),
             502: _error("the list of machines or the store failed"),
         },
@@ -242,7 +242,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         "The indexes that the store has held, newest first.",
         lambda parts: parts.fleet.history,
         needs="administrator",
-        answers={200: answer("what is known of each", Past, also=()), **_FLEET},
+        answers={200: answer("what is known of each", IndexHistory, also=()), **_FLEET},
     ),
     Route(
         "GET",
@@ -265,11 +265,11 @@ ROUTES: tuple[Route[Parts], ...] = (
         needs="administrator",
         parameters=(_TO, Parameter("held", "the SHA-256 that the store must hold, as the question told it")),
         answers={
-            200: answer("all have loaded it", Report, also=()),
+            200: answer("all have loaded it", FleetReport, also=()),
             400: _error("`held` is missing"),
             404: _error("it is not there"),
             **_FLEET,
-            502: shown("not all have loaded it, or their list or the store failed", Report, ErrorAnswer),
+            502: shown("not all have loaded it, or their list or the store failed", FleetReport, ErrorAnswer),
         },
     ),
     *(
@@ -314,11 +314,11 @@ ROUTES: tuple[Route[Parts], ...] = (
             Parameter("canary", "so many machines, or this id, name or region, first; empty: all at once"),
         ),
         answers={
-            200: followed("all have loaded it", Report),
+            200: followed("all have loaded it", FleetReport),
             400: _error("a parameter cannot be used"),
             409: _error("one is under way already, or this machine is not configured for it"),
             422: _error("one region would lose too many events"),
-            502: shown("not all have loaded it, or their list or the store failed", Report, ErrorAnswer),
+            502: shown("not all have loaded it, or their list or the store failed", FleetReport, ErrorAnswer),
             503: _error("the daemon is stopping"),
         },
     ),
@@ -413,14 +413,14 @@ ROUTES: tuple[Route[Parts], ...] = (
         "/healthz",
         "Alive: the loop that does the work turns.",
         lambda parts: parts.views.healthz,
-        answers={200: answer("ok", Fine), 503: _error("it is stuck")},
+        answers={200: answer("ok", Healthy), 503: _error("it is stuck")},
     ),
     Route(
         "GET",
         "/readyz",
         "Ready: the living web server serves a generation.",
         lambda parts: parts.views.readyz,
-        answers={200: answer("ok", Fine), 503: _error("no generation was loaded yet")},
+        answers={200: answer("ok", Healthy), 503: _error("no generation was loaded yet")},
     ),
     Route(
         "GET",
@@ -431,7 +431,7 @@ ROUTES: tuple[Route[Parts], ...] = (
     ),
 )
 
-PAGE_ROUTES: tuple[Route[Parts], ...] = (
+PAGE_ROUTES: tuple[Route[Handlers], ...] = (
     Route("GET", "/page/help", "Questions, and what answers them.", lambda parts: parts.pages.help),
     Route("GET", "/page/live", "The page's changing part.", lambda parts: parts.pages.live),
     Route("GET", "/page/update", "Asks before an update.", lambda parts: parts.pages.confirm),

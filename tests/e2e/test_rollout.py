@@ -26,11 +26,11 @@ from aiohttp import web
 from sidecar.errors import Rejected
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.preview import preview
-from sidecar.fleet.report import Report, Result
-from sidecar.fleet.run import Updates, Wanted
+from sidecar.fleet.report import FleetReport, MachineResult
+from sidecar.fleet.run import FleetRequest, FleetUpdates
 from sidecar.fleet.steer import steer
-from sidecar.fleet.undo import Past, Undo, past_lines
-from sidecar.generate.cache import Memo
+from sidecar.fleet.undo import IndexHistory, Undo, past_lines
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.check import LOSS
 from sidecar.generate.ownership import owners
 from sidecar.inputs.index import read_deployed, read_index
@@ -60,10 +60,10 @@ class Heard:
     def say(self, sentence: str) -> None:
         self.said.append(sentence)
 
-    def expect(self, results: list[Result]) -> None:
+    def expect(self, results: list[MachineResult]) -> None:
         pass
 
-    def tell(self, result: Result) -> None:
+    def tell(self, result: MachineResult) -> None:
         self.said.append(f"{result.machine} {result.state} {result.note}")
 
     async def heard(self, words: str) -> None:
@@ -77,7 +77,7 @@ class Field:
         self.whole = whole
         self.bucket = bucket
         self.admin = admin
-        self.updates = Updates(admin.settings())
+        self.updates = FleetUpdates(admin.settings())
 
     @property
     def local(self) -> Path:
@@ -110,8 +110,8 @@ class Field:
         """As if the driver's lease had passed."""
         self.bucket.put(RECORD, json.dumps({**self.record(), "lease": 0.0}).encode())
 
-    async def roll_out(self, canary: str = "1", heard: Heard | None = None, **more: Any) -> Report:
-        wanted = Wanted(index=self.local, canary=canary, **more)
+    async def roll_out(self, canary: str = "1", heard: Heard | None = None, **more: Any) -> FleetReport:
+        wanted = FleetRequest(index=self.local, canary=canary, **more)
         return await self.updates.update(wanted, heard or Heard())
 
     @contextmanager
@@ -129,7 +129,7 @@ class Field:
             free.set()
             del self.whole.router.faults[machine]
 
-    async def history(self) -> Past:
+    async def history(self) -> IndexHistory:
         return await Undo(self.admin.settings()).history(Heard())
 
     async def whole_again(self) -> None:
@@ -373,7 +373,7 @@ async def test_pause_and_abort_reach_the_driver(field: Field) -> None:
         await heard.heard("paused")
     assert field.held() == before
     with pytest.raises(FleetError, match="drives a rollout"):
-        await field.updates.update(Wanted(), Heard())
+        await field.updates.update(FleetRequest(), Heard())
     ended = await steer(settings, "abort", Heard())
     assert ended.phase == "taken_back"
     assert (await rolling).rollout == "taken_back"
@@ -463,7 +463,7 @@ async def test_a_large_loss_of_one_region_is_refused_before_the_upload(field: Fi
 def lose(field: Field, region: str, count: int) -> str:
     """Take so many events of one region out of the local index; how that is told."""
     read = read_index(field.local, read_deployed(Path("none"), Path("none")))
-    owned = owners(read, Memo())
+    owned = owners(read, ResultCache())
     events = [event for event in read.events if owned[event.studio] == region]
     for event in events[:count]:
         field.change(
@@ -512,7 +512,7 @@ async def test_the_page_shows_a_rollout_and_steers_it(field: Field) -> None:
         async with client.get("fleet", headers=browser) as answer:
             assert 'href="./page/fleet?canary=1"' in await answer.text()
         with field.holding("m1") as release:
-            rolling = asyncio.create_task(daemon.fleet.update(Wanted(canary="1"), "somebody"))
+            rolling = asyncio.create_task(daemon.fleet.update(FleetRequest(canary="1"), "somebody"))
             await until(lambda: field.whole.router.seen["m1", "POST"] > asked, 30)
             page = await shown()
             assert "Wave 1 of 2, then all others" in page

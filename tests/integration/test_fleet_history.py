@@ -20,18 +20,18 @@ from msgspec.structs import replace
 from sidecar.errors import SidecarError, StoreError
 from sidecar.fleet import rolling
 from sidecar.fleet.bus import announcing
-from sidecar.fleet.driver import Lost
+from sidecar.fleet.driver import LeaseLost
 from sidecar.fleet.index_history import PastIndex
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.nats_link import connected
-from sidecar.fleet.report import Result
+from sidecar.fleet.report import MachineResult
 from sidecar.fleet.rollout import Rollout
-from sidecar.fleet.run import Updates, Wanted
+from sidecar.fleet.run import FleetRequest, FleetUpdates
 from sidecar.fleet.steer import steer
 from sidecar.fleet.store_records import StoreRecords
 from sidecar.fleet.undo import Undo
 from sidecar.model.bus import HINTS, Hint, fleet_key, opened
-from sidecar.model.machine_report import Served
+from sidecar.model.machine_report import MachineReport
 from tests.support.fleet import KEY, index, serve
 from tests.support.machine import SECRET, Machine
 from tests.support.memory_store import MemoryStore
@@ -52,10 +52,10 @@ class Heard:
     def say(self, sentence: str) -> None:
         self.said.append(sentence)
 
-    def expect(self, results: list[Result]) -> None:
+    def expect(self, results: list[MachineResult]) -> None:
         pass
 
-    def tell(self, result: Result) -> None:
+    def tell(self, result: MachineResult) -> None:
         pass
 
 
@@ -69,7 +69,7 @@ class Field:
         self.admin = Machine(folder, {"fleet": fleet})
         self.settings = self.admin.settings()
         self.store = MemoryStore()
-        self.updates = Updates(self.settings, self.store)
+        self.updates = FleetUpdates(self.settings, self.store)
         self.undo = Undo(self.settings, self.store)
         self.heard = Heard()
         self.local = folder / "local.sqlite3"
@@ -82,7 +82,7 @@ class Field:
     async def update(self, name: str, canary: str = "", **more: Any) -> str:
         """Bring another index to the fleet; the SHA-256 that the store holds then."""
         self.change(name)
-        report = await self.updates.update(Wanted(index=self.local, canary=canary, **more), self.heard)
+        report = await self.updates.update(FleetRequest(index=self.local, canary=canary, **more), self.heard)
         assert report.good, report
         return self.held()
 
@@ -102,7 +102,7 @@ def machine(name: str) -> Callable[[web.BaseRequest], Awaitable[web.StreamRespon
             serves.append(request.query["sha256"])
             outcome: Any = {"state": "published", "sha256": serves[-1]}
         else:
-            outcome = Served(name, "iad", "synced", "healthy", loaded=1, sha256=serves[-1])
+            outcome = MachineReport(name, "iad", "synced", "healthy", loaded=1, sha256=serves[-1])
         return web.Response(body=msgspec.json.encode(outcome), headers={"Sidecar-Machine": name})
 
     return answer
@@ -136,8 +136,8 @@ async def test_who_lost_a_rollout_does_not_say_how_it_ended(field: Field) -> Non
 
     field.store.before = before
     field.change("two")
-    with pytest.raises(Lost):
-        await field.updates.update(Wanted(index=field.local, canary="1"), field.heard)
+    with pytest.raises(LeaseLost):
+        await field.updates.update(FleetRequest(index=field.local, canary="1"), field.heard)
     newest = (await field.entries())[0]
     assert (newest.sha256, newest.state) == (field.held(), "under_way")
 
@@ -186,7 +186,7 @@ async def test_a_record_that_cannot_be_understood_stops_an_update(field: Field) 
     field.store.content[RECORD] = b'{"phase": "something new"}'
     field.change("two")
     with pytest.raises(StoreError, match="cannot be understood"):
-        await field.updates.update(Wanted(index=field.local, canary=""), field.heard)
+        await field.updates.update(FleetRequest(index=field.local, canary=""), field.heard)
     assert field.held() == held
 
 
@@ -202,7 +202,7 @@ async def test_what_starts_by_itself_needs_the_history(field: Field) -> None:
 
     field.store.before = before
     with pytest.raises(SidecarError):
-        await field.updates.update(Wanted(index=field.local, canary="", unattended=True), field.heard)
+        await field.updates.update(FleetRequest(index=field.local, canary="", unattended=True), field.heard)
     assert field.held() == first
 
 
@@ -289,7 +289,7 @@ async def test_who_renews_a_lease_drives_whatever_the_clocks_say(
     field.store.before = renews
     field.change("three")
     with pytest.raises(FleetError, match="another drives a rollout"):
-        await field.updates.update(Wanted(index=field.local, canary=""), field.heard)
+        await field.updates.update(FleetRequest(index=field.local, canary=""), field.heard)
     assert (await steer(field.settings, "pause", field.heard, store=field.store)).wish == "pause"
     field.store.before = lambda operation, key: None
     known = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
@@ -311,7 +311,7 @@ async def test_what_could_not_be_taken_back_is_nothing_to_go_back_to(field: Fiel
 
     field.store.before = before
     field.change("three")
-    report = await field.updates.update(Wanted(index=field.local, canary="1"), field.heard)
+    report = await field.updates.update(FleetRequest(index=field.local, canary="1"), field.heard)
     assert (report.rollout, report.good) == ("frozen", False)
     assert "the index was taken back" not in " ".join(field.heard.said)
     field.store.before = lambda operation, key: None
