@@ -50,9 +50,14 @@ from sidecar.update.worker import RunLimits, Throttle, Worker
 from sidecar.web.access import BasicAuth
 from sidecar.web.app import application
 from sidecar.web.background import BackgroundViews
+from sidecar.web.browser.common import Common
+from sidecar.web.browser.fleet import FleetPages
+from sidecar.web.browser.history import HistoryPages
+from sidecar.web.browser.look import Look
+from sidecar.web.browser.preview import PreviewPages
+from sidecar.web.browser.status import StatusPages
 from sidecar.web.fleet import FleetViews
 from sidecar.web.operations import Operations
-from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger, discard_received
 from sidecar.web.routes import Handlers
 from sidecar.web.server import Server
@@ -108,9 +113,6 @@ class Daemon:
         self.ready = assemble(
             settings, self.store, self.generations, self._deployed, self.broker.emit, self._worked
         )
-        self.metrics.follow_ready(
-            lambda: work.started if (work := self.ready.work.current) is not None else 0.0
-        )
         self._inputs = Machine(settings, state / "loaded").inputs
         self._rejections = Rejections(state / "rejected.json")
         self.reconciler = Reconciler(
@@ -159,14 +161,66 @@ class Daemon:
             self.updater.fetch,
             lambda: self._ticker.due,
         )
-        self.metrics.follow_navigator(lambda: self.reconciler.process is not None)
-        self.metrics.follow_state(self.status.sync, self.status.health)
-        self.metrics.follow_loaded(lambda: self.reconciler.served)
-        self.metrics.follow_published(
-            lambda: current.counts.users if (current := self.generations.current) else 0,
-            lambda: (current.index.modified or 0.0) if (current := self.generations.current) else 0.0,
-            lambda: len(self.drift.names),
+        self.bus = BusListener(settings, self._id, self._hinted, self._served, self.metrics.count_hint)
+        self.fleet = FleetService(
+            settings, self._id, self.store, self.broker.emit, self._remember, self.metrics.count_fleet
         )
+        self._relay = Debounce(self.fleet.relay, _RELAY_QUIET_SECONDS, _RELAY_MAX_SECONDS)
+        self._followed = Debounce(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
+        self._signatures = UsedSignatures(state / "signatures", trigger.window)
+        self.server = Server(application(self._handlers(), _names(settings)), settings.listen)
+        self._follow(process)
+
+    def _handlers(self) -> Handlers:
+        """What answers requests, of the parts that do the work."""
+        settings, trigger = self._settings, self._settings.trigger
+        comparison = Comparison(self.generations, self._deployed)
+        administrators = BasicAuth(settings.administrators, behind_navigator=settings.page.through_navigator)
+        common = Common(administrators, self.status, self.worker)
+        look = Look(self.status, self.worker, self.reconciler, self.fleet.known)
+        fleet_pages = FleetPages(common, look, settings, self.generations, self.fleet)
+        return Handlers(
+            Operations(
+                self.worker,
+                self.reconciler,
+                self.updater.is_intact,
+                self.ready.work,
+                self.broker,
+                administrators,
+                trigger.webhook_token,
+                settings.navigator.reload_timeout,
+                self._relay.changed if settings.fleet.relay_webhook else lambda: None,
+            ),
+            BackgroundViews(self.ready, self.broker, administrators),
+            Views(
+                self.worker,
+                self.status,
+                self.history,
+                self.metrics,
+                self.broker,
+                administrators,
+                comparison,
+            ),
+            PublicTrigger(
+                trigger,
+                self._id,
+                self.worker,
+                self.reconciler,
+                self.updater.is_intact,
+                self._signatures,
+                Path(settings.paths.state) / "received",
+                self._served,
+                settings.fetch.expect_timeout,
+            ),
+            FleetViews(self.fleet, self.broker, administrators),
+            StatusPages(common, look, fleet_pages, self.broker, settings),
+            PreviewPages(common, settings, self.generations, self._pending_regions),
+            fleet_pages,
+            HistoryPages(common, self.generations, self.history, comparison, self.drift),
+        )
+
+    def _follow(self, process: NavigatorProcess) -> None:
+        """Who is told what becomes of a generation, and where metrics and status look."""
         for subscriber in (
             self.metrics.on_event,
             self.broker.on_event,
@@ -175,80 +229,20 @@ class Daemon:
             self._on_event,
         ):
             self.reconciler.subscribe(subscriber)
-        self.bus = BusListener(settings, self._id, self._hinted, self._served, self.metrics.count_hint)
-        self.metrics.follow_bus(lambda: self.bus.connected)
-        self.fleet = FleetService(
-            settings, self._id, self.store, self.broker.emit, self._remember, self.metrics.count_fleet
+        self.metrics.follow_navigator(lambda: self.reconciler.process is not None)
+        self.metrics.follow_state(self.status.sync, self.status.health)
+        self.metrics.follow_loaded(lambda: self.reconciler.served)
+        self.metrics.follow_published(
+            lambda: current.counts.users if (current := self.generations.current) else 0,
+            lambda: (current.index.modified or 0.0) if (current := self.generations.current) else 0.0,
+            lambda: len(self.drift.names),
         )
+        self.metrics.follow_ready(
+            lambda: work.started if (work := self.ready.work.current) is not None else 0.0
+        )
+        self.metrics.follow_bus(lambda: self.bus.connected)
         self.metrics.fleet.overview = lambda: self.fleet.overview
         self.metrics.fleet.ended = lambda: self.fleet.ended
-        self._relay = Debounce(self.fleet.relay, _RELAY_QUIET_SECONDS, _RELAY_MAX_SECONDS)
-        self._followed = Debounce(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
-        self._signatures = UsedSignatures(state / "signatures", trigger.window)
-        comparison = Comparison(self.generations, self._deployed)
-        administrators = BasicAuth(settings.administrators, behind_navigator=settings.page.through_navigator)
-        self.server = Server(
-            application(
-                Handlers(
-                    Operations(
-                        self.worker,
-                        self.reconciler,
-                        self.updater.stands,
-                        self.ready.work,
-                        self.broker,
-                        administrators,
-                        trigger.webhook_token,
-                        navigator.reload_timeout,
-                        self._relay.changed if settings.fleet.relay_webhook else lambda: None,
-                    ),
-                    BackgroundViews(self.ready, self.broker, administrators),
-                    Views(
-                        self.worker,
-                        self.status,
-                        self.history,
-                        self.metrics,
-                        self.broker,
-                        administrators,
-                        comparison,
-                    ),
-                    PublicTrigger(
-                        trigger,
-                        self._id,
-                        self.worker,
-                        self.reconciler,
-                        self.updater.stands,
-                        self._signatures,
-                        state / "received",
-                        self._served,
-                        settings.fetch.expect_timeout,
-                    ),
-                    Pages(
-                        settings,
-                        self.worker,
-                        self.status,
-                        self.reconciler,
-                        self.generations,
-                        self.history,
-                        self.broker,
-                        administrators,
-                        comparison,
-                        self._pending_regions,
-                        self.fleet.known,
-                        self.fleet.update,
-                        self.fleet.changes,
-                        self.fleet.plan,
-                        self.fleet.roll_back,
-                        self.fleet.look,
-                        self.fleet.rollout,
-                        self.fleet.steer,
-                    ),
-                    FleetViews(self.fleet, self.broker, administrators),
-                ),
-                _names(settings),
-            ),
-            settings.listen,
-        )
-
         self.status.problems += [
             lambda: self.server.problem,
             self.generations.site.unwritable,
@@ -416,7 +410,7 @@ class Daemon:
         self._history_writer.add(outcome)
 
     def _published(self, manifest: Manifest, request: Request) -> None:
-        self._history_writer.expect(manifest.number)
+        self._history_writer.track(manifest.number)
         self.reconciler.published(manifest.number)
         if request.rollback is not None and not request.takes_back:
             self.metrics.count_rollback("requested")

@@ -495,7 +495,7 @@ class Updater:
                 return None
         return index if current.regions is None else msgspec.structs.replace(index, regions=current.regions)
 
-    async def stands(self) -> bool:
+    async def is_intact(self) -> bool:
         """Whether the generation in place is whole, so that Navigator can serve it whatever else failed."""
         return await in_thread(self._stands)
 

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from sidecar.web.access import known_as
 from sidecar.web.answers import Handler, errors, note_begun
-from sidecar.web.pages import either
+from sidecar.web.browser.common import either
 from sidecar.web.route import Route
 from sidecar.web.routes import PAGE_ROUTES, ROUTES, Handlers
 

@@ -25,10 +25,13 @@ from sidecar.ready.table import DatabaseLine
 from sidecar.web import openapi
 from sidecar.web.answers import EVENTS, JSON, TEXT, Accepted, Healthy, json_answer
 from sidecar.web.background import BackgroundViews, PushBody
+from sidecar.web.browser.fleet import FleetPages
+from sidecar.web.browser.history import HistoryPages
+from sidecar.web.browser.preview import PreviewPages
+from sidecar.web.browser.status import StatusPages
 from sidecar.web.fleet import FleetViews
 from sidecar.web.html import HTML, asset
 from sidecar.web.operations import Operations, RollbackBody, Wait
-from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger
 from sidecar.web.route import OPENMETRICS, Body, Parameter, Reply, Route, answer, followed, shown
 from sidecar.web.views import Views
@@ -42,8 +45,11 @@ class Handlers:
     background: BackgroundViews
     views: Views
     public: PublicTrigger
-    pages: Pages
     fleet: FleetViews
+    status_pages: StatusPages
+    preview_pages: PreviewPages
+    fleet_pages: FleetPages
+    history_pages: HistoryPages
 
 
 def _error(words: str) -> Reply:
@@ -95,7 +101,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         "/",
         "The operators' page for browsers; the state for everyone else.",
         lambda parts: parts.views.status,
-        page=lambda parts: parts.pages.home,
+        page=lambda parts: parts.status_pages.home,
         description="The addresses below /page are the page's own and not described.",
         answers={200: shown("the page, or the state", Status), **openapi.NOT_ALLOWED},
     ),
@@ -121,7 +127,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         "What an update would change now: a summary and unified diffs.",
         lambda parts: parts.operations.preview,
         needs="administrator",
-        page=lambda parts: parts.pages.preview,
+        page=lambda parts: parts.preview_pages.preview,
         answers={
             **_RUN,
             200: msgspec.structs.replace(
@@ -220,7 +226,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         "The update of all machines that is under way or was the last, and how all were seen last.",
         lambda parts: parts.fleet.state,
         needs="administrator",
-        page=lambda parts: parts.pages.fleet,
+        page=lambda parts: parts.fleet_pages.fleet,
         answers={200: Reply("how it stands", (FleetState,), (JSON, HTML))},
     ),
     Route(
@@ -327,7 +333,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         "/status",
         "The state of this machine; nothing secret, no names of users.",
         lambda parts: parts.views.status,
-        page=lambda parts: parts.pages.state,
+        page=lambda parts: parts.status_pages.state,
         answers={200: shown("the state", Status)},
     ),
     Route(
@@ -336,7 +342,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         "What ran and how it ended, newest first.",
         lambda parts: parts.views.generations,
         needs="administrator",
-        page=lambda parts: parts.pages.past,
+        page=lambda parts: parts.history_pages.past,
         parameters=(
             Parameter("limit", "how many", Annotated[int, msgspec.Meta(ge=0, le=500)], 50),
             Parameter("before", "only runs below this number", Annotated[int, msgspec.Meta(ge=0)]),
@@ -355,7 +361,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         "Everything that is remembered of one generation.",
         lambda parts: parts.views.generation,
         needs="administrator",
-        page=lambda parts: parts.pages.generation,
+        page=lambda parts: parts.history_pages.generation,
         parameters=(Parameter("number", "which one", Annotated[int, msgspec.Meta(ge=1)], where="path"),),
         answers={
             200: shown("the run that published it", Entry),
@@ -385,7 +391,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         "Everything that is remembered of one run, also of one that published nothing.",
         lambda parts: parts.views.run,
         needs="administrator",
-        page=lambda parts: parts.pages.run,
+        page=lambda parts: parts.history_pages.run,
         parameters=(Parameter("number", "which one", Annotated[int, msgspec.Meta(ge=1)], where="path"),),
         answers={200: shown("the run", Entry), 404: _error("the history does not know it")},
     ),
@@ -432,24 +438,30 @@ ROUTES: tuple[Route[Handlers], ...] = (
 )
 
 PAGE_ROUTES: tuple[Route[Handlers], ...] = (
-    Route("GET", "/page/help", "Questions, and what answers them.", lambda parts: parts.pages.help),
-    Route("GET", "/page/live", "The page's changing part.", lambda parts: parts.pages.live),
-    Route("GET", "/page/update", "Asks before an update.", lambda parts: parts.pages.confirm),
-    Route("POST", "/page/update", "Begins an update.", lambda parts: parts.pages.apply),
-    Route("POST", "/page/look", "Looks at the fleet.", lambda parts: parts.pages.look_at_fleet),
-    Route("GET", "/page/fleet", "Asks before a fleet update.", lambda parts: parts.pages.confirm_fleet),
-    Route("POST", "/page/fleet", "Begins a fleet update.", lambda parts: parts.pages.apply_fleet),
-    Route("GET", "/page/fleet/rollback", "Asks before an undo.", lambda parts: parts.pages.confirm_undo),
-    Route("POST", "/page/fleet/rollback", "Begins an undo.", lambda parts: parts.pages.apply_undo),
-    Route("GET", "/page/fleet/rollout", "Shows the rollout under way.", lambda parts: parts.pages.rollout),
-    Route("POST", "/page/fleet/rollout", "Steers it.", lambda parts: parts.pages.steer),
+    Route("GET", "/page/help", "Questions, and what answers them.", lambda parts: parts.status_pages.help),
+    Route("GET", "/page/live", "The page's changing part.", lambda parts: parts.status_pages.live),
+    Route("GET", "/page/update", "Asks before an update.", lambda parts: parts.preview_pages.confirm),
+    Route("POST", "/page/update", "Begins an update.", lambda parts: parts.preview_pages.apply),
+    Route("POST", "/page/look", "Looks at the fleet.", lambda parts: parts.fleet_pages.look_at_fleet),
+    Route("GET", "/page/fleet", "Asks before a fleet update.", lambda parts: parts.fleet_pages.confirm_fleet),
+    Route("POST", "/page/fleet", "Begins a fleet update.", lambda parts: parts.fleet_pages.apply_fleet),
+    Route(
+        "GET", "/page/fleet/rollback", "Asks before an undo.", lambda parts: parts.fleet_pages.confirm_undo
+    ),
+    Route("POST", "/page/fleet/rollback", "Begins an undo.", lambda parts: parts.fleet_pages.apply_undo),
+    Route(
+        "GET", "/page/fleet/rollout", "Shows the rollout under way.", lambda parts: parts.fleet_pages.rollout
+    ),
+    Route("POST", "/page/fleet/rollout", "Steers it.", lambda parts: parts.fleet_pages.steer),
     Route(
         "GET",
         "/page/rollback/{number}",
         "Asks before a rollback.",
-        lambda parts: parts.pages.confirm_rollback,
+        lambda parts: parts.history_pages.confirm_rollback,
     ),
-    Route("POST", "/page/rollback/{number}", "Begins a rollback.", lambda parts: parts.pages.roll_back),
+    Route(
+        "POST", "/page/rollback/{number}", "Begins a rollback.", lambda parts: parts.history_pages.roll_back
+    ),
     Route("GET", "/page/assets/{digest}/{name}", "The page's style and script.", lambda _: asset),
 )
 """What the page needs for itself; nothing else should rely on it. Without a password only the assets come."""
