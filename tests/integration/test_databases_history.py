@@ -102,7 +102,7 @@ class Place:
 
     def start(self) -> None:
         """A new process, which knows what was written down."""
-        files = DatabaseFolder(self.folder, 0o644, -1, -1)
+        files = DatabaseFolder(self.folder, self.folder / "state" / "databases", 0o644, -1, -1)
         memory = Forgetful(self.folder / "state" / "databases.json", Known)
         databases = Databases(_settings(self.region), self.store, files, memory, self.background)
         push = Push(databases, self.store, files, memory, self.region, self.folder / "state")
