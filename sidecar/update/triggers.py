@@ -1,8 +1,8 @@
 """The triggers that nobody sends: a slow poll of the store, and waking up after a suspension.
 
 A suspended machine comes back with its memory as it was: nothing tells it that time has passed but clocks
-that have moved on while the monotonic one stood still. That is the kernel's own since its start, which counts
-sleep; and where the machine was stopped from outside, which no kernel notices, the wall clock, once it is set.
+that have moved on while the monotonic one stood still. That is the kernel's own, which counts sleep; and
+where the machine was stopped from outside, which no kernel notices, the wall clock, once it is set.
 """
 
 from __future__ import annotations
