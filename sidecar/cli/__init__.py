@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from sidecar import __version__
 from sidecar.cli.parser import add_parser
 from sidecar.errors import SettingsError, SidecarError
+from sidecar.system.init import leave_first_process
 
 if TYPE_CHECKING:
     from sidecar.cli.parser import Command
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     # Whoever started this may ignore its children's ends; then no command's exit status could be known.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    leave_first_process()
     words = sys.argv[1:] if arguments is None else arguments
     try:
         return _run(parser(words).parse_args(words))

@@ -173,8 +173,12 @@ class Generations:
         return done
 
     def _missing(self, manifest: Manifest) -> list[str]:
-        """The artifacts of a generation that are not in their places."""
-        return [name for name in self.site.missing() if name in manifest.digests]
+        """The artifacts of a generation that are not in their places, or torn there."""
+        found = {name for name in self.site.missing() if name in manifest.digests}
+        with suppress(PublishError):  # what cannot be read is left to the next update
+            present = self.site.present()
+            found.update(name for name in _changed(present, manifest) if _is_torn(present.contents[name]))
+        return [name for name in NAMES if name in found]
 
     def _leave(self, last: Manifest, installed: Installed | None) -> str:
         """Leave everything in its place, and say why the last generation is not installed."""
@@ -418,3 +422,8 @@ def _changed(present: PresentFiles, manifest: Manifest) -> list[str]:
         for name, content in present.contents.items()
         if name in manifest.digests and (content is None or sha256(content) != manifest.digests[name])
     ]
+
+
+def _is_torn(content: bytes | None) -> bool:
+    """Whether a power cut has left this, where the disk had not kept what it said it had; no editor does."""
+    return content is not None and (not content or b"\0" in content)

@@ -63,7 +63,9 @@ def assemble(
         settings.databases.owner or settings.files.owner,
         settings.databases.group or settings.files.group,
     )
-    folder = DatabaseFolder(Path(settings.paths.databases), settings.databases.mode, owner, group)
+    folder = DatabaseFolder(
+        Path(settings.paths.databases), state / "databases", settings.databases.mode, owner, group
+    )
     known = FileMemory(state / "databases.json", LastSynced)
     databases = Databases(settings, store, folder, known, background)
     extra = ExtraFiles(

@@ -1,10 +1,15 @@
-"""The folder of the event databases: what lies there, and how a database gets there, or away."""
+"""The folder of the event databases: what lies there, and how a database gets there, or away.
+
+The application, whose user may be another one, writes to that folder. A link or a pipe of its making counts
+as no database, and nothing is written to, read from, or given away through one.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import os
+import shutil
 import sqlite3
 import time
 from contextlib import closing, suppress
@@ -13,7 +18,18 @@ from urllib.parse import quote
 
 from sidecar.errors import PublishError, SidecarError
 from sidecar.ready.plan import SUFFIX, LocalDatabase
-from sidecar.system.files import give, leftovers, signature, sync, temporary
+from sidecar.system.files import (
+    create,
+    give,
+    is_special,
+    led_to,
+    leftovers,
+    open_plain,
+    plain_stat,
+    signature,
+    sync,
+    temporary,
+)
 from sidecar.system.sqlite import (
     SIDE_FILES,
     DatabaseLocked,
@@ -33,13 +49,21 @@ _MAX_VERSIONS = 100_000
 class DatabaseFolder:
     """One folder; `owner` and `group` of new files are -1 for the daemon's own. All methods block.
 
-    A database that others keep locked is given up after `patience` seconds.
+    What is under way lies in `private`, to which nobody else may write. A database that others keep locked is
+    given up after `patience` seconds.
     """
 
     def __init__(
-        self, folder: Path, mode: int, owner: int, group: int, patience: float = _LOCK_TIMEOUT_SECONDS
+        self,
+        folder: Path,
+        private: Path,
+        mode: int,
+        owner: int,
+        group: int,
+        patience: float = _LOCK_TIMEOUT_SECONDS,
     ) -> None:
         self._folder = folder
+        self._private = private
         self._mode = mode
         self._owner = owner
         self._group = group
@@ -55,9 +79,9 @@ class DatabaseFolder:
         try:
             with os.scandir(self._folder) as entries:
                 stats = {
-                    entry.name: entry.stat()
+                    entry.name: there
                     for entry in entries
-                    if not entry.name.startswith(".") and entry.is_file()
+                    if not entry.name.startswith(".") and (there := _facts(entry))
                 }
         except FileNotFoundError:
             return {}
@@ -70,15 +94,8 @@ class DatabaseFolder:
     def look_at(self, name: str) -> LocalDatabase | None:
         """One database, or None."""
         path = self.path(name)
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            return None
-        try:
-            log = path.with_name(f"{path.name}-wal").stat()
-        except FileNotFoundError:
-            log = None
-        return _here(stat, log)
+        there = plain_stat(path)
+        return there and _here(there, plain_stat(path.with_name(f"{path.name}-wal")))
 
     def missing(self, names: list[str]) -> list[str]:
         """Those of the databases that are not there, or empty."""
@@ -86,15 +103,19 @@ class DatabaseFolder:
         return [name for name in names if (found := here.get(name)) is None or found.size == 0]
 
     def staging(self, name: str) -> Path:
-        """A new name beside a database, to write its successor to."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return temporary(self._folder / f"{name}.{os.getpid()}-{next(self._numbers)}")
+        """A new name, to write the successor of a database to."""
+        self._private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._temporary(self._private, name)
+
+    def _temporary(self, folder: Path, name: str) -> Path:
+        """One that nobody else in this process uses, nor any other process."""
+        return temporary(folder / f"{name}.{os.getpid()}-{next(self._numbers)}")
 
     def clean(self) -> None:
         """Remove what a crash left behind."""
-        for path in leftovers(self._folder):
-            with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_ctime > _ABANDONED_SECONDS:
+        for path in (*leftovers(self._private), *leftovers(self._folder)):
+            with suppress(FileNotFoundError, IsADirectoryError):
+                if time.time() - path.lstat().st_ctime > _ABANDONED_SECONDS:
                     path.unlink()
 
     def install(
@@ -104,7 +125,8 @@ class DatabaseFolder:
 
         `staged` is gone afterwards. A database that is there is replaced under its readers.
         """
-        target = self.path(name)
+        target = led_to(self.path(name))
+        beside = self._temporary(target.parent, name)
         try:
             present = self.look_at(name)
             if present != seen:
@@ -112,18 +134,19 @@ class DatabaseFolder:
             if present is not None and present.size:
                 install_database(staged, target, modified, self._patience)
                 return self.look_at(name)
-            self._finish(staged, modified)
+            self._copy_beside(staged, beside, modified)
+            # A log whose database is gone would be replayed over the new one.
+            self._remove_side_files(target)
             if present is None:
-                # A log whose database is gone would be replayed over the new one.
-                self._remove_side_files(target)
+                if is_special(target):
+                    target.unlink()
                 try:
-                    os.link(staged, target)  # never over what has come meanwhile
+                    os.link(beside, target)  # never over what has come meanwhile
                 except FileExistsError:
                     return None
             else:
-                self._remove_side_files(target)
-                staged.replace(target)
-            sync([self._folder])
+                beside.replace(target)
+            sync([target.parent])
             return self.look_at(name)
         except OSError as error:
             raise PublishError(
@@ -132,14 +155,19 @@ class DatabaseFolder:
             ) from error
         finally:
             staged.unlink(missing_ok=True)
+            with suppress(OSError):
+                beside.unlink()
 
-    def _finish(self, staged: Path, modified: float) -> None:
-        """Owner, mode, age, and all of it on the disk."""
-        with staged.open("rb+") as stream:
-            give(stream.fileno(), self._owner, self._group)
-            os.fchmod(stream.fileno(), self._mode)
-            os.utime(stream.fileno(), (modified, modified))
-            os.fsync(stream.fileno())
+    def _copy_beside(self, staged: Path, beside: Path, modified: float) -> None:
+        """A copy in the folder itself, which may be another disk, with owner, mode and age."""
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        with staged.open("rb") as source, create(beside) as copy:
+            shutil.copyfileobj(source, copy, _CHUNK_BYTES)
+            copy.flush()
+            give(copy.fileno(), self._owner, self._group)
+            os.fchmod(copy.fileno(), self._mode)
+            os.utime(copy.fileno(), (modified, modified))
+            os.fsync(copy.fileno())
 
     def put_right(self, name: str) -> None:
         """Give a database the right owner, if it has another; `PublishError` when that is not allowed."""
@@ -158,11 +186,8 @@ class DatabaseFolder:
 
     def has_md5(self, name: str, md5: str) -> bool:
         """Whether a database's file, without what lies beside it, has this digest."""
-        digest = hashlib.md5(usedforsecurity=False)
-        with self.path(name).open("rb") as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                digest.update(chunk)
-        return digest.hexdigest() == md5
+        with open_plain(self.path(name)) as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5
 
     def adopt(self, name: str) -> None:
         """Give a database that a command made, and what lies beside it, the right owner and mode.
@@ -171,12 +196,12 @@ class DatabaseFolder:
         """
         path = self.path(name)
         for part in (path, *(path.with_name(path.name + end) for end in SIDE_FILES)):
-            with suppress(FileNotFoundError):
-                give(part, self._owner, self._group)
-                there = part.stat()
+            with suppress(FileNotFoundError), open_plain(part) as stream:
+                give(stream.fileno(), self._owner, self._group)
+                there = os.fstat(stream.fileno())
                 is_ours = os.geteuid() in (0, there.st_uid)
                 if is_ours or there.st_mode & self._mode != self._mode:
-                    part.chmod(self._mode)
+                    os.fchmod(stream.fileno(), self._mode)
 
     def discard(self, name: str) -> None:
         """Remove what a command that was cut off has left of a database that was not there before."""
@@ -225,12 +250,21 @@ class DatabaseFolder:
 
     def _open(self, name: str) -> sqlite3.Connection:
         """Open a database that others may be writing to; nothing stays beside one that nobody has open."""
+        if plain_stat(self.path(name)) is None:
+            raise sqlite3.OperationalError("it is not there")
         connection = sqlite3.connect(
             f"file:{quote(str(self.path(name)))}?mode=rw", uri=True, timeout=self._patience
         )
         connection.execute("pragma query_only = on")
         connection.execute("pragma trusted_schema = off")
         return connection
+
+
+def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """As `plain_stat`, at less cost for what is no link."""
+    if entry.is_symlink():
+        return plain_stat(Path(entry.path))
+    return entry.stat() if entry.is_file() else None
 
 
 def _here(stat: os.stat_result, log: os.stat_result | None) -> LocalDatabase:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from typing import TypeVar
 
@@ -74,20 +75,57 @@ def _is_trusted(link: Path) -> bool:
 def read_plain(path: Path) -> tuple[bytes, os.stat_result] | None:
     """Content and facts of a regular file; None where there is none, but what a rename takes the place of.
 
-    A link is not followed and a pipe not waited for: whoever may write to the folder can put one there.
     `OSError` for a folder, or for what cannot be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open_plain(path) as stream:
+            return stream.read(), os.fstat(stream.fileno())
     except FileNotFoundError:
         return None
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open a regular file, to read it; `FileNotFoundError` where there is none.
+
+    A link is followed as `led_to` does, and a pipe not waited for: whoever may write to the folder can put
+    one there.
+    """
+    place = led_to(path)
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno == errno.ENXIO or (error.errno == errno.ELOOP and not _is_trusted(path)):
-            return None
+        if error.errno == errno.ENXIO or (error.errno == errno.ELOOP and not _is_trusted(place)):
+            raise _none_at(path) from None
         raise
-    with open(descriptor, "rb") as stream:
-        there = os.fstat(descriptor)
-        return (stream.read(), there) if stat.S_ISREG(there.st_mode) else None
+    stream = open(descriptor, "rb")  # noqa: SIM115 - it is the caller's
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        stream.close()
+        raise _none_at(path)
+    return stream
+
+
+def plain_stat(path: Path) -> os.stat_result | None:
+    """The facts of a regular file, a link followed as `led_to` does; None where there is none."""
+    place = led_to(path)
+    try:
+        # A link that is still one although it may be followed leads in a circle: let the system say so.
+        there = place.stat() if is_link(place) and _is_trusted(place) else place.lstat()
+    except FileNotFoundError:
+        return None
+    return there if stat.S_ISREG(there.st_mode) else None
+
+
+def is_special(path: Path) -> bool:
+    """Whether something is there that is neither a file nor a folder: a link, a pipe, a device."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _none_at(path: Path) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, "no regular file is there", str(path))
 
 
 def leftovers(folder: Path) -> Iterator[Path]:
@@ -97,19 +135,22 @@ def leftovers(folder: Path) -> Iterator[Path]:
 
 def write(path: Path, content: bytes, mode: int | None, owner: tuple[int, int] = (-1, -1)) -> None:
     """Write a file anew, with a mode or with what the process's umask leaves. Durable after `sync` only."""
-    path.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o666 if mode is None else 0o600)
     try:
-        with open(descriptor, "wb") as stream:
+        with create(path, 0o666 if mode is None else 0o600) as stream:
             stream.write(content)
             stream.flush()
-            give(descriptor, *owner)
+            give(stream.fileno(), *owner)
             if mode is not None:
-                os.fchmod(descriptor, mode)
+                os.fchmod(stream.fileno(), mode)
     except OSError as error:
         error.filename = str(path)  # on which disk there is no room
         raise
+
+
+def create(path: Path, mode: int = 0o600) -> BufferedWriter:
+    """Open a new file to write to, in place of what was there, be that a link or somebody else's."""
+    path.unlink(missing_ok=True)
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb")
 
 
 def give(file: Path | int, owner: int, group: int) -> None:
@@ -182,7 +223,8 @@ def sync(paths: Iterable[Path]) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # What was written to a folder of others may be something else by now, a pipe, say.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     except OSError as error:

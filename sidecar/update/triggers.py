@@ -1,7 +1,8 @@
 """The triggers that nobody sends: a slow poll of the store, and waking up after a suspension.
 
-A suspended machine comes back with its memory as it was: nothing tells it that time has passed but the
-wall clock, which has moved on while the monotonic clock stood still.
+A suspended machine comes back with its memory as it was: nothing tells it that time has passed but clocks
+that have moved on while the monotonic one stood still. That is the kernel's own, which counts sleep; and
+where the machine was stopped from outside, which no kernel notices, the wall clock, once it is set.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ _JITTER_SHARE = 0.2
 # A burst of writes to a database is one change, but not for ever.
 _QUIET_SECONDS = 2.0
 _MAX_QUIET_SECONDS = 10.0
+
+
+def _since_start() -> float:
+    """Seconds since the kernel's start, sleep included; where no clock counts that, without it."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class IndexWatcher:
@@ -93,6 +99,7 @@ class Ticker:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         tick: float = _TICK_SECONDS,
+        since_start: Callable[[], float] = _since_start,
     ) -> None:
         self._interval = interval
         self._poll = poll
@@ -100,6 +107,7 @@ class Ticker:
         self._wall = wall
         self._monotonic = monotonic
         self._tick = tick
+        self._since_start = since_start
         self._due = self._next_poll()
 
     @property
@@ -109,11 +117,12 @@ class Ticker:
 
     async def run(self) -> None:
         """Tick until cancelled."""
-        offset = self._wall() - self._monotonic()
+        ahead = self._ahead()
         while True:
             await asyncio.sleep(self._tick)
-            now = self._wall() - self._monotonic()
-            gap, offset = now - offset, now
+            before, ahead = ahead, self._ahead()
+            # The larger one: a wall clock may also be set back at the wake-up, or not be set at all.
+            gap = max(ahead[0] - before[0], ahead[1] - before[1])
             if gap > _GAP_SECONDS:
                 logger.info("the machine was suspended for %.0f s", gap)
                 await _guarded(self._resumed(gap), "the wake-up was not followed up")
@@ -121,6 +130,11 @@ class Ticker:
             elif self._monotonic() >= self._due:
                 await _guarded(self._poll(), "the poll was not done")
                 self._due = self._next_poll()
+
+    def _ahead(self) -> tuple[float, float]:
+        """How far the other clocks are ahead of the one that stands still in a suspended machine."""
+        monotonic = self._monotonic()
+        return self._wall() - monotonic, self._since_start() - monotonic
 
     def _next_poll(self) -> float:
         if not self._interval:

@@ -221,6 +221,29 @@ async def _send(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], data
 
 # The store
 
+LISTED = st.fixed_dictionaries(
+    {},
+    optional={
+        "Key": st.sampled_from(["db/a.sqlite3", "db/../../x", "", "db/\ufffe"]),
+        "LastModified": st.sampled_from(
+            ["2026-05-01T12:00:00Z", "0001-01-01T00:00:00+23:59", "soon", "9" * 30]
+        ),
+        "ETag": st.text("ab1\"'", max_size=4),
+        "Size": st.sampled_from(["1", "-1", "9" * 30, "x"]),
+    },
+)
+
+
+def listing(entries: list[dict[str, str]], more: str) -> bytes:
+    """A list of objects, as a store writes it, with whatever it says of each."""
+    contents = "".join(
+        f"<Contents>{''.join(f'<{name}>{value}</{name}>' for name, value in entry.items())}</Contents>"
+        for entry in entries
+    )
+    return f"<ListBucketResult>{contents}<IsTruncated>{more}</IsTruncated></ListBucketResult>".encode()
+
+
+LISTINGS = st.builds(listing, st.lists(LISTED, max_size=3), st.sampled_from(["true", "false", "x"]))
 ANSWERS = st.builds(
     Answer,
     st.sampled_from([200, 204, 206, 301, 304, 307, 400, 403, 404, 412, 500, 503, 999]),
@@ -229,11 +252,12 @@ ANSWERS = st.builds(
             st.sampled_from(
                 ["ETag", "Last-Modified", "Content-Type", "x-amz-meta-last-modified", "Location"]
             ),
-            st.text("ab1\"'-: /", max_size=20),
+            st.text("ab1\"'-: /", max_size=20)
+            | st.sampled_from(["Fri, 01 May 2026 12:00:00 GMT", "Mon, 01 Jan 0001 00:00:00 +2359"]),
         ),
         max_size=3,
     ).map(tuple),
-    st.binary(max_size=300),
+    st.binary(max_size=300) | LISTINGS,
     st.none() | st.integers(0, 400),
 )
 
@@ -264,9 +288,14 @@ def test_any_answer_of_a_store(
             store = open_store(machine.settings(), lambda *_: None)
             await store.startup()
             try:
-                for _ in answers:
+                for number in range(len(answers)):
                     with suppress(SidecarError):
-                        await store.fetch("db/index.sqlite3", folder / "index", None)
+                        if number % 3 == 0:
+                            await store.fetch("db/index.sqlite3", folder / "index", None)
+                        elif number % 3 == 1:
+                            await store.objects("db/")
+                        else:
+                            await store.head("db/index.sqlite3")
             finally:
                 await store.shutdown()
 

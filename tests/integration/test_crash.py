@@ -186,6 +186,72 @@ def test_killed_at_every_point_of_the_first_publication(machine: Machine, kind: 
     assert not all(committed)
 
 
+class Disk:
+    """Notes what a process has asked the disk to keep, and what it has renamed, in order, and does it.
+
+    A rename is noted with the files concerned whose present content was not synced before.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._synced: dict[int, str] = {}
+        self.events: list[tuple[str, Path]] = []
+        self.lost: list[Path] = []
+        fsync, rename = os.fsync, os.rename
+
+        def note_sync(descriptor: int) -> None:
+            fsync(descriptor)
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+            if path.is_file():
+                self._synced[path.stat().st_ino] = sha256(path)
+            self.events.append(("sync", path))
+
+        def note_rename(source: Path, target: Path) -> None:
+            self.events.append(("rename", Path(target)))
+            for path in [source] if source.is_file() else [*source.iterdir(), source]:
+                if path.is_dir():
+                    safe = ("sync", path) in self.events
+                else:
+                    safe = self._synced.get(path.stat().st_ino) == sha256(path)
+                if not safe:
+                    self.lost.append(path)
+            rename(source, target)
+
+        monkeypatch.setattr(os, "fsync", note_sync)
+        monkeypatch.setattr(os, "rename", note_rename)
+
+    def place(self, kind: str, path: Path) -> int:
+        """When it happened first."""
+        return self.events.index((kind, path))
+
+
+def test_nothing_counts_before_the_disk_has_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut takes what was not synced: whatever a step is built on is on the disk before that step.
+
+    So each prefix of what a publication does, with all or none of what was not synced, is what a kill between
+    two calls leaves.
+    """
+    store = Store(machine, everything)
+    for number in (1, 2):
+        store.put_next()
+        with monkeypatch.context() as patch:
+            disk = Disk(patch)
+            assert update(machine).state == "published"
+        generations = machine.state / "generations"
+        committed = disk.place("rename", generations / f"{number:08}")
+        targets = [machine.target(name) for name in machine.targets()]
+        written = [target for target in targets if ("rename", target) in disk.events]
+        assert len(written) >= 5
+        installed = [disk.place("rename", target) for target in written]
+        synced = [disk.events.index(("sync", target.parent), max(installed)) for target in written]
+        recorded = disk.place("rename", machine.state / "installed.json")
+        assert committed < disk.place("sync", generations) < min(installed)
+        assert max(synced) < recorded
+        # All that may be lost are records that a start can do without.
+        assert {path.name for path in disk.lost} <= {
+            f".{name}.sidecar-new" for name in ("installed.json", "databases.json", "ready.json")
+        }
+
+
 def test_killed_while_it_recovers(machine: Machine) -> None:
     """A start that completes a publication can itself be killed anywhere; the next one completes it."""
     store = Store(machine, everything)

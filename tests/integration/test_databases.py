@@ -697,7 +697,7 @@ def test_a_file_of_somebody_else_is_left_where_it_grants_enough(
     """Only its owner may change a file's mode: what the tenants' user made must not end the ready work."""
     write_event(tmp_path / "2026-boston.sqlite3", "theirs")
     (tmp_path / "2026-boston.sqlite3").chmod(0o664)
-    folder = DatabaseFolder(tmp_path, 0o660, -1, -1)
+    folder = DatabaseFolder(tmp_path, tmp_path / "private", 0o660, -1, -1)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     folder.adopt("2026-boston")
     assert (tmp_path / "2026-boston.sqlite3").stat().st_mode & 0o777 == 0o664
@@ -716,13 +716,13 @@ def test_a_locked_database_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     """A copy for an upload is given up when the application keeps the database locked, and says so."""
     write_event(tmp_path / "event", "2026-boston")
     (tmp_path / "event").rename(tmp_path / "2026-boston.sqlite3")
-    folder = DatabaseFolder(tmp_path, 0o644, -1, -1, patience=0.1)
+    folder = DatabaseFolder(tmp_path, tmp_path / "private", 0o644, -1, -1, patience=0.1)
     with closing(sqlite3.connect(tmp_path / "2026-boston.sqlite3")) as application:
         application.execute("begin exclusive")
         with pytest.raises(SidecarError, match=r"another process has kept it locked for 0\.1 s") as caught:
             folder.copy("2026-boston")
         assert caught.value.code == "locked"
-    assert [path.name for path in tmp_path.iterdir()] == ["2026-boston.sqlite3"]
+    assert list((tmp_path / "private").iterdir()) == []
     assert read_event(folder.copy("2026-boston")) == "2026-boston"
 
 
@@ -742,7 +742,7 @@ def test_what_is_no_plain_table_is_not_read(tmp_path: Path, instead: str) -> Non
     """Of a database from elsewhere only stored values are read: neither memory nor time goes for others."""
     path = tmp_path / "2026-boston.sqlite3"
     write_event(path)
-    folder = DatabaseFolder(tmp_path, 0o644, -1, -1)
+    folder = DatabaseFolder(tmp_path, tmp_path / "private", 0o644, -1, -1)
     assert folder.versions("2026-boston") == set(VERSIONS)
     assert first_date(path) == "2026-05-01"
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -764,4 +764,4 @@ def test_long_values_are_not_read(tmp_path: Path) -> None:
         connection.execute("create table schema_migrations (a)")
         connection.executemany("insert into schema_migrations values (?)", [(1,)] * 1000)
         connection.execute(f"alter table schema_migrations add column version default '{'v' * 100_000}'")
-    assert DatabaseFolder(tmp_path, 0o644, -1, -1).versions("2026-boston") == {"None"}
+    assert DatabaseFolder(tmp_path, tmp_path / "private", 0o644, -1, -1).versions("2026-boston") == {"None"}

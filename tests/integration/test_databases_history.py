@@ -79,7 +79,8 @@ class Forgetful(FileMemory[LastSynced]):
 class Place:
     """A machine: its folder, what it remembers, how wrong its clock is, and whether it serves the event.
 
-    `withheld`: a generation is published that leaves the event out until its database is here.
+    `owner`: by its generation in place, which place owns the event. `withheld`: that generation leaves the
+    event out until its database is here.
     """
 
     folder: Path
@@ -89,6 +90,8 @@ class Place:
     offset: float = 0.0
     serves: bool = False
     withheld: bool = False
+    owner: int = 0
+    owned: bool = False
     parts: tuple[Databases, Push, Forgetful] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,7 +105,7 @@ class Place:
 
     def start(self) -> None:
         """A new process, which knows what was written down."""
-        files = DatabaseFolder(self.folder, 0o644, -1, -1)
+        files = DatabaseFolder(self.folder, self.folder / "state" / "databases", 0o644, -1, -1)
         memory = Forgetful(self.folder / "state" / "databases.json", LastSynced)
         databases = Databases(_settings(self.region), self.store, files, memory, self.background)
         push = Push(databases, self.store, files, memory, self.region, self.folder / "state")
@@ -153,11 +156,11 @@ class World:
     async def begin(self) -> None:
         """The first publication of the first owner, which has no database of the event yet."""
         await self.places[0].parts[0].prepare(AddedTenants((NAME,), first=True))
-        self.places[0].serves = True
+        self.places[0].serves = self.places[0].owned = True
 
     def facts(self, place: Place) -> GenerationData:
         """The generation that says who owns the event."""
-        region = REGIONS[self.owner]
+        region = REGIONS[place.owner]
         programme = Programme(2026, STUDIO, region, (EVENT,), single=True)
         served = (NAME,) if place.region == region else ()
         index = Index((), (STUDIO,), (EVENT,), ())
@@ -169,10 +172,11 @@ class World:
 
     # What people and the application do
 
-    def write(self) -> None:
+    def write(self, number: int | None = None) -> None:
         """The application writes where the event is served; it makes a database where there is none."""
-        if self.places[self.owner].serves:
-            self.places[self.owner].write()
+        place = self.places[self.owner if number is None else number]
+        if place.serves:
+            place.write()
 
     def touch(self, number: int) -> None:
         """A tool reads a copy, say, and moves its time."""
@@ -195,7 +199,7 @@ class World:
         except Killed:
             place.start()
         memory.killed = False
-        if self.owner == number and not place.serves:
+        if self.owner == place.owner == number and not place.serves:
             await self.publish(place)
 
     async def publish(self, place: Place) -> None:
@@ -210,11 +214,12 @@ class World:
         else:
             place.withheld = NAME in prepared.withheld
             place.serves = not place.withheld
+            place.owned = place.owned or place.serves
         memory.killed = False
 
-    async def push(self, lost: type[BaseException] | None) -> None:
+    async def push(self, lost: type[BaseException] | None, number: int | None = None) -> None:
         """An upload that somebody asked for, without insisting."""
-        place = self.places[self.owner]
+        place = self.places[self.owner if number is None else number]
         self.store.loses = lost
         try:
             await place.parts[1].push(self.facts(place), [], overwrite=False)
@@ -228,14 +233,34 @@ class World:
 
         Its process may be `killed` on the way, and the store may be `down`.
         """
-        self.places[self.owner].serves = False
         self.owner = 1 - self.owner
-        place = self.places[self.owner]
-        place.withheld = False
-        place.parts[2].killed = how == "killed"
         self.store.down = how == "down"
-        await self.publish(place)
+        await self.update(1 - self.owner)
+        await self.update(self.owner, killed=how == "killed")
         self.store.down = False
+
+    async def update(self, number: int, *, killed: bool = False) -> None:
+        """A machine follows the index, whatever generation it had gone back to."""
+        place = self.places[number]
+        place.owner = self.owner
+        if number != self.owner:
+            place.serves = place.withheld = False
+        elif not place.serves:
+            place.withheld = False
+            place.parts[2].killed = killed
+            await self.publish(place)
+
+    async def roll_back(self, number: int) -> None:
+        """A machine goes back to a generation in which the event was its own, whoever owns it by now.
+
+        That is refused where the database is not here and cannot come.
+        """
+        place = self.places[number]
+        if not place.owned or place.serves:
+            return
+        prepared = await place.parts[0].prepare(AddedTenants((NAME,)))
+        if NAME not in prepared.withheld:
+            place.owner, place.serves, place.withheld = number, True, False
 
 
 PLACES = st.integers(0, 1)
@@ -244,6 +269,10 @@ STORE: tuple[Any, ...] = ("push", None)
 MOVE: tuple[Any, ...] = ("move", "fine")
 STEPS = st.one_of(
     st.just(WRITE),
+    st.tuples(st.just("write"), PLACES),
+    st.tuples(st.just("push"), st.sampled_from([None, StoreError, Killed]), PLACES),
+    st.tuples(st.just("roll_back"), PLACES),
+    st.tuples(st.just("update"), PLACES),
     st.tuples(st.just("push"), st.sampled_from([None, None, StoreError, Killed])),
     st.tuples(st.just("move"), st.sampled_from(["fine", "fine", "killed", "down"])),
     st.tuples(st.just("work"), PLACES, st.booleans()),
@@ -264,6 +293,10 @@ def work(number: int) -> tuple[Any, ...]:
 @example([WRITE, STORE, work(0), WRITE, MOVE, work(0), WRITE, STORE, work(0)])  # the same, looked at twice
 @example([WRITE, MOVE, WRITE, STORE, work(0)])  # a first write that was never stored
 @example([WRITE, STORE, MOVE, WRITE, MOVE, WRITE, STORE, MOVE, STORE, work(0)])  # there and back again
+@example([WRITE, STORE, MOVE, ("roll_back", 0), ("write", 0), WRITE, STORE, work(0), ("update", 0), work(0)])
+@example(
+    [WRITE, STORE, MOVE, WRITE, ("roll_back", 0), ("write", 0), ("push", None, 0), work(1), STORE, work(0)]
+)
 @example([WRITE, ("push", Killed), WRITE, STORE, WRITE, MOVE, WRITE, STORE, work(0)])
 @example([WRITE, STORE, MOVE, ("set_clock", 0, 3600.0), ("touch", 0), WRITE, STORE, MOVE, WRITE, STORE])
 @example([WRITE, STORE, ("set_clock", 1, -86_400.0), MOVE, WRITE, STORE, MOVE, WRITE, STORE, work(1)])
@@ -282,16 +315,14 @@ async def play(steps: list[Any]) -> None:
             for name, *arguments in steps:
                 before = world.everything()
                 if name == "write":
-                    world.write()
+                    world.write(*arguments)
                     continue
                 if name in ("touch", "set_clock"):
                     getattr(world, name)(*arguments)
-                elif name == "push":
-                    await world.push(*arguments)
                 elif name == "work":
                     await world.work(arguments[0], killed=arguments[1])
                 else:
-                    await world.move(*arguments)
+                    await getattr(world, name)(*arguments)
                 assert world.everything() == before, (name, arguments)
         finally:
             background.shutdown()

@@ -564,6 +564,26 @@ def test_a_target_that_vanished_is_put_back(published: Machine, name: str) -> No
     assert update(published).state == "unchanged"
 
 
+@pytest.mark.parametrize("content", [lambda _: b"", lambda size: bytes(size)], ids=["empty", "zeros"])
+def test_what_a_power_cut_has_torn_is_put_back(published: Machine, content: Callable[[int], bytes]) -> None:
+    """Where syncs do nothing, renamed files can be empty or full of zeros: a start, which has whole copies,
+    does not leave a machine with these, whether or not there is a store. Whatever else differs is somebody's
+    own change, and stays for the next update to tell of.
+    """
+    for name in NAMES:
+        target = published.target(name)
+        before = target.stat()
+        target.write_bytes(content(before.st_size))
+        os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
+    published.store_index.rename(published.folder / "the store is down")
+    manifest, said = start(published)
+    assert len(said) == 1
+    assert "put files of generation 2 back" in said[0]
+    check_whole(published, manifest, published.folder / "the store is down")
+    published.target("map.yml").write_text("edited: by hand\n")
+    assert start(published) == (manifest, [])
+
+
 @pytest.mark.parametrize("parts", [["config", "tmp"], ["db"], ["db", "config", "tmp"]])
 def test_a_new_container_on_an_old_volume(published: Machine, parts: list[str]) -> None:
     """Folders that a new container begins without are made and filled from the kept generation, at once."""

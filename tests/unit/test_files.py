@@ -99,7 +99,7 @@ def test_an_index_that_is_new_is_installed_where_owners_cannot_be_changed(tmp_pa
 @pytest.mark.usefixtures("no_chown")
 def test_an_event_database_is_installed_where_owners_cannot_be_changed(tmp_path: Path) -> None:
     """A database that is new here, or made by a command, needs no change of owner when none is named."""
-    folder = DatabaseFolder(tmp_path, 0o660, -1, -1)
+    folder = DatabaseFolder(tmp_path, tmp_path / "private", 0o660, -1, -1)
     staged = folder.staging("event")
     write_event(staged)
     assert folder.install(staged, "event", 1_700_000_000.0, None) is not None

@@ -15,19 +15,21 @@ from tests.support.machine import until
 
 
 class Clocks:
-    """A wall clock and a monotonic one, moved by hand."""
+    """A wall clock, a monotonic one, and the kernel's own since its start, moved by hand."""
 
     def __init__(self) -> None:
-        self.wall, self.monotonic = 1_000_000.0, 50.0
+        self.wall, self.monotonic, self.since_start = 1_000_000.0, 50.0, 50.0
 
     def run(self, seconds: float) -> None:
         """Time goes by."""
         self.wall += seconds
         self.monotonic += seconds
+        self.since_start += seconds
 
-    def suspend(self, seconds: float) -> None:
-        """Time goes by while the machine sleeps."""
-        self.wall += seconds
+    def suspend(self, seconds: float, *, wall: float | None = None, noticed: bool = False) -> None:
+        """Time goes by in a sleep. The wall clock moves by `wall`; the kernel may have noticed."""
+        self.wall += seconds if wall is None else wall
+        self.since_start += seconds if noticed else 0
 
 
 class Calls:
@@ -57,7 +59,13 @@ async def running(loop: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 def ticker(interval: float, calls: Calls, clocks: Clocks) -> Ticker:
     return Ticker(
-        interval, calls.poll, calls.resumed, lambda: clocks.wall, lambda: clocks.monotonic, tick=0.001
+        interval,
+        calls.poll,
+        calls.resumed,
+        lambda: clocks.wall,
+        lambda: clocks.monotonic,
+        tick=0.001,
+        since_start=lambda: clocks.since_start,
     )
 
 
@@ -70,6 +78,16 @@ async def test_suspension_is_noticed_by_comparing_clocks() -> None:
         clocks.run(5)
         await asyncio.sleep(0.01)
         assert calls.gaps == [3600.0]
+
+
+@pytest.mark.parametrize("wall", [0.0, -86_400.0, 3600.0])
+async def test_a_wrong_wall_clock_hides_no_suspension(wall: float) -> None:
+    """The clock of a machine that wakes up may be as it was, or be set back: the kernel counted the sleep."""
+    clocks, calls = Clocks(), Calls()
+    async with running(ticker(0, calls, clocks).run()):
+        clocks.suspend(3600, wall=wall, noticed=True)
+        await until(lambda: calls.gaps)
+    assert calls.gaps == [3600]
 
 
 async def test_time_that_just_passes_is_no_suspension() -> None:
