@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import yaml
 
 from sidecar.cli.client import Client, NoDaemon
 from sidecar.demo.sample import add_event, set_password
+from tests.support import warm
 from tests.support.cgi import sidecar
 from tests.support.machine import Machine, until
 from tests.support.navigator import NavigatorProcess, free_port
@@ -46,28 +46,22 @@ class Site:
     machine: Machine
     navigator: NavigatorProcess
     port: int
-    daemon: subprocess.Popen[bytes] | None = None
-    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    daemon: warm.Process | None = None
 
     @property
     def client(self) -> Client:
         return Client(str(self.machine.socket), timeout=60)
 
     def start_daemon(self) -> None:
-        command = [
-            str(Path(sys.executable).with_name("sidecar")),
-            "--config",
-            str(self.machine.write_settings()),
-            "serve",
-        ]
+        command = ["--config", str(self.machine.write_settings()), "serve"]
         with (self.machine.folder / "daemon.log").open("ab") as log:
-            self.daemon = subprocess.Popen(command, stderr=log)
+            self.daemon = warm.start(command, os.environ, stdin=0, stdout=1, stderr=log.fileno())
         self.client.wait_for_daemon(20)
 
     def stop_daemon(self, number: int = signal.SIGTERM) -> None:
         if self.daemon is not None:
             self.daemon.send_signal(number)
-            self.daemon.wait(10)
+            self.daemon.wait_blocking(10)
             self.daemon = None
 
     def status(self) -> dict[str, Any]:
@@ -434,7 +428,7 @@ async def test_graceful_stop_is_quick(tmp_path: Path) -> None:
         assert daemon is not None
         started = time.monotonic()
         daemon.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(daemon.wait, 10) == 0
+        assert await asyncio.to_thread(daemon.wait_blocking, 10) == 0
         assert time.monotonic() - started < 5
         running.daemon = None
 
@@ -467,14 +461,10 @@ async def test_only_a_boot_makes_do_with_what_is_in_place(tmp_path: Path) -> Non
     """When the fetch failed: status 0 and a warning for a boot with every file in place, else status 1."""
     machine = Machine(tmp_path)
     machine.put_index()
-    sidecar = str(Path(sys.executable).with_name("sidecar"))
-    command = [sidecar, "--config", str(machine.write_settings()), "update"]
 
     async def update(*arguments: str) -> tuple[int, str]:
-        made = await asyncio.to_thread(
-            subprocess.run, [*command, *arguments], capture_output=True, text=True, check=False
-        )
-        return made.returncode, made.stderr
+        made = await sidecar(machine, "update", *arguments)
+        return made.code, made.err
 
     async with machine.daemon():
         machine.store_index.rename(tmp_path / "aside")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +20,8 @@ import yaml
 from sidecar.cli.client import Client, NoDaemon
 from sidecar.demo.sample import Size, set_password, write_index
 from sidecar.generations import INDEX, Manifest
+from tests.support import warm
+from tests.support.cgi import environment
 from tests.support.machine import Machine
 from tests.support.publisher import (
     Press,
@@ -384,17 +383,16 @@ def test_killed_at_random(machine: Machine, seed: int) -> None:
         store.put_next()
         update(machine)
         reader.learn()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SIDECAR_")}
-    command = [sys.executable, "-m", "sidecar", "--config", str(config), "serve"]
+    command = ["--config", str(config), "serve"]
     interrupted = acknowledged = 0
     with reader, open(machine.folder / "log", "ab") as log:
         for _ in range(RANDOM_KILLS):
-            serve = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            serve = warm.start(command, environment(), stdin=0, stdout=log.fileno(), stderr=log.fileno())
             poker = Poker(machine, store)
             try:
                 moment = rng.choice(("starting", "any", "publishing", "publishing"))
                 if moment == "starting":
-                    time.sleep(rng.uniform(0.2, 0.6))
+                    time.sleep(rng.uniform(0, 0.2))
                 else:
                     assert poker.answered.wait(30), (machine.folder / "log").read_text()[-2000:]
                     if moment == "any":
@@ -404,7 +402,7 @@ def test_killed_at_random(machine: Machine, seed: int) -> None:
                         time.sleep(rng.uniform(0, 0.005))
             finally:
                 serve.kill()
-                serve.wait(10)
+                serve.wait_blocking(10)
                 poker.stop()
             assert poker.wrong == []
             assert serve.returncode == -signal.SIGKILL

@@ -11,14 +11,16 @@ import json
 import os
 import sys
 import time
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from sidecar.model import signing
+from tests.support import warm
 from tests.support.machine import SECRET, Machine
 
 BIN = Path(sys.executable).parent
@@ -81,12 +83,32 @@ class Finished:
 
 
 async def run(*command: str | Path, stdin: bytes = b"", **environ: str) -> Finished:
-    """Run a command to its end."""
+    """Run a command to its end; `sidecar` warm, unless the environment has something for its interpreter."""
+    if command[0] == SIDECAR and not any(name.startswith("PYTHON") for name in environ):
+        return await _run_warm([str(word) for word in command[1:]], stdin, environment(**environ))
     process = await asyncio.create_subprocess_exec(
         *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment(**environ)
     )
     out, err = await _communicate(process, stdin)
     return Finished(process.returncode or 0, out.decode(), err.decode())
+
+
+async def _run_warm(arguments: list[str], stdin: bytes, environ: Mapping[str, str]) -> Finished:
+    with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+        given.write(stdin)
+        given.seek(0)
+        streams = {"stdin": given.fileno(), "stdout": out.fileno(), "stderr": err.fileno()}
+        process = warm.start(arguments, environ, **streams)
+        try:
+            async with asyncio.timeout(_LIMIT):
+                code = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        for file in (out, err):
+            file.seek(0)
+        return Finished(code, out.read().decode(), err.read().decode())
 
 
 async def sidecar(machine: Machine | None, *arguments: str, stdin: bytes = b"", **environ: str) -> Finished:
@@ -110,7 +132,7 @@ class Daemon:
     """A running `sidecar serve`."""
 
     machine: Machine
-    process: Process
+    process: warm.Process
     log_file: Path
 
     @property
@@ -129,16 +151,13 @@ class Daemon:
 async def serving(machine: Machine, *, socket: Path | None = None, **environ: str) -> AsyncIterator[Daemon]:
     """The installed daemon on a machine, from when it answers."""
     log_file = machine.folder / "serve.log"
-    with log_file.open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            SIDECAR,
-            "--config",
-            machine.write_settings(),
-            "serve",
-            stdin=DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment(**environ),
+    with log_file.open("ab") as log, TemporaryFile() as nothing:
+        process = warm.start(
+            ["--config", str(machine.write_settings()), "serve"],
+            environment(**environ),
+            stdin=nothing.fileno(),
+            stdout=log.fileno(),
+            stderr=log.fileno(),
         )
     daemon = Daemon(machine, process, log_file)
     try:
