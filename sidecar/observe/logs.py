@@ -128,5 +128,5 @@ def set_up(settings: LoggingSettings) -> None:
     handler.setFormatter(JournalFormatter(formatter) if is_journal(sys.stderr) else formatter)
     handler.addFilter(Seldom())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
-    for noisy in ("aiobotocore", "aioboto3", "boto3", "botocore", "aiohttp.access", "asyncio", "watchfiles"):
+    for noisy in ("aiobotocore", "botocore", "aiohttp.access", "asyncio", "watchfiles"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

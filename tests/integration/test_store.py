@@ -799,6 +799,18 @@ async def test_put_never_replaces_what_was_not_seen(writable: Store, tmp_path: P
     assert second != first
 
 
+async def test_a_request_waits_for_the_start(bucket: Bucket) -> None:
+    """The daemon takes requests while the library is loaded; who asks a closed store is told."""
+    store = open_store(parse(bucket.settings, {}), lambda operation, outcome, seconds: None)
+    asked = asyncio.create_task(store.head("db/none"))
+    await asyncio.sleep(0)
+    await store.startup()
+    assert await asked is None
+    await store.shutdown()
+    with pytest.raises(StoreError, match="not open"):
+        await store.head("db/none")
+
+
 async def test_a_listing_has_all_pages(bucket: Bucket, tmp_path: Path) -> None:
     """More objects than one answer of the store holds."""
     for number in range(1005):

@@ -173,8 +173,8 @@ def test_numbers_and_durations() -> None:
     ("words", "absent"),
     [
         (["--version"], {"msgspec", "yaml", "logging"}),
-        (["update", "--trigger", "boot"], {"asyncio", "aiohttp", "aioboto3", "sidecar.generate"}),
-        (["status"], {"asyncio", "aiohttp", "aioboto3", "sidecar.generate"}),
+        (["update", "--trigger", "boot"], {"asyncio", "aiohttp", "aiobotocore", "sidecar.generate"}),
+        (["status"], {"asyncio", "aiohttp", "aiobotocore", "sidecar.generate"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

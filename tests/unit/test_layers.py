@@ -66,7 +66,7 @@ PURE_MODULES = {
 OUTSIDE = {
     *("os", "io", "shutil", "tempfile", "glob", "fcntl", "mmap", "sqlite3", "logging", "importlib"),
     *("asyncio", "threading", "concurrent", "multiprocessing", "subprocess", "signal", "selectors", "queue"),
-    *("socket", "ssl", "http", "urllib", "email", "aiohttp", "aioboto3", "aiobotocore", "boto3", "botocore"),
+    *("socket", "ssl", "http", "urllib", "email", "aiohttp", "aiobotocore", "botocore"),
     *("time", "datetime", "random", "secrets", "uuid", "getpass", "pwd", "grp", "platform", "resource"),
     *("sys", "watchfiles", "prometheus_client"),
 }  # fmt: skip

@@ -1,6 +1,6 @@
-"""The HTTP session of the S3 client, which goes nowhere but where it is sent.
+"""The S3 library's session: its client knows one service, and goes nowhere but where it is sent.
 
-Imported only where the S3 library is needed: loading it takes a third of a second.
+Imported only where the S3 library is needed: loading it takes a fifth of a second.
 """
 
 from __future__ import annotations
@@ -9,6 +9,22 @@ from typing import Any
 
 import aiohttp
 from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.session import AioSession, get_session
+from botocore.loaders import Loader
+
+
+class _OnlyS3(Loader):
+    """The library's descriptions of services, without a look through the folders of four hundred others."""
+
+    def list_available_services(self, type_name: str) -> list[str]:
+        return ["s3"]
+
+
+def session() -> AioSession:
+    """What makes clients of S3."""
+    made = get_session()
+    made.register_component("data_loader", _OnlyS3())
+    return made
 
 
 class _Straight:
