@@ -78,7 +78,7 @@ class S3Store:
             read_timeout=min(10.0, self._limits.timeout),
         )
         try:
-            client = session().create_client(
+            client = session(alone=bool(self._access.access_key_id)).create_client(
                 "s3",
                 region_name=self._access.region,
                 endpoint_url=self._access.endpoint or None,

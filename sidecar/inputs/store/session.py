@@ -14,16 +14,25 @@ from botocore.loaders import Loader
 
 
 class _OnlyS3(Loader):
-    """The library's descriptions of services, without a look through the folders of four hundred others."""
+    """The library's data without four hundred other services, 5 MB and a look at all their folders."""
 
     def list_available_services(self, type_name: str) -> list[str]:
         return ["s3"]
 
+    def load_data_with_path(self, name: str) -> tuple[Any, str]:
+        data, path = super().load_data_with_path(name)
+        if name == "endpoints":
+            for partition in data["partitions"]:
+                services = partition["services"]
+                partition["services"] = {one: services[one] for one in services if one == "s3"}
+        return data, path
 
-def session() -> AioSession:
-    """What makes clients of S3."""
+
+def session(*, alone: bool) -> AioSession:
+    """What makes clients of S3; `alone` when no other service has to give them their credentials."""
     made = get_session()
-    made.register_component("data_loader", _OnlyS3())
+    if alone:
+        made.register_component("data_loader", _OnlyS3())
     return made
 
 
