@@ -3,9 +3,9 @@
     python benchmarks/bench.py [--quick] [--only PART ...] [--json FILE] [--commands FOLDER]
     python benchmarks/bench.py --compare FILE FILE
 
-Times drift on shared machines, so every time is also given in Y, the mean time of `python3 -ISs -c pass`,
-before and after the row. "CGI" means: start `sidecar-cgi` as Navigator would, read its answer, see it exit;
-the daemon is warm and the object store is a moto server on loopback.
+Times drift on shared machines, so every time is also given in Y, the median time of `python3 -ISs -c pass`,
+which is run between what is measured. "CGI" means: start `sidecar-cgi` as Navigator would, read its
+answer, see it exit; the daemon is warm and the object store is a moto server on loopback.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any
 import boto3
 import fleet_bench
 import yaml
-from results import PYTHON, Row, beside_yardstick, compare, write
+from results import PYTHON, Row, Yardstick, compare, write
 
 from sidecar.demo.sample import REAL, Size, rename_studio, set_password, write_events, write_index
 from sidecar.model import signing
@@ -44,6 +44,8 @@ SECRET = "a-secret-for-the-benchmark"
 MACHINE = "bench"
 PATH = "/showcase/update_config"
 HERE = Path(sys.executable).parent
+Y = Yardstick()
+Rows = Iterator[Row | tuple[Row, ...]]
 
 
 class Bench:
@@ -195,6 +197,7 @@ class Bench:
             for name, value in signing.headers(poke, SECRET).items():
                 environ["HTTP_" + name.upper().replace("-", "_")] = value
             environ["HTTP_CONTENT_ENCODING"] = "gzip"
+        Y.run()
         started = time.perf_counter()
         done = subprocess.run([script], env=environ, cwd=script.parent, input=body, capture_output=True)
         seconds = time.perf_counter() - started
@@ -252,7 +255,7 @@ def benched(size: Size = REAL, **settings: Any) -> Iterator[Bench]:
 # The parts
 
 
-def real(scale: Scale) -> Iterator[Row]:
+def real(scale: Scale) -> Rows:
     """Pokes at real size, and the daemon's memory and processor time when it has nothing to do."""
     with benched() as bench, bench.running():
         fetched, unchanged = [], []
@@ -261,8 +264,10 @@ def real(scale: Scale) -> Iterator[Row]:
             bench.upload()
             fetched.append(bench.cgi(word="Published"))
             unchanged.append(bench.cgi(word="Unchanged"))
-        yield Row("CGI, index changed, fetched from the store", fetched, "3.5 Y")
-        yield Row("CGI, nothing changed", unchanged, "2.2 Y")
+        yield (
+            Row("CGI, index changed, fetched from the store", fetched, "3.5 Y"),
+            Row("CGI, nothing changed", unchanged, "2.2 Y"),
+        )
         yield Row("CGI, signed body", bench.published(scale.runs), "3 Y")
         halfway = 0.0
         for number in range(scale.updates):
@@ -279,7 +284,7 @@ def real(scale: Scale) -> Iterator[Row]:
         yield Row("processor when idle, of a core", [used], "0.5 %", "%")
 
 
-def scaled(scale: Scale) -> Iterator[Row]:
+def scaled(scale: Scale) -> Rows:
     """The first generation of a fresh process, and signed bodies, at multiples of the real size."""
     for factor, target, first in ((1, "", "40 ms"), (10, "68 ms", "0.3 s"), (100, "0.53 s", "3 s")):
         if factor > scale.most:
@@ -293,6 +298,7 @@ def scaled(scale: Scale) -> Iterator[Row]:
             for _ in range(max(1, scale.runs // (4 * factor))):
                 shutil.rmtree(bench.folder / "state", ignore_errors=True)
                 with bench.daemon():
+                    Y.run(2)
                     stages = bench.ask()["stages"]
                     fresh.append(stages["read"] + stages["generate"] + stages["check"])
             yield Row(
@@ -307,11 +313,12 @@ def scaled(scale: Scale) -> Iterator[Row]:
                 yield Row(f"CGI, signed body, {factor} times real size", bodies, target)
 
 
-def starts(scale: Scale) -> Iterator[Row]:
+def starts(scale: Scale) -> Rows:
     """How long daemon and commands take to be there."""
     with benched(update={"at_start": True}) as bench, bench.store():
         listening, published, boots = [], [], []
         for _ in range(scale.few):
+            Y.run(5)
             shutil.rmtree(bench.folder / "state", ignore_errors=True)
             file = bench.folder / "app" / "config" / "navigator.yml"
             file.unlink(missing_ok=True)
@@ -326,9 +333,11 @@ def starts(scale: Scale) -> Iterator[Row]:
             with bench.daemon():
                 subprocess.run(bench.command("update", "--trigger", "boot"), check=True, capture_output=True)
                 boots.append(time.perf_counter() - started)
-        yield Row("start of the daemon until it listens", listening)
-        yield Row("start of the daemon to its first published set", published, "0.5 s")
-        yield Row("boot with a newer index: daemon and hook together", boots, "3 s")
+        yield (
+            Row("start of the daemon until it listens", listening),
+            Row("start of the daemon to its first published set", published, "0.5 s"),
+            Row("boot with a newer index: daemon and hook together", boots, "3 s"),
+        )
         with bench.daemon():
             bench.until(file.exists)
             python = str(bench.commands / "python")
@@ -338,8 +347,10 @@ def starts(scale: Scale) -> Iterator[Row]:
                 for name, figures in rows.items():
                     figures.append(_seconds(bench.command(name)) / empty)
         empty_python = "times an empty Python of its environment"
-        yield Row("sidecar --version", rows["--version"], f"4 {empty_python}", "times")
-        yield Row("sidecar status", rows["status"], f"6 {empty_python}", "times")
+        yield (
+            Row("sidecar --version", rows["--version"], f"4 {empty_python}", "times"),
+            Row("sidecar status", rows["status"], f"6 {empty_python}", "times"),
+        )
 
 
 def _seconds(command: list[str]) -> float:
@@ -350,7 +361,7 @@ def _seconds(command: list[str]) -> float:
     return time.perf_counter() - started
 
 
-def loads(scale: Scale) -> Iterator[Row]:
+def loads(scale: Scale) -> Rows:
     """From a poke to the load of what follows, by a stand-in or the Navigator that NAVIGATOR_BIN names."""
     sys.path.insert(0, str(ROOT))
     from tests.support.navigator import NavigatorProcess, free_port
@@ -367,6 +378,7 @@ def loads(scale: Scale) -> Iterator[Row]:
         for _ in range(scale.runs + 1):
             bench.change()
             bench.upload()
+            Y.run()
             started = time.perf_counter()
             bench.ask("/update?wait=loaded")
             figures.append(time.perf_counter() - started)
@@ -374,7 +386,7 @@ def loads(scale: Scale) -> Iterator[Row]:
         yield Row(f"poke to loaded, {kind}", figures[1:], "50 ms with the real one")
 
 
-def ready(scale: Scale) -> Iterator[Row]:
+def ready(scale: Scale) -> Rows:
     """Ready work: event databases, the public pages, and updates while it is under way."""
     with origin() as (url, asked):
         pages = {"renderer": "http", "origin": url, "parallel": 8}
@@ -407,8 +419,10 @@ def ready(scale: Scale) -> Iterator[Row]:
             (bench.folder / "app" / "db").rename(bench.folder / "app" / "aside")
             work.wait(30)
             (bench.folder / "app" / "aside").rename(bench.folder / "app" / "db")
-        yield Row("CGI, signed body, no ready work", quiet)
-        yield Row("CGI, signed body, a renderer at full load on every core", beside, "1.5 times that without")
+        yield (
+            Row("CGI, signed body, no ready work", quiet),
+            Row("CGI, signed body, a renderer at full load on every core", beside, "1.5 times that without"),
+        )
 
 
 @contextmanager
@@ -440,7 +454,7 @@ def origin() -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
-def fleet(scale: Scale) -> Iterator[Row]:
+def fleet(scale: Scale) -> Rows:
     """Fleet updates: real daemons, simulated machines, and the bus."""
     with benched() as bench, bench.store() as endpoint:
         client = bench.bucket.meta.client
@@ -450,7 +464,7 @@ def fleet(scale: Scale) -> Iterator[Row]:
     yield from fleet_bench.bus_rows(scale.on_bus)
 
 
-PARTS: dict[str, Callable[[Scale], Iterator[Row]]] = {
+PARTS: dict[str, Callable[[Scale], Rows]] = {
     "real": real,
     "scaled": scaled,
     "starts": starts,
@@ -494,7 +508,7 @@ def main() -> None:
     scale = Scale(options.updates, quick=options.quick)
     rows = (row for name in options.only or PARTS for row in PARTS[name](scale))
     with suppress(KeyboardInterrupt):
-        write(beside_yardstick(rows), options.json)
+        write(Y.beside(rows), options.json)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ _HEAD = "| what | median | min to max | in Y | Y | target |\n| --- | --- | --- |
 class Row:
     """What was measured: figures in a unit, and what to reach, in Y or in that unit.
 
-    `yardstick` is Y in seconds, the mean of before and after; only seconds are given in Y.
+    `yardstick` is Y at that time in seconds; only seconds are given in Y.
     """
 
     name: str
@@ -56,22 +56,29 @@ def _text(figure: float, unit: str) -> str:
     return f"{figure * 1000:.1f} ms" if figure < 1 else f"{figure:.2f} s"
 
 
-def yardstick(runs: int = 20) -> float:
-    """Y: the mean time of an empty, isolated Python in seconds."""
-    started = time.perf_counter()
-    for _ in range(runs):
-        subprocess.run([PYTHON, "-ISs", "-c", "pass"], check=True)
-    return (time.perf_counter() - started) / runs
+class Yardstick:
+    """Y: the median time of an empty, isolated Python, run between what is measured."""
 
+    def __init__(self) -> None:
+        self._runs: list[float] = []
 
-def beside_yardstick(rows: Iterable[Row]) -> Iterator[Row]:
-    """Each row as soon as it is measured, with the yardstick of before and after it."""
-    before = yardstick()
-    for row in rows:
-        after = yardstick()
-        row.yardstick = (before + after) / 2
-        before = after
-        yield row
+    def run(self, times: int = 1) -> None:
+        """Once more, and again."""
+        for _ in range(times):
+            started = time.perf_counter()
+            subprocess.run([PYTHON, "-ISs", "-c", "pass"], check=True)
+            self._runs.append(time.perf_counter() - started)
+
+    def beside(self, rows: Iterable[Row | tuple[Row, ...]]) -> Iterator[Row]:
+        """Each row, or those that were measured together, with the yardstick of that time, in seconds."""
+        self.run(5)
+        for found in rows:
+            self.run(5)
+            group = found if isinstance(found, tuple) else (found,)
+            for row in group:
+                row.yardstick = statistics.median(self._runs)
+                yield row
+            self._runs = self._runs[-5:]
 
 
 def write(rows: Iterable[Row], file: Path | None) -> None:

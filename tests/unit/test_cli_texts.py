@@ -15,6 +15,7 @@ from sidecar.model.changes import Changes, Delta, Names
 from sidecar.model.record import Problem
 from sidecar.model.runs import Outcome
 from sidecar.model.words import ago, brief, hide_hash, plural, span, took
+from sidecar.model.work import Step
 
 NOW = 1_795_510_800.0
 CHANGES = Changes(
@@ -167,6 +168,14 @@ def test_numbers_and_durations() -> None:
     assert (took(0.0001), took(0.012), took(1.234), took(61.2)) == ("under 1 ms", "12 ms", "1.23 s", "61 s")
     assert brief(None) == brief(Changes()) == ""
     assert hide_hash("ann") == "ann"
+
+
+def test_ready_work_under_way_is_shown() -> None:
+    """A step that waits for its turn has no more than its name in the answer."""
+    steps = (Step("databases", "running"), Step("prerender"))
+    work = {"state": "running", "generation": 3, "started": NOW, "seconds": None}
+    answer = {**status(), "ready": {**work, "steps": msgspec.to_builtins(steps)}}
+    assert "running for generation 3 (databases running, prerender waiting)" in status_text(answer, NOW)
 
 
 @pytest.mark.parametrize(
