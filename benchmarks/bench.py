@@ -269,13 +269,15 @@ def real(scale: Scale) -> Rows:
             Row("CGI, nothing changed", unchanged, "2.2 Y"),
         )
         yield Row("CGI, signed body", bench.published(scale.runs), "3 Y")
-        halfway = 0.0
+        halfway, used = 0.0, bench.cpu
         for number in range(scale.updates):
             bench.change()
             bench.upload()
             bench.ask()
             if number == scale.updates // 2:
                 halfway = bench.memory
+        used = (bench.cpu - used) / scale.updates * 1000
+        yield Row("processor time of an update, in the daemon", [used], "", "ms")
         yield Row(f"memory after {scale.updates // 2} updates", [halfway], "no growth from here", "MB")
         yield Row(f"memory after {scale.updates} updates", [bench.memory], "80 MB", "MB")
         before = bench.cpu
@@ -317,6 +319,7 @@ def starts(scale: Scale) -> Rows:
     """How long daemon and commands take to be there."""
     with benched(update={"at_start": True}) as bench, bench.store():
         listening, published, boots = [], [], []
+        used: tuple[list[float], list[float]] = [], []
         for _ in range(scale.few):
             Y.run(5)
             shutil.rmtree(bench.folder / "state", ignore_errors=True)
@@ -325,8 +328,10 @@ def starts(scale: Scale) -> Rows:
             started = time.perf_counter()
             with bench.daemon():
                 listening.append(time.perf_counter() - started)
+                used[0].append(bench.cpu * 1000)
                 bench.until(file.exists)
                 published.append(time.perf_counter() - started)
+                used[1].append(bench.cpu * 1000)
             bench.change()
             bench.upload()
             started = time.perf_counter()
@@ -337,6 +342,8 @@ def starts(scale: Scale) -> Rows:
             Row("start of the daemon until it listens", listening),
             Row("start of the daemon to its first published set", published, "0.5 s"),
             Row("boot with a newer index: daemon and hook together", boots, "3 s"),
+            Row("processor time of the start until it listens", used[0], "", "ms"),
+            Row("processor time of the start to its first published set", used[1], "", "ms"),
         )
         with bench.daemon():
             bench.until(file.exists)

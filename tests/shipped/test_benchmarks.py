@@ -21,7 +21,7 @@ def test_figures_stand_beside_a_yardstick_and_can_be_compared(tmp_path: Path) ->
     file = tmp_path / "figures.json"
     printed = bench("--quick", "--only", "real", "--json", str(file))
     rows = json.loads(file.read_text())
-    assert len(rows) == 6
+    assert len(rows) == 7
     for row in rows:
         assert row["yardstick"] > 0
         assert f"| {row['name']} | " in printed
