@@ -25,7 +25,7 @@ DROPINDIR := $(PREFIX)/share/sidecar
 FILL := sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@USER@|$(SERVICE_USER)|g' -e 's|@GROUP@|$(SERVICE_GROUP)|g' \
   -e 's|@WRITABLE@|$(WRITABLE)|g' -e 's|@DOCDIR@|$(DOCDIR)|g'
 
-.PHONY: help demo check lint types test test-platforms fuzz format bench docs site pictures dist sbom deb test-wheel lock clean install-systemd
+.PHONY: help demo check lint types test test-platforms fuzz format bench bench-quick docs site pictures dist sbom deb test-wheel lock clean install-systemd
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -57,6 +57,9 @@ format: $(VENV)/dev  ## put the code into the project's format
 
 bench: $(VENV)/dev  ## measure, and print a table
 	$(BIN)/python benchmarks/bench.py
+
+bench-quick: $(VENV)/dev  ## measure little, within a minute: to see that it works
+	$(BIN)/python benchmarks/bench.py --quick
 
 docs: $(VENV)/dev  ## write the generated parts of the manual anew
 	$(BIN)/python docs/generate.py

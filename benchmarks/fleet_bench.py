@@ -21,11 +21,11 @@ from typing import Any
 
 import bus_bench
 import yaml
+from results import Row
 
 from sidecar.fleet.run import FleetRequest
 
 ROOT = Path(__file__).parent.parent
-SIDECAR = Path(sys.executable).with_name("sidecar")
 SECRET = "a-secret-for-the-benchmark"
 
 
@@ -100,7 +100,9 @@ def simulated(machines: int, seconds: float, sha256: str) -> Iterator[tuple[str,
         process.communicate("")
 
 
-def many(endpoint: str, bucket: Any, machines: int, seconds: float) -> tuple[float, dict[str, Any], int]:
+def many(
+    command: str, endpoint: str, bucket: Any, machines: int, seconds: float
+) -> tuple[float, dict[str, Any], int]:
     """Seconds of the whole command, its report, and its memory in bytes, for simulated machines."""
     import hashlib
 
@@ -127,7 +129,7 @@ def many(endpoint: str, bucket: Any, machines: int, seconds: float) -> tuple[flo
         started = time.perf_counter()
         with output.open("wb") as stream:
             process = subprocess.Popen(
-                [SIDECAR, "--config", config, "fleet", "update", "--json"], stdout=stream
+                [command, "--config", config, "fleet", "update", "--json"], stdout=stream
             )
             memory = 0
             while process.poll() is None:
@@ -188,27 +190,31 @@ def slowest(report: dict[str, Any]) -> float:
     return float(max(one["seconds"] for one in report["machines"]))
 
 
-def rows(endpoint: str, bucket: Any, client: Any, *, quick: bool) -> Iterator[tuple[str, str]]:
-    """The lines of the table: what, and the figure with its target."""
-    for how, figures in asyncio.run(eight(endpoint, client, 2 if quick else 10)).items():
-        figures.sort(key=lambda pair: pair[0] - pair[1])
-        seconds, longest = figures[len(figures) // 2]
-        more = f"{seconds - longest:.2f} s more than the slowest machine (target 0.2 s)"
-        yield f"fleet of 8, {how}", f"{seconds:.2f} s, {more}"
-    for machines, target in (
-        ((100, ""),) if quick else ((1000, " (target 1.5 s)"), (10_000, " (target 10 s, 120 MB)"))
-    ):
-        took, report, memory = many(endpoint, bucket, machines, 0.2)
-        within = f"{report['seconds']:.2f} s from the upload to the last load"
-        figure = f"{took:.2f} s, {within}, {memory / 1e6:.0f} MB{target}"
-        yield f"fleet of {machines} simulated machines answering in 0.2 s", figure
+def eight_rows(endpoint: str, client: Any, runs: int) -> Iterator[Row]:
+    """What eight machines take beyond the slowest of them."""
+    for how, figures in asyncio.run(eight(endpoint, client, runs)).items():
+        more = [seconds - longest for seconds, longest in figures]
+        yield Row(f"fleet of 8, {how}: beyond its slowest machine", more, "0.2 s")
+
+
+def many_rows(command: str, endpoint: str, bucket: Any, machines: int) -> Iterator[Row]:
+    """Time and memory of the command for so many simulated machines."""
+    took, report, memory = many(command, endpoint, bucket, machines, 0.2)
+    what = f"{machines} simulated machines answering in 0.2 s"
+    target = {1000: "1.5 s", 10_000: "10 s"}.get(machines, "")
+    yield Row(f"{what}: the command", [took])
+    yield Row(f"{what}: from the upload to the last load", [report["seconds"]], target)
+    yield Row(f"{what}: memory", [memory / 1e6], "120 MB", "MB")
+
+
+def bus_rows(machines: int) -> Iterator[Row]:
+    """Time and memory for so many simulated machines on a bus, where there is a server for it."""
     if shutil.which("nats-server") is None:
         return
-    machines = 100 if quick else 1000
     found = asyncio.run(bus_bench.told(machines, 0.2))
-    resident = f"server {found['server MB']:.0f} MB, all machines {found['machines MB']:.0f} MB"
-    figure = f"{found['seconds']:.2f} s from the key's change to the last statement, {resident}"
-    yield f"fleet of {machines} simulated machines on a bus", figure
+    what = f"{machines} simulated machines on a bus"
+    yield Row(f"{what}: from the key's change to the last statement", [found["seconds"]], "3 s for 10,000")
+    yield Row(f"{what}: memory of the server", [found["server MB"]], "", "MB")
 
 
 if __name__ == "__main__":

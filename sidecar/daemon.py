@@ -260,7 +260,6 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:
             await self.startup(stack)
-            systemd.notify(f"READY=1\nSTATUS={self.status.sentence()}")
             await self._stop.wait()
             logger.info("stopping")
             systemd.notify("STOPPING=1")
@@ -273,6 +272,7 @@ class Daemon:
         """All but the server and the watching, for one command where no daemon runs; `Busy` beside one."""
         async with AsyncExitStack() as stack:
             await self._start_work(stack)
+            await self.store.startup()
             yield self
 
     async def startup(self, stack: AsyncExitStack) -> None:
@@ -308,6 +308,9 @@ class Daemon:
         self._keep_running(stack, self.ready.work.run())
         if self._settings.update.at_start:
             self._tasks.start(self._ask(Request(trigger="start", who="the daemon's start")))
+        systemd.notify(f"READY=1\nSTATUS={self.status.sentence()}")
+        # The store's library is a third of all that is loaded: who comes meanwhile is accepted, and waits.
+        await self.store.startup()
 
     async def _start_work(self, stack: AsyncExitStack) -> asyncio.Task[None]:
         await asyncio.to_thread(warm_up)
@@ -330,7 +333,6 @@ class Daemon:
         self.metrics.set_generation("current", current.number if current else None)
         self.metrics.set_generation("ready", self.generations.ready())
         stack.callback(self.ready.background.shutdown)
-        await self.store.startup()
         stack.push_async_callback(self.store.shutdown)
         stack.push_async_callback(self._tasks.end)
         return self._keep_running(stack, self.worker.run())

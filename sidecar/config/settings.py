@@ -267,7 +267,10 @@ class ReadySettings(Section, frozen=True):
     nice: Annotated[
         int,
         Meta(
-            ge=0, le=19, description="niceness of its commands and threads, so that the web server goes first"
+            ge=0,
+            le=19,
+            description="niceness of its commands and threads, so that the web server goes first; "
+            "the renderer gets only processor time and disk that nobody else wants, unless it is 0",
         ),
     ] = 10
     step_timeout: Annotated[Duration, _doc("for each of its steps")] = Duration(1800)

@@ -108,6 +108,8 @@ def changes(
 
 
 def _losses(old: Index, new: Index, owners: Mapping[str, str | None]) -> tuple[RegionLoss, ...]:
+    if old.events == new.events:
+        return ()
     before, after = (Counter(owners[event.studio] for event in one.events) for one in (old, new))
     lost = [RegionLoss(region, before[region], after[region]) for region in before - after]
     return tuple(sorted(lost, key=lambda one: one.after - one.before))

@@ -94,6 +94,7 @@ class Prerender:
             self._application,
             self._settings.timeout,
             nice=self._background.nice,
+            idle=self._background.nice > 0,
             tell=report.say,
         )
         if finished.status:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,18 +41,21 @@ async def run_command(
     *,
     output: Path | None = None,
     nice: int = 0,
+    idle: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Finished:
     """Run a command in a folder; `CommandError` when it cannot start or takes over `timeout` seconds.
 
     With `output` all that it prints goes to that file, and what is kept is its standard error. `nice` is its
-    niceness, children included; `tell` gets each line that is kept, as it comes. It inherits the environment
-    without the sidecar's settings and secrets, and gets `environ` besides.
+    niceness, children included. With `idle` it gets what nobody else wants of processor and disk, where the
+    system knows such a class: it must hold nothing that others wait for. `tell` gets each line that is kept,
+    as it comes. It inherits the environment without the sidecar's settings and secrets, and gets `environ`
+    besides.
     """
     if output is None:
-        return await _run(command, folder, timeout, environ, None, nice, tell)
+        return await _run(command, folder, timeout, environ, None, nice, idle, tell)
     with output.open("wb") as stream:
-        return await _run(command, folder, timeout, environ, stream, nice, tell)
+        return await _run(command, folder, timeout, environ, stream, nice, idle, tell)
 
 
 async def _run(
@@ -61,6 +65,7 @@ async def _run(
     environ: Mapping[str, str] | None,
     output: IO[bytes] | None,
     nice: int,
+    idle: bool,
     tell: Callable[[str], None],
 ) -> Finished:
     try:
@@ -79,9 +84,12 @@ async def _run(
         ) from error
     kept = bytearray()
     try:
-        if nice:
-            with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
+            if nice:
                 os.setpriority(os.PRIO_PGRP, process.pid, nice)
+            if idle and sys.platform == "linux":
+                # The class of its reads and writes follows: ioprio_set(2).
+                os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
         async with asyncio.timeout(timeout):
             status = await _status(process, asyncio.create_task(_collect(process, kept, tell)))
     except TimeoutError:

@@ -9,7 +9,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 Loaded = TypeVar("Loaded")
 
 _SUFFIX = ".sidecar-new"
-# The disk takes what several threads ask of it in one go.
-_SYNC_THREADS = 8
+# The disk takes what several threads ask of it in one go. They stay: an update syncs three times, and
+# to start threads takes as long as that.
+_syncing = ThreadPoolExecutor(8, "sync")
 _MAX_LINKS = 40  # as Linux, in path_resolution(7)
 
 _HINTS = {
@@ -217,9 +218,10 @@ def sync(paths: Iterable[Path]) -> None:
         for path in waiting:
             _sync(path)
         return
-    with ThreadPoolExecutor(min(_SYNC_THREADS, len(waiting))) as threads:
-        for _ in threads.map(_sync, waiting):
-            pass
+    syncs = [_syncing.submit(_sync, path) for path in waiting]
+    wait(syncs)
+    for one in syncs:
+        one.result()
 
 
 def _sync(path: Path) -> None:

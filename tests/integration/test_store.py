@@ -799,6 +799,31 @@ async def test_put_never_replaces_what_was_not_seen(writable: Store, tmp_path: P
     assert second != first
 
 
+async def test_a_request_waits_for_the_start(bucket: Bucket) -> None:
+    """The daemon takes requests while the library is loaded; who asks a closed store is told."""
+    store = open_store(parse(bucket.settings, {}), lambda operation, outcome, seconds: None)
+    asked = asyncio.create_task(store.head("db/none"))
+    await asyncio.sleep(0)
+    await store.startup()
+    assert await asked is None
+    await store.shutdown()
+    with pytest.raises(StoreError, match="not open"):
+        await store.head("db/none")
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_the_library_finds_services_and_endpoints(*, alone: bool) -> None:
+    """Of itself it knows where S3 is in a region; with its own way to credentials also who gives those."""
+    from sidecar.inputs.store.session import session
+
+    made = session(alone=alone)
+    async with made.create_client(
+        "s3", "eu-west-1", aws_access_key_id="a", aws_secret_access_key="b"
+    ) as client:
+        assert client.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"
+    assert ("sts" in made.get_available_services()) is not alone
+
+
 async def test_a_listing_has_all_pages(bucket: Bucket, tmp_path: Path) -> None:
     """More objects than one answer of the store holds."""
     for number in range(1005):

@@ -15,6 +15,7 @@ from sidecar.model.changes import Changes, Delta, NamedCount
 from sidecar.model.record import Problem
 from sidecar.model.runs import Outcome
 from sidecar.model.words import ago, brief, hide_hash, plural, span, took
+from sidecar.model.work import Step
 
 NOW = 1_795_510_800.0
 CHANGES = Changes(
@@ -169,12 +170,23 @@ def test_numbers_and_durations() -> None:
     assert hide_hash("ann") == "ann"
 
 
+def test_ready_work_under_way_is_shown() -> None:
+    """A step that waits for its turn has no more than its name in the answer."""
+    steps = (Step("databases", "running"), Step("prerender"))
+    work = {"state": "running", "generation": 3, "started": NOW, "seconds": None}
+    answer = {**status(), "ready": {**work, "steps": msgspec.to_builtins(steps)}}
+    assert "running for generation 3 (databases running, prerender waiting)" in status_text(answer, NOW)
+
+
 @pytest.mark.parametrize(
     ("words", "absent"),
     [
         (["--version"], {"msgspec", "yaml", "logging"}),
-        (["update", "--trigger", "boot"], {"asyncio", "aiohttp", "aioboto3", "sidecar.generate"}),
-        (["status"], {"asyncio", "aiohttp", "aioboto3", "sidecar.generate"}),
+        (
+            ["update", "--trigger", "boot"],
+            {"asyncio", "aiohttp", "aioboto3", "aiobotocore", "sidecar.generate"},
+        ),
+        (["status"], {"asyncio", "aiohttp", "aioboto3", "aiobotocore", "sidecar.generate"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

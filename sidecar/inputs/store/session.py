@@ -1,14 +1,47 @@
-"""The HTTP session of the S3 client, which goes nowhere but where it is sent.
+"""The S3 library's session: its client knows one service, and goes nowhere but where it is sent.
 
-Imported only where the S3 library is needed: loading it takes a third of a second.
+Imported only where the S3 library is needed: loading it takes a fifth of a second.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import aioboto3
 import aiohttp
 from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.session import get_session
+from botocore.loaders import Loader
+
+from sidecar.config.settings import S3Settings
+
+
+class _OnlyS3(Loader):
+    """The library's data without four hundred other services, 5 MB and a look at all their folders."""
+
+    def list_available_services(self, type_name: str) -> list[str]:
+        return ["s3"]
+
+    def load_data_with_path(self, name: str) -> tuple[Any, str]:
+        data, path = super().load_data_with_path(name)
+        if name == "endpoints":
+            for partition in data["partitions"]:
+                services = partition["services"]
+                partition["services"] = {one: services[one] for one in services if one == "s3"}
+        return data, path
+
+
+def session(access: S3Settings) -> aioboto3.Session:
+    """What makes clients of S3. Without a key of its own the library may ask another service for one."""
+    inner = get_session()
+    if access.access_key_id:
+        inner.register_component("data_loader", _OnlyS3())
+    return aioboto3.Session(
+        aws_access_key_id=access.access_key_id or None,
+        aws_secret_access_key=str.__str__(access.secret_access_key) or None,
+        region_name=access.region,
+        botocore_session=inner,
+    )
 
 
 class _NoRedirects:
