@@ -16,6 +16,7 @@ from sidecar.errors import NotFound, PublishError, SidecarError
 from sidecar.fleet.bus import BusListener
 from sidecar.fleet.follower import Follower
 from sidecar.fleet.service import FleetService
+from sidecar.generate import login
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.inputs.index import Deployed, read_deployed, read_pending
 from sidecar.inputs.machine import Machine, machine_id
@@ -27,7 +28,7 @@ from sidecar.model.runs import LoadVerdict, Outcome, Request
 from sidecar.model.stream import ReadyProgress, RunFinished
 from sidecar.model.work import Work
 from sidecar.navigator.markers import Markers
-from sidecar.navigator.probes import Gate, Probes
+from sidecar.navigator.probes import Gate, OwnLogin, Probes
 from sidecar.navigator.process import NavigatorProcess
 from sidecar.navigator.server import Navigator
 from sidecar.observe.comparison import Comparison
@@ -111,7 +112,8 @@ class Daemon:
         self.metrics.follow_ready(
             lambda: work.started if (work := self.ready.work.current) is not None else 0.0
         )
-        self._inputs = Machine(settings, state / "loaded").inputs
+        machine = Machine(settings, state / "loaded")
+        self._inputs = machine.inputs
         self._rejections = Rejections(state / "rejected.json")
         self.reconciler = Reconciler(
             self.generations,
@@ -119,7 +121,11 @@ class Daemon:
                 process,
                 markers,
                 Gate(navigator.port, self.generations.site.where.files[MAINTENANCE]),
-                Probes(navigator.port, navigator.probes),
+                Probes(
+                    navigator.port,
+                    navigator.probes,
+                    OwnLogin(login.PATH, machine.own_login) if navigator.login_probe else None,
+                ),
             ),
             self._rejections,
             settings.machine.region,
