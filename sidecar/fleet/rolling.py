@@ -20,7 +20,7 @@ from sidecar.fleet.context import Context
 from sidecar.fleet.crew import Listener
 from sidecar.fleet.driver import Driver
 from sidecar.fleet.index_history import How
-from sidecar.fleet.index_history_writer import how
+from sidecar.fleet.index_history_writer import Replacement, how
 from sidecar.fleet.machines import FleetError, Found, Target, only
 from sidecar.fleet.poke import Order
 from sidecar.fleet.report import Result
@@ -85,15 +85,15 @@ class Rolling:
             driven = known is not None and known[1] != etag and not known[0].ended
         return driven
 
-    async def begin(self, proposal: Proposal, canary: str, limit: float) -> Rollout:
-        """Roll an index out, from the canary to the last machine or back; `limit` as for the history."""
+    async def begin(self, proposal: Proposal, replacement: Replacement | None, canary: str) -> Rollout:
+        """Roll an index out, from the canary to the last machine or back."""
         context, current = self._context, proposal.current
         await self._find()
         first = chosen(self.found, canary)
         known = await self.record()
         if known is not None and not known[0].ended:
             raise driven(known[0])
-        entry = await context.history.begin(proposal, self._who, "update", limit)
+        entry = await context.history.begin(proposal, replacement, self._who, "update")
         stored = proposal.stored
         names = [one.id for one in self.found.targets]
         rollout = Rollout(

@@ -28,7 +28,7 @@ from sidecar.fleet.context import Context, open_context, require_secret
 from sidecar.fleet.crew import Listener
 from sidecar.fleet.extra import upload_extras
 from sidecar.fleet.index_history import TAKEN_BACK, PastIndex, ending
-from sidecar.fleet.index_history_writer import how
+from sidecar.fleet.index_history_writer import Replacement, how
 from sidecar.fleet.machines import FleetError, Found, Target, only, without
 from sidecar.fleet.poke import Order, Talk
 from sidecar.fleet.report import Overview, Report, Result, Row, enough, row
@@ -109,12 +109,16 @@ class Updates:
                     end, proposal = None, await self._proposal(context, wanted)
             current = proposal.current
             entry = None
-            if end is None and current.upload == "planned" and not wanted.dry_run:
-                await _may_replace(context, proposal, wanted, listener)
-                if canary := self._canary(wanted, proposal, listener):
-                    end = await rolling.begin(proposal, canary, self._limit(wanted))
-                else:
-                    entry = await self._begin(context, proposal, wanted, listener)
+            if end is None and current.upload == "planned":
+                replacement, _ = await asyncio.gather(
+                    self._may_lose(context, proposal, wanted, listener),
+                    _may_replace(context, proposal, wanted, listener),
+                )
+                canary = self._canary(wanted, proposal, listener)
+                if canary and not wanted.dry_run:
+                    end = await rolling.begin(proposal, replacement, canary)
+                elif not wanted.dry_run:
+                    entry = await self._begin(context, proposal, replacement, wanted, listener)
                     current = await context.uploader.store(proposal)
             if end is not None:
                 current = msgspec.structs.replace(
@@ -152,8 +156,16 @@ class Updates:
             reason="" if end is None else end.reason,
         )
 
-    def _limit(self, wanted: Wanted) -> float:
-        return 1.0 if wanted.force else self._settings.update.max_lost_tenants
+    async def _may_lose(
+        self, context: Context, proposal: Proposal, wanted: Wanted, listener: Listener
+    ) -> Replacement | None:
+        """What it would replace; `Rejected` `loss` where one region would lose many events, unless forced."""
+        replacement = await context.history.compared(proposal)
+        if replacement is not None and not wanted.force:
+            replacement.check(self._settings.update.max_lost_tenants)
+            if wanted.dry_run and replacement.changes is not None:
+                listener.say("no region would lose many of its events")
+        return replacement
 
     def _canary(self, wanted: Wanted, proposal: Proposal, listener: Listener) -> str:
         """Which machines are to have it first; none: all at once."""
@@ -174,16 +186,17 @@ class Updates:
         return canary
 
     async def _begin(
-        self, context: Context, proposal: Proposal, wanted: Wanted, listener: Listener
+        self,
+        context: Context,
+        proposal: Proposal,
+        replacement: Replacement | None,
+        wanted: Wanted,
+        listener: Listener,
     ) -> PastIndex | None:
         """The history's entry of an update; None where the store takes none, which is no reason to stop."""
         try:
-            return await context.history.begin(
-                proposal, driver_name(wanted.who), "update", self._limit(wanted)
-            )
+            return await context.history.begin(proposal, replacement, driver_name(wanted.who), "update")
         except StoreError as error:
-            if error.code == "store_changed":
-                return None  # the upload will tell
             listener.say(f"the history is not written, so there is no undo: {error.message}")
             return None
 

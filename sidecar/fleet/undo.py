@@ -111,7 +111,8 @@ class Undo:
             current = Current(plan.to.sha256, plan.to.modified, "planned", content)
             proposal = Proposal(current, plan.stored, plan.held)
             try:
-                entry = await context.history.begin(proposal, driver_name(who), "rollback")
+                replacement = await context.history.compared(proposal)
+                entry = await context.history.begin(proposal, replacement, driver_name(who), "rollback")
             except StoreError as error:
                 raise (_changed() if error.code == "store_changed" else error) from error
             await context.uploader.store(proposal)

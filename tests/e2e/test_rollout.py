@@ -30,15 +30,12 @@ from sidecar.fleet.report import Report, Result
 from sidecar.fleet.run import Updates, Wanted
 from sidecar.fleet.steer import steer
 from sidecar.fleet.undo import Past, Undo, past_lines
-from sidecar.generate.cache import Memo
 from sidecar.generate.check import LOSS
-from sidecar.generate.ownership import owners
-from sidecar.inputs.index import read_deployed, read_index
 from sidecar.inputs.store import own_index
 from sidecar.model.runs import Request
 from tests.conftest import Bucket, s3_client
 from tests.support.cgi import SIDECAR, environment, sidecar
-from tests.support.fleet import KEY, Fleet, fleet, hang, index
+from tests.support.fleet import KEY, Fleet, fleet, hang, index, lose
 from tests.support.machine import Machine, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -425,7 +422,7 @@ async def test_a_large_loss_of_one_region_is_refused_before_the_upload(field: Fi
     """Few of all, but many of one region's: nobody hears of it, by canary or not, until a person insists."""
     before, newest = field.held(), (await field.history()).entries[0]
     shutil.copy(field.local, field.local.with_name("kept"))
-    lost = lose(field, "lax", 7)
+    lost = lose(field.local, "lax", 7)
     asked = dict(field.whole.router.seen)
     for canary in ("1", ""):
         with pytest.raises(Rejected, match=lost) as refused:
@@ -458,19 +455,6 @@ async def test_a_large_loss_of_one_region_is_refused_before_the_upload(field: Fi
     assert field.serving(field.held()) == set(MACHINES)
     field.local.with_name("kept").replace(field.local)
     assert (await field.roll_out(canary="")).good
-
-
-def lose(field: Field, region: str, count: int) -> str:
-    """Take so many events of one region out of the local index; how that is told."""
-    read = read_index(field.local, read_deployed(Path("none"), Path("none")))
-    owned = owners(read, Memo())
-    events = [event for event in read.events if owned[event.studio] == region]
-    for event in events[:count]:
-        field.change(
-            f"delete from showcases where year = {event.year} and key = '{event.key}' and location_id = "
-            f"(select id from locations where key = '{event.studio}')"
-        )
-    return f"{count} of the {len(events)} events of region {region}"
 
 
 async def test_a_rollback_that_was_compared_with_something_else_does_nothing(field: Field) -> None:

@@ -17,7 +17,7 @@ import pytest_asyncio
 from aiohttp import web
 from msgspec.structs import replace
 
-from sidecar.errors import SidecarError, StoreError
+from sidecar.errors import Rejected, SidecarError, StoreError
 from sidecar.fleet import rolling
 from sidecar.fleet.bus import announcing
 from sidecar.fleet.driver import Lost
@@ -32,7 +32,7 @@ from sidecar.fleet.store_records import StoreRecords
 from sidecar.fleet.undo import Undo
 from sidecar.model.bus import HINTS, Hint, fleet_key, opened
 from sidecar.model.machine_report import Served
-from tests.support.fleet import KEY, index, serve
+from tests.support.fleet import KEY, index, lose, serve
 from tests.support.machine import SECRET, Machine
 from tests.support.memory_store import MemoryStore
 from tests.support.nats import nats_server
@@ -178,6 +178,29 @@ async def test_a_rollback_whose_end_cannot_be_written_down_is_done_all_the_same(
     report = await field.undo.roll_back(plan, "", field.heard)
     assert (report.good, field.held()) == (True, first)
     assert any("does not tell how it ended" in one for one in field.heard.said)
+
+
+async def test_a_large_loss_is_refused_where_no_history_can_be_written(field: Field) -> None:
+    """And by a dry run, which writes nothing at all: what may be lost is judged before either."""
+    held = await field.update("one")
+    wanted = Wanted(index=field.local, canary="")
+    dry = replace(wanted, dry_run=True)
+    field.change("two")
+    report = await field.updates.update(dry, field.heard)
+    assert (report.good, report.upload) == (True, "planned")
+    assert "no region would lose many of its events" in field.heard.said
+    lost = lose(field.local, "lax", 7)
+
+    def before(operation: str, key: str) -> None:
+        if key.startswith("db/index-history/") or operation == "put":
+            raise StoreError("the store refuses access", code="store_denied")
+
+    field.store.before = before
+    for asked in (wanted, dry):
+        with pytest.raises(Rejected, match=lost):
+            await field.updates.update(asked, field.heard)
+    assert (await field.updates.update(replace(dry, force=True), field.heard)).good
+    assert field.held() == held
 
 
 async def test_a_record_that_cannot_be_understood_stops_an_update(field: Field) -> None:
