@@ -179,7 +179,8 @@ class Driver:
             renewed = await self._keep(renewed)
             if not await self._may_go_on():
                 return
-        notes = {name: seen.reason for name, seen in found.items() if seen is not None}
+        late = "at the end of its watch it was on its way to another state"
+        notes = {name: late if seen is None else seen.reason for name, seen in found.items()}
         await self._write(lambda rollout: rules.after(rollout, states, notes))
 
     async def _put(self) -> None:

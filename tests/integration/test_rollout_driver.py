@@ -330,6 +330,21 @@ async def test_an_upload_that_comes_while_another_takes_back_does_not_stay(
     assert world.store.content[KEY] == OLD
 
 
+async def test_a_canary_that_is_degraded_while_it_is_watched_is_the_end(tmp_path: Path) -> None:
+    """It has proven the index, and no longer does: no second machine tries it, and the reason is not that it
+    could not be reached."""
+    world = World(tmp_path)
+
+    async def degraded(target: Target, sha256: str) -> Verdict | None:
+        return Verdict("degraded", "it serves the index, but not as it should")
+
+    world.machines.look = degraded  # type: ignore[method-assign]
+    ended = await world.drive()
+    assert (ended.phase, world.machines.ever) == ("taken_back", {"m1"})
+    assert ended.reason.startswith("at the canary: m1 is degraded with it")
+    world.check()
+
+
 async def test_who_went_back_by_itself_is_told_again(tmp_path: Path) -> None:
     """Nobody drove for longer than the canary keeps it: whoever goes on does not take it for proven."""
     world = World(tmp_path)
