@@ -248,7 +248,7 @@ class Daemon:
                         self.fleet.roll_back,
                         self.fleet.look,
                         self.fleet.rollout,
-                        self.fleet.steer,
+                        self.fleet.control,
                     ),
                     FleetViews(self.fleet, self.broker, administrators),
                 ),

@@ -19,8 +19,8 @@ index_history_writer  writes the history
 context               all of that, opened for one command
 run                   the flow: before, upload, find, poke, follow, retry, after, report
 driver                drives a rollout, from one record to the next
-rolling               begins rollouts, and goes on with those of dead drivers
-steer                 pauses, goes on, aborts
+coordinator           begins rollouts, and goes on with those of dead drivers
+control               pauses, goes on, aborts
 preview               what an index would change, region by region
 undo                  puts an older index back
 progress              the same while it is under way, for people and for programs

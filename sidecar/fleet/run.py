@@ -25,6 +25,7 @@ from sidecar.errors import SettingsError, StoreError
 from sidecar.fleet.around import Around, Notice
 from sidecar.fleet.bus import announcing
 from sidecar.fleet.context import Context, open_context, require_secret
+from sidecar.fleet.coordinator import Coordinator, driver_name
 from sidecar.fleet.crew import Listener
 from sidecar.fleet.extra import upload_extras
 from sidecar.fleet.index_history import TAKEN_BACK, PastIndex, ending
@@ -32,7 +33,6 @@ from sidecar.fleet.index_history_writer import Replacement, how
 from sidecar.fleet.machines import FleetError, Found, Target, only, without
 from sidecar.fleet.poke import Order, Talk
 from sidecar.fleet.report import Overview, Report, Result, Row, enough, row
-from sidecar.fleet.rolling import Rolling, driver_name
 from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.upload import Current, Proposal
 from sidecar.fleet.verdicts import GOOD, Answer, Verdict, of_status
@@ -85,8 +85,8 @@ class Updates:
         if not wanted.dry_run:
             _prepare(Path(settings.paths.state))
         async with open_context(settings, self._store, listener) as context:
-            rolling = Rolling(context, listener, wanted.who)
-            left = None if wanted.dry_run else await _left_behind(rolling, wanted, listener)
+            coordinator = Coordinator(context, listener, wanted.who)
+            left = None if wanted.dry_run else await _left_behind(coordinator, wanted, listener)
             if left is not None and wanted.index is None:
                 raise _unfinished(left[0])
             around = Around(settings, context.session, listener.say)
@@ -103,7 +103,7 @@ class Updates:
             proposal = await self._proposal(context, wanted)
             end = None
             if left is not None:
-                end = await _finish(rolling, left, proposal.current.sha256)
+                end = await _finish(coordinator, left, proposal.current.sha256)
                 if end.target != proposal.current.sha256 and end.phase != "frozen":
                     # The one before is back in the store: this update begins anew.
                     end, proposal = None, await self._proposal(context, wanted)
@@ -116,7 +116,7 @@ class Updates:
                 )
                 canary = self._canary(wanted, proposal, listener)
                 if canary and not wanted.dry_run:
-                    end = await rolling.begin(proposal, replacement, canary)
+                    end = await coordinator.begin(proposal, replacement, canary)
                 elif not wanted.dry_run:
                     entry = await self._begin(context, proposal, replacement, wanted, listener)
                     current = await context.uploader.store(proposal)
@@ -132,7 +132,7 @@ class Updates:
                 found = await self._found(context, wanted, listener)
                 results = await self._all_at_once(context, found, current, wanted, listener)
             else:
-                found, results = rolling.found, rolling.results
+                found, results = coordinator.found, coordinator.results
             if entry is not None:
                 reached, note = how(results)
                 await context.history.end(entry, reached, results, listener.say, note)
@@ -315,14 +315,16 @@ class Updates:
         )
 
 
-async def _left_behind(rolling: Rolling, wanted: Wanted, listener: Listener) -> tuple[Rollout, str] | None:
+async def _left_behind(
+    coordinator: Coordinator, wanted: Wanted, listener: Listener
+) -> tuple[Rollout, str] | None:
     """The rollout that a driver left behind; `FleetError` while one drives.
 
     One that could not be taken back too, where another index shall come: it is nothing to go back to.
     """
     try:
-        left = await rolling.must_be_free()
-        return await rolling.frozen() if left is None and wanted.index is not None else left
+        left = await coordinator.must_be_free()
+        return await coordinator.frozen() if left is None and wanted.index is not None else left
     except StoreError as error:
         if error.code != "store_denied":
             raise
@@ -339,9 +341,9 @@ def _unfinished(left: Rollout) -> FleetError:
     )
 
 
-async def _finish(rolling: Rolling, left: tuple[Rollout, str], sha256: str) -> Rollout:
+async def _finish(coordinator: Coordinator, left: tuple[Rollout, str], sha256: str) -> Rollout:
     """Go on with what was left behind where it is the same index, else take it back."""
-    return await rolling.go_on(
+    return await coordinator.go_on(
         *left, back="" if left[0].target == sha256 else "another index takes its place"
     )
 

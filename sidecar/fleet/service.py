@@ -14,13 +14,13 @@ import msgspec
 
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
+from sidecar.fleet.control import control, under_way
 from sidecar.fleet.index_history_writer import compare
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.progress import STEPS, Silence, line
 from sidecar.fleet.report import Overview, Report, Result, State, lines
 from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.run import Updates, Wanted
-from sidecar.fleet.steer import steer, under_way
 from sidecar.fleet.undo import Past, RollbackPlan, Undo
 from sidecar.generate.check import LOSS
 from sidecar.inputs.store import Store, own_index
@@ -205,10 +205,10 @@ class FleetService:
         with _configured():
             return await under_way(self._settings, Silence(), self._store)
 
-    async def steer(self, word: str, who: str) -> Rollout:
+    async def control(self, word: str, who: str) -> Rollout:
         """Pause, resume or abort the rollout under way, whoever drives it."""
         with _configured():
-            return await steer(self._settings, word, Silence(), self._name(who), self._store)
+            return await control(self._settings, word, Silence(), self._name(who), self._store)
 
     def _name(self, who: str) -> str:
         return f"{who} at {self._machine}"

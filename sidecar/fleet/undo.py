@@ -10,13 +10,13 @@ from sidecar.config.settings import Settings
 from sidecar.errors import ReadError, Rejected, StoreError
 from sidecar.fleet import index_history
 from sidecar.fleet.context import Context, open_context, require_secret
+from sidecar.fleet.coordinator import Coordinator, driver_name
 from sidecar.fleet.crew import Listener
 from sidecar.fleet.index_history import PastIndex
 from sidecar.fleet.index_history_writer import compare, how
 from sidecar.fleet.machines import FleetError, Skipped
 from sidecar.fleet.poke import Order
 from sidecar.fleet.report import Report, Result, enough
-from sidecar.fleet.rolling import Rolling, driver_name
 from sidecar.fleet.table import SHOWN, span, table
 from sidecar.fleet.upload import Current, Proposal
 from sidecar.inputs.store import Store
@@ -99,7 +99,7 @@ class Undo:
         require_secret(self._settings)
         started, clock = time.time(), time.monotonic()
         async with open_context(self._settings, self._store, listener) as context:
-            left = await Rolling(context, listener, who).must_be_free()
+            left = await Coordinator(context, listener, who).must_be_free()
             if left is not None:
                 raise FleetError(
                     f"{left[0].driver} left a rollout behind ({left[0].phase})",

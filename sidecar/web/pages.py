@@ -55,7 +55,7 @@ _RECHECK = 1.0
 _GATHER = 0.05
 _SHORTEST_OUTPUT = 2000
 # How long the page waits for a rollout to take in what a person wants of it.
-_STEERED = 3.0
+_CONTROL_SECONDS = 3.0
 # What has to be typed where an update takes away more than is allowed at once.
 _WORD = "lose"
 _ALL_AT_ONCE = (
@@ -80,7 +80,7 @@ PlanUndo = Callable[[str], Awaitable[RollbackPlan]]
 """What putting an index back would change, by the first digits of its digest; without any one step back."""
 RolloutUnderWay = Callable[[], Awaitable[Rollout | None]]
 """The rollout by canary under way; None where there is none."""
-SteerRollout = Callable[[str, str], Coroutine[Any, Any, Rollout]]
+ControlRollout = Callable[[str, str], Coroutine[Any, Any, Rollout]]
 """Pauses, resumes or aborts it, on behalf of somebody."""
 UndoFleet = Callable[[str, str, str], Coroutine[Any, Any, Report]]
 """Puts an index back where the store holds another one, on behalf of somebody."""
@@ -117,10 +117,10 @@ class Pages:
         undo: UndoFleet | None = None,
         look_at_fleet: LookAtFleet | None = None,
         rollout_under_way: RolloutUnderWay | None = None,
-        steer_rollout: SteerRollout | None = None,
+        control_rollout: ControlRollout | None = None,
     ) -> None:
         self._rollout = rollout_under_way
-        self._steer = steer_rollout
+        self._control = control_rollout
         self._plan_undo = plan_undo
         self._undo = undo
         self._look = look_at_fleet
@@ -457,23 +457,23 @@ class Pages:
         who = await self._administrators.require(request)
         self._fleets_update()
         known = await self._rollout() if self._rollout is not None else None
-        tokens = {word: self._forms.token(who, _steering(word, known)) for word in fleet.STEERING}
+        tokens = {word: self._forms.token(who, _control_purpose(word, known)) for word in fleet.CONTROLS}
         content = fleet.rollout(known, time.time(), tokens, back="../../fleet")
         return self._answer(request, who, "Rollout", content, section="fleet")
 
-    async def steer(self, request: web.Request) -> web.StreamResponse:
+    async def control(self, request: web.Request) -> web.StreamResponse:
         """Pause, resume or abort the very rollout that was shown."""
         who = await self._administrators.require(request)
         self._fleets_update()
         word = await field(request, "word")
         known = await self._rollout() if self._rollout is not None else None
-        await self._forms.require(request, who, _steering(word, known))
-        if self._steer is None or word not in fleet.STEERING:
+        await self._forms.require(request, who, _control_purpose(word, known))
+        if self._control is None or word not in fleet.CONTROLS:
             raise BadRequest(f"{word!r} can be done with no rollout", "use the buttons of the page")
-        task = self._tasks.start(self._steer(word, who))
+        task = self._tasks.start(self._control(word, who))
         task.add_done_callback(_ended)
         # An abort ends when the last machine is back: the page shows how far it is meanwhile.
-        await asyncio.wait({task}, timeout=_STEERED)
+        await asyncio.wait({task}, timeout=_CONTROL_SECONDS)
         if task.done():
             task.result()
         raise web.HTTPSeeOther("rollout")
@@ -663,7 +663,7 @@ async def _write(response: web.StreamResponse, kind: str, html: str) -> None:
     await response.write(b"event: %s\ndata: %s\n\n" % (kind.encode(), msgspec.json.encode(str(html))))
 
 
-def _steering(word: str, rollout: Rollout | None) -> str:
+def _control_purpose(word: str, rollout: Rollout | None) -> str:
     """What a form agrees to: to this of this rollout, not of the next one."""
     return f"{word} {rollout.started if rollout else ''}"
 

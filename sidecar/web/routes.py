@@ -442,7 +442,7 @@ PAGE_ROUTES: tuple[Route[Parts], ...] = (
     Route("GET", "/page/fleet/rollback", "Asks before an undo.", lambda parts: parts.pages.confirm_undo),
     Route("POST", "/page/fleet/rollback", "Begins an undo.", lambda parts: parts.pages.apply_undo),
     Route("GET", "/page/fleet/rollout", "Shows the rollout under way.", lambda parts: parts.pages.rollout),
-    Route("POST", "/page/fleet/rollout", "Steers it.", lambda parts: parts.pages.steer),
+    Route("POST", "/page/fleet/rollout", "Controls it.", lambda parts: parts.pages.control),
     Route(
         "GET",
         "/page/rollback/{number}",

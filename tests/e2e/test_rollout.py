@@ -24,11 +24,11 @@ import pytest_asyncio
 from aiohttp import web
 
 from sidecar.errors import Rejected
+from sidecar.fleet.control import control
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.preview import preview
 from sidecar.fleet.report import Report, Result
 from sidecar.fleet.run import Updates, Wanted
-from sidecar.fleet.steer import steer
 from sidecar.fleet.undo import Past, Undo, past_lines
 from sidecar.generate.check import LOSS
 from sidecar.inputs.store import own_index
@@ -209,12 +209,12 @@ async def test_the_canary_keeps_it_when_it_looks_at_the_store_meanwhile(field: F
     """Whatever makes it look, the store's older index is no news to it; once it was told to go back it is."""
     before, heard = field.held(), Heard()
     new = field.rename("Nowhere")
-    await steered(field, heard, "wave 2")
+    await killed_at(field, heard, "wave 2")
     daemon = field.whole.daemons["m1"]
     looked = await daemon.worker.submit(Request(trigger="timer"))
     assert (looked.state, field.whole.serves("m1"), field.held()) == ("unchanged", new, before)
     field.expire()
-    ended = await steer(field.admin.settings(), "abort", Heard())
+    ended = await control(field.admin.settings(), "abort", Heard())
     assert (ended.phase, ended.reason) == ("taken_back", "at wave 2: a person has aborted it")
     assert field.held() == before
     await field.whole_again()
@@ -222,7 +222,7 @@ async def test_the_canary_keeps_it_when_it_looks_at_the_store_meanwhile(field: F
     assert field.serving(new) == set()
 
 
-async def steered(field: Field, heard: Heard, words: str) -> None:
+async def killed_at(field: Field, heard: Heard, words: str) -> None:
     """A driver that is killed as soon as it says these words."""
     process = await asyncio.create_subprocess_exec(
         *(SIDECAR, "--config", field.admin.write_settings(), "fleet", "update", "--canary", "1"),
@@ -245,12 +245,12 @@ async def steered(field: Field, heard: Heard, words: str) -> None:
 async def test_a_driver_that_dies_is_followed_by_another(field: Field, words: str) -> None:
     """While its lease lasts nobody else may; then the next one comes to the same end."""
     new = field.rename(f"Town of {words}")
-    await steered(field, Heard(), words)
+    await killed_at(field, Heard(), words)
     with pytest.raises(FleetError, match="drives a rollout") as second:
         await field.roll_out()
     assert second.value.code == "fleet_driven"
     field.expire()
-    ended = await steer(field.admin.settings(), "resume", Heard())
+    ended = await control(field.admin.settings(), "resume", Heard())
     assert (ended.phase, field.held()) == ("done", new)
     assert field.serving(new) == set(MACHINES)
     newest = (await field.history()).entries[0]
@@ -365,13 +365,13 @@ async def test_pause_and_abort_reach_the_driver(field: Field) -> None:
     with field.holding("m1") as release:
         rolling = asyncio.create_task(field.roll_out(heard=heard))
         await heard.heard("wave 1")
-        assert (await steer(settings, "pause", Heard())).wish == "pause"
+        assert (await control(settings, "pause", Heard())).wish == "pause"
         release()
         await heard.heard("paused")
     assert field.held() == before
     with pytest.raises(FleetError, match="drives a rollout"):
         await field.updates.update(Wanted(), Heard())
-    ended = await steer(settings, "abort", Heard())
+    ended = await control(settings, "abort", Heard())
     assert ended.phase == "taken_back"
     assert (await rolling).rollout == "taken_back"
     assert field.held() == before
@@ -380,13 +380,13 @@ async def test_pause_and_abort_reach_the_driver(field: Field) -> None:
     with field.holding("m1") as release:
         again = asyncio.create_task(field.roll_out(heard=(other := Heard())))
         await other.heard("wave 1")
-        await steer(settings, "pause", Heard())
+        await control(settings, "pause", Heard())
         release()
         await other.heard("paused")
-    await steer(settings, "resume", Heard())
+    await control(settings, "resume", Heard())
     assert (await again).rollout == "done"
     with pytest.raises(FleetError, match="no rollout is under way"):
-        await steer(settings, "pause", Heard())
+        await control(settings, "pause", Heard())
 
 
 async def test_a_loss_that_nothing_notices_is_undone_by_one_command(field: Field) -> None:
@@ -470,7 +470,7 @@ async def test_a_rollback_that_was_compared_with_something_else_does_nothing(fie
     assert (await undo.plan("", moment, Heard())).to.sha256 == plan.held
 
 
-async def test_the_page_shows_a_rollout_and_steers_it(field: Field) -> None:
+async def test_the_page_shows_a_rollout_and_controls_it(field: Field) -> None:
     """Its wave and what can be done with it, each in words; a form of another rollout is refused."""
     new, asked = field.rename("On the page"), field.whole.router.seen["m1", "POST"]
     browser = {"Accept": "text/html"}
@@ -513,7 +513,7 @@ async def test_the_page_shows_a_rollout_and_steers_it(field: Field) -> None:
 
 
 async def test_a_daemon_does_the_same(field: Field) -> None:
-    """History, the question before a rollback, the rollback, and steering, for an administrator over HTTP."""
+    """History, the question before a rollback, the rollback, and control, for an administrator over HTTP."""
     before = field.held()
     field.rename("By the daemon")
     json_wanted = {"Accept": "application/json"}

@@ -18,8 +18,9 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from sidecar.errors import Rejected, SidecarError, StoreError
-from sidecar.fleet import rolling
+from sidecar.fleet import coordinator
 from sidecar.fleet.bus import announcing
+from sidecar.fleet.control import control
 from sidecar.fleet.driver import Lost
 from sidecar.fleet.index_history import PastIndex
 from sidecar.fleet.machines import FleetError
@@ -27,7 +28,6 @@ from sidecar.fleet.nats_link import connected
 from sidecar.fleet.report import Result
 from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.run import Updates, Wanted
-from sidecar.fleet.steer import steer
 from sidecar.fleet.store_records import StoreRecords
 from sidecar.fleet.undo import Undo
 from sidecar.model.bus import HINTS, Hint, fleet_key, opened
@@ -270,7 +270,7 @@ async def test_whoever_ends_a_rollout_tells_the_bus(tmp_path: Path, word: str, p
             )
             async with announcing(field.settings) as announcement:
                 await announcement.publish("1" * 64)
-            ended = await steer(field.settings, word, field.heard, store=field.store)
+            ended = await control(field.settings, word, field.heard, store=field.store)
             assert ended.phase == phase
             key = fleet_key(field.settings.store, field.settings.index_key)
             async with connected(server.url, "test") as link:
@@ -293,7 +293,9 @@ async def test_who_renews_a_lease_drives_whatever_the_clocks_say(
     field: Field, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By this machine's clock the lease is over: the other one, which renews it, is told, not taken over."""
-    monkeypatch.setattr(rolling, "_RENEWED_SECONDS", 0.1)  # as shipped, longer than a lease may stay as it is
+    monkeypatch.setattr(
+        coordinator, "_RENEWED_SECONDS", 0.1
+    )  # as shipped, longer than a lease may stay as it is
     await field.update("one")
     await field.update("two", canary="1")
     ended = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
@@ -313,11 +315,11 @@ async def test_who_renews_a_lease_drives_whatever_the_clocks_say(
     field.change("three")
     with pytest.raises(FleetError, match="another drives a rollout"):
         await field.updates.update(Wanted(index=field.local, canary=""), field.heard)
-    assert (await steer(field.settings, "pause", field.heard, store=field.store)).wish == "pause"
+    assert (await control(field.settings, "pause", field.heard, store=field.store)).wish == "pause"
     field.store.before = lambda operation, key: None
     known = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
     assert (known.token, known.wish) == ("other", "pause")
-    assert (await steer(field.settings, "abort", field.heard, store=field.store)).phase == "taken_back"
+    assert (await control(field.settings, "abort", field.heard, store=field.store)).phase == "taken_back"
 
 
 async def test_what_could_not_be_taken_back_is_nothing_to_go_back_to(field: Field) -> None:

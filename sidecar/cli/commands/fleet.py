@@ -19,11 +19,11 @@ from sidecar.cli.output import agreed, say, say_json, show
 from sidecar.cli.parser import subcommand
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
+from sidecar.fleet.control import control
 from sidecar.fleet.preview import preview, preview_lines
 from sidecar.fleet.progress import Lines, Live, Records, Silence
 from sidecar.fleet.report import Report, lines, overview_lines
 from sidecar.fleet.run import Updates, Wanted
-from sidecar.fleet.steer import steer
 from sidecar.fleet.undo import Undo, past_lines, plan_lines
 from sidecar.model.record import Problem
 from sidecar.system.privileges import become_owner
@@ -284,21 +284,21 @@ def _rollback(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _pause(options: argparse.Namespace, settings: Settings) -> int:
-    return _steer(options, settings, "pause")
+    return _control(options, settings, "pause")
 
 
 def _resume(options: argparse.Namespace, settings: Settings) -> int:
-    return _steer(options, settings, "resume")
+    return _control(options, settings, "resume")
 
 
 def _abort(options: argparse.Namespace, settings: Settings) -> int:
-    return _steer(options, settings, "abort")
+    return _control(options, settings, "abort")
 
 
-def _steer(options: argparse.Namespace, settings: Settings, word: str) -> int:
+def _control(options: argparse.Namespace, settings: Settings, word: str) -> int:
     """Tell the rollout's driver, or do it where that has died."""
     become_owner(Path(settings.paths.state))
-    rollout = asyncio.run(steer(settings, word, Silence() if options.json else Lines(_write)))
+    rollout = asyncio.run(control(settings, word, Silence() if options.json else Lines(_write)))
     if options.json:
         say_json(rollout)
     else:

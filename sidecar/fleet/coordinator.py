@@ -48,7 +48,7 @@ def driver_name(who: str = "") -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-class Rolling:
+class Coordinator:
     """Rollouts of one command."""
 
     def __init__(self, context: Context, listener: Listener, who: str) -> None:

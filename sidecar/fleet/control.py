@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from sidecar.config.settings import Settings
 from sidecar.fleet.context import open_context, require_secret
+from sidecar.fleet.coordinator import Coordinator, idle
 from sidecar.fleet.crew import Listener
 from sidecar.fleet.machines import FleetError
-from sidecar.fleet.rolling import Rolling, idle
 from sidecar.fleet.rollout import Rollout, Wish
 from sidecar.inputs.store import Store
 
@@ -16,13 +16,13 @@ _WISHES: dict[str, Wish] = {"pause": "pause", "resume": "", "abort": "abort"}
 async def under_way(settings: Settings, listener: Listener, store: Store | None = None) -> Rollout | None:
     """The rollout that has not come to a good end, whoever drives it; None where there is none."""
     async with open_context(settings, store, listener) as context:
-        known = await Rolling(context, listener, "").record()
+        known = await Coordinator(context, listener, "").record()
     if known is None or (known[0].ended and known[0].phase != "frozen"):
         return None
     return known[0]
 
 
-async def steer(
+async def control(
     settings: Settings, word: str, listener: Listener, who: str = "", store: Store | None = None
 ) -> Rollout:
     """Tell the driver to `pause`, `resume` or `abort`; where it has died, this one goes on, or takes back.
@@ -32,19 +32,19 @@ async def steer(
     """
     require_secret(settings)
     async with open_context(settings, store, listener) as context:
-        rolling = Rolling(context, listener, who)
-        known = await rolling.record()
+        coordinator = Coordinator(context, listener, who)
+        known = await coordinator.record()
         if known is not None and known[0].phase == "frozen" and word != "pause":
-            return await rolling.go_on(*known)
+            return await coordinator.go_on(*known)
         if known is None or known[0].ended:
             raise idle()
-        if await rolling.is_driven(*known):
-            told = await rolling.wish(_WISHES[word])
-            return await rolling.ended(told.token) if word == "abort" else told
+        if await coordinator.is_driven(*known):
+            told = await coordinator.wish(_WISHES[word])
+            return await coordinator.ended(told.token) if word == "abort" else told
         if word == "pause":
             raise FleetError(
                 f"nobody drives the rollout that {known[0].driver} left behind",
                 "`sidecar fleet resume` goes on with it, `sidecar fleet abort` takes it back",
                 code="fleet_unfinished",
             )
-        return await rolling.go_on(*known, back="a person has aborted it" if word == "abort" else "")
+        return await coordinator.go_on(*known, back="a person has aborted it" if word == "abort" else "")
