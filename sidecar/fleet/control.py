@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 from sidecar.config.settings import Settings
 from sidecar.fleet.context import open_context, require_secret
 from sidecar.fleet.coordinator import Coordinator, idle
 from sidecar.fleet.crew import Listener
 from sidecar.fleet.machines import FleetError
+from sidecar.fleet.report import Report, enough
 from sidecar.fleet.rollout import Rollout, Wish
 from sidecar.inputs.store import Store
 
@@ -22,29 +25,71 @@ async def under_way(settings: Settings, listener: Listener, store: Store | None 
     return known[0]
 
 
-async def control(
+async def tell(
     settings: Settings, word: str, listener: Listener, who: str = "", store: Store | None = None
-) -> Rollout:
-    """Tell the driver to `pause`, `resume` or `abort`; where it has died, this one goes on, or takes back.
+) -> Rollout | None:
+    """Tell the rollout's driver to `pause`, `resume` or `abort`, and give the rollout as it is then.
 
-    The rollout as it is then: at its end, but for one that was paused, or that its driver goes on with.
-    `FleetError` `fleet_idle` where there is none, `fleet_unfinished` where nobody is there to be paused.
+    None where nobody drives it: then `go_on` does. `FleetError` `fleet_idle` where there is none,
+    `fleet_unfinished` where nobody is there to be paused.
     """
     require_secret(settings)
     async with open_context(settings, store, listener) as context:
         coordinator = Coordinator(context, listener, who)
-        known = await coordinator.record()
-        if known is not None and known[0].phase == "frozen" and word != "pause":
-            return await coordinator.go_on(*known)
-        if known is None or known[0].ended:
-            raise idle()
-        if await coordinator.is_driven(*known):
-            told = await coordinator.wish(_WISHES[word])
-            return await coordinator.ended(told.token) if word == "abort" else told
-        if word == "pause":
-            raise FleetError(
-                f"nobody drives the rollout that {known[0].driver} left behind",
-                "`sidecar fleet resume` goes on with it, `sidecar fleet abort` takes it back",
-                code="fleet_unfinished",
-            )
-        return await coordinator.go_on(*known, back="a person has aborted it" if word == "abort" else "")
+        rollout, etag = await _unfinished(coordinator)
+        if rollout.phase != "frozen" and await coordinator.is_driven(rollout, etag):
+            return await coordinator.wish(_WISHES[word])
+    if word != "pause":
+        return None
+    if rollout.phase == "frozen":
+        raise idle()
+    raise FleetError(
+        f"nobody drives the rollout that {rollout.driver} left behind",
+        "`sidecar fleet resume` goes on with it, `sidecar fleet abort` takes it back",
+        code="fleet_unfinished",
+    )
+
+
+async def go_on(
+    settings: Settings, word: str, listener: Listener, who: str = "", store: Store | None = None
+) -> tuple[Rollout, Report]:
+    """Drive what another driver left behind: `resume` to its end, `abort` back, and if frozen back again."""
+    require_secret(settings)
+    started, clock = time.time(), time.monotonic()
+    async with open_context(settings, store, listener) as context:
+        coordinator = Coordinator(context, listener, who)
+        known = await _unfinished(coordinator)
+        end = await coordinator.go_on(*known, back="a person has aborted it" if word == "abort" else "")
+    report = Report(
+        started=started,
+        seconds=time.monotonic() - clock,
+        sha256=end.target,
+        upload="uploaded" if end.phase == "done" else "taken_back",
+        wait="loaded",
+        quorum=None,
+        dry_run=False,
+        machines=coordinator.results,
+        skipped=coordinator.found.skipped,
+        good=end.phase == "done" and enough(coordinator.results, None),
+        rollout=end.phase,
+        reason=end.reason,
+    )
+    return end, report
+
+
+async def control(settings: Settings, word: str, listener: Listener) -> Rollout:
+    """Do either, and wait for the end of what is aborted; the rollout as it is then."""
+    told = await tell(settings, word, listener)
+    if told is None:
+        return (await go_on(settings, word, listener))[0]
+    if word != "abort":
+        return told
+    async with open_context(settings, None, listener) as context:
+        return await Coordinator(context, listener, "").ended(told.token)
+
+
+async def _unfinished(coordinator: Coordinator) -> tuple[Rollout, str]:
+    known = await coordinator.record()
+    if known is None or (known[0].ended and known[0].phase != "frozen"):
+        raise idle()
+    return known

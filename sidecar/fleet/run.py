@@ -110,10 +110,8 @@ class Updates:
             current = proposal.current
             entry = None
             if end is None and current.upload == "planned":
-                replacement, _ = await asyncio.gather(
-                    self._may_lose(context, proposal, wanted, listener),
-                    _may_replace(context, proposal, wanted, listener),
-                )
+                await _may_replace(context, proposal, wanted, listener)
+                replacement = await self._may_lose(context, proposal, wanted, listener)
                 canary = self._canary(wanted, proposal, listener)
                 if canary and not wanted.dry_run:
                     end = await coordinator.begin(proposal, replacement, canary)

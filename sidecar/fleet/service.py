@@ -14,7 +14,7 @@ import msgspec
 
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
-from sidecar.fleet.control import control, under_way
+from sidecar.fleet.control import go_on, tell, under_way
 from sidecar.fleet.index_history_writer import compare
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.progress import STEPS, Silence, line
@@ -206,9 +206,25 @@ class FleetService:
             return await under_way(self._settings, Silence(), self._store)
 
     async def control(self, word: str, who: str) -> Rollout:
-        """Pause, resume or abort the rollout under way, whoever drives it."""
+        """Pause, resume or abort the rollout under way, whoever drives it: the rollout as it is then.
+
+        Where its driver has died, this daemon goes on with it, or takes it back, as it runs an update: to the
+        end when the caller goes away; `FleetConflict` `fleet_busy` while another is under way.
+        """
+        name, settings, store = self._name(who), self._settings, self._store
         with _configured():
-            return await control(self._settings, word, Silence(), self._name(who), self._store)
+            told = await tell(settings, word, Silence(), name, store)
+        if told is not None:
+            return told
+        ended: list[Rollout] = []
+
+        async def work(standing: Standing) -> Report:
+            end, report = await go_on(settings, word, standing, name, store)
+            ended.append(end)
+            return report
+
+        await self._start(work, who)
+        return ended[0]
 
     def _name(self, who: str) -> str:
         return f"{who} at {self._machine}"

@@ -472,7 +472,7 @@ class Pages:
             raise BadRequest(f"{word!r} can be done with no rollout", "use the buttons of the page")
         task = self._tasks.start(self._control(word, who))
         task.add_done_callback(_ended)
-        # An abort ends when the last machine is back: the page shows how far it is meanwhile.
+        # Where nobody drives it this daemon does, to the end: the page shows how far it is meanwhile.
         await asyncio.wait({task}, timeout=_CONTROL_SECONDS)
         if task.done():
             task.result()

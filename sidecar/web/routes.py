@@ -279,7 +279,7 @@ ROUTES: tuple[Route[Parts], ...] = (
             what,
             handler,
             needs="administrator",
-            answers={200: answer("the rollout's record", Rollout, also=()), **_FLEET},
+            answers={200: answer("the rollout as it is then", Rollout, also=()), **_FLEET},
         )
         for word, what, handler in (
             (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import sqlite3
@@ -20,7 +21,7 @@ from msgspec.structs import replace
 from sidecar.errors import Rejected, SidecarError, StoreError
 from sidecar.fleet import coordinator
 from sidecar.fleet.bus import announcing
-from sidecar.fleet.control import control
+from sidecar.fleet.control import go_on, tell
 from sidecar.fleet.driver import Lost
 from sidecar.fleet.index_history import PastIndex
 from sidecar.fleet.machines import FleetError
@@ -28,12 +29,14 @@ from sidecar.fleet.nats_link import connected
 from sidecar.fleet.report import Result
 from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.run import Updates, Wanted
+from sidecar.fleet.service import FleetService
 from sidecar.fleet.store_records import StoreRecords
 from sidecar.fleet.undo import Undo
 from sidecar.model.bus import HINTS, Hint, fleet_key, opened
 from sidecar.model.machine_report import Served
+from sidecar.model.runs import Outcome
 from tests.support.fleet import KEY, index, lose, serve
-from tests.support.machine import SECRET, Machine
+from tests.support.machine import SECRET, Machine, until
 from tests.support.memory_store import MemoryStore
 from tests.support.nats import nats_server
 
@@ -270,7 +273,7 @@ async def test_whoever_ends_a_rollout_tells_the_bus(tmp_path: Path, word: str, p
             )
             async with announcing(field.settings) as announcement:
                 await announcement.publish("1" * 64)
-            ended = await control(field.settings, word, field.heard, store=field.store)
+            ended, _ = await go_on(field.settings, word, field.heard, store=field.store)
             assert ended.phase == phase
             key = fleet_key(field.settings.store, field.settings.index_key)
             async with connected(server.url, "test") as link:
@@ -315,11 +318,40 @@ async def test_who_renews_a_lease_drives_whatever_the_clocks_say(
     field.change("three")
     with pytest.raises(FleetError, match="another drives a rollout"):
         await field.updates.update(Wanted(index=field.local, canary=""), field.heard)
-    assert (await control(field.settings, "pause", field.heard, store=field.store)).wish == "pause"
+    told = await tell(field.settings, "pause", field.heard, store=field.store)
+    assert told is not None
+    assert told.wish == "pause"
     field.store.before = lambda operation, key: None
     known = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
     assert (known.token, known.wish) == ("other", "pause")
-    assert (await control(field.settings, "abort", field.heard, store=field.store)).phase == "taken_back"
+    assert await tell(field.settings, "abort", field.heard, store=field.store) is None
+    assert (await go_on(field.settings, "abort", field.heard, store=field.store))[0].phase == "taken_back"
+
+
+@pytest.mark.parametrize(("word", "end"), [("resume", "loaded"), ("abort", "taken_back")])
+async def test_a_daemon_drives_a_rollout_as_it_runs_an_update(field: Field, word: str, end: str) -> None:
+    """Whoever asked may go away: it is followed like an update, and remembered like one."""
+    await field.update("one")
+    await field.update("two", canary="1")
+    ended = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
+    left = msgspec.json.encode(replace(ended, phase="wave", wave=1, lease=0.0))
+    field.store.content[RECORD] = left
+    outcomes: list[Outcome] = []
+    counted: list[str] = []
+    service = FleetService(
+        field.settings, "admin", field.store, lambda event: None, outcomes.append, counted.append
+    )
+    asking = asyncio.create_task(service.control(word, "somebody"))
+    await until(lambda: service.state().started is not None)
+    asking.cancel()
+    await until(lambda: not service.state().running)
+    state = service.state()
+    assert (state.who, counted, len(outcomes)) == ("somebody", [end], 1)
+    assert {one.machine for one in state.machines} == {"m1", "m2"}
+    assert msgspec.json.decode(field.store.content[RECORD], type=Rollout).ended
+    with pytest.raises(FleetError, match="no rollout is under way"):
+        await service.control(word, "somebody")
+    await service.close()
 
 
 async def test_what_could_not_be_taken_back_is_nothing_to_go_back_to(field: Field) -> None:
