@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +25,7 @@ from sidecar.model.changes import Changes
 from sidecar.model.objects import Stored
 from sidecar.model.record import Record
 from sidecar.system.background import in_thread
+from sidecar.system.tasks import together
 
 # The history is in the order of time, and what was found was there before what takes its place.
 _BEFORE_SECONDS = 0.01
@@ -115,9 +115,7 @@ class IndexHistoryWriter:
             more.append(self._records.keep(replaced, replacement.path, held.modified))
         entry = PastIndex(current.sha256, path.stat().st_size, modified, now, who, kind, replaced, said)
         # At once: whatever is waited for here delays the update.
-        await asyncio.gather(
-            *more, self._records.keep(current.sha256, path, modified), self._records.add(entry)
-        )
+        await together(*more, self._records.keep(current.sha256, path, modified), self._records.add(entry))
         return entry
 
     async def end(
@@ -141,6 +139,7 @@ class IndexHistoryWriter:
             say(f"the history does not tell how it ended: {error.message}")
             return
         try:
+            await self._records.keep_again(ended)
             await self._records.prune()
         except StoreError as error:
             say(f"the history keeps what is too old: {error.message}")

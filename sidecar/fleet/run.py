@@ -42,6 +42,7 @@ from sidecar.inputs.store.inventory import Inventory, Item, first_date
 from sidecar.inputs.store.transfer import format_age
 from sidecar.model.machine_report import Served, decode
 from sidecar.model.record import Record
+from sidecar.system import tasks
 
 
 class Wanted(Record, frozen=True):
@@ -263,9 +264,12 @@ class Updates:
     async def overview(self, listener: Listener) -> Overview:
         """How every active machine is, against what the store holds."""
         async with open_context(self._settings, self._store, listener) as context:
-            current, found = await asyncio.gather(
-                context.uploader.look(content=False), context.discovery.find()
-            )
+            finding = asyncio.create_task(context.discovery.find())
+            try:
+                current = await context.uploader.look(content=False)
+                found = await finding
+            finally:
+                await tasks.end(finding)
             rows = await self._ask_all(context.talk(signed=False), found, current)
         return Overview(time.time(), current.sha256, current.modified, rows, found.skipped)
 
@@ -294,8 +298,8 @@ class Updates:
             return Row(target.id, target.name, target.region, said.state, note=said.reason)
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(ask(target)) for target in found.targets]
-        return tuple(task.result() for task in tasks)
+            asking = [group.create_task(ask(target)) for target in found.targets]
+        return tuple(task.result() for task in asking)
 
     async def _proposal(self, context: Context, wanted: Wanted) -> Proposal:
         if wanted.index is not None:

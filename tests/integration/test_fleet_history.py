@@ -206,6 +206,28 @@ async def test_a_large_loss_is_refused_where_no_history_can_be_written(field: Fi
     assert field.held() == held
 
 
+@pytest.mark.parametrize("canary", ["", "1"])
+async def test_what_another_driver_prunes_meanwhile_is_kept_again(field: Field, canary: str) -> None:
+    """It listed the history before this update had its entry: the index that it removes is one of ours."""
+    await field.update("one")
+    gone: list[str] = []
+
+    def before(operation: str, key: str) -> None:
+        # The moment after this update has seen to it that both are kept.
+        if (operation, key) == ("done", RECORD if canary else KEY) and not gone:
+            contents = [one for one in field.store.content if one.startswith("db/index-history/")]
+            gone.extend(one for one in contents if not one.endswith(".json"))
+            for one in gone:
+                del field.store.content[one]
+
+    field.store.before = before
+    await field.update("two", canary=canary)
+    field.store.before = lambda operation, key: None
+    assert len(gone) == 2
+    assert set(gone) <= field.store.content.keys()
+    assert (await field.undo.roll_back(await field.undo.plan("", None, field.heard), "", field.heard)).good
+
+
 async def test_a_record_that_cannot_be_understood_stops_an_update(field: Field) -> None:
     """A newer sidecar may drive a rollout by rules that this one does not know."""
     held = await field.update("one")
