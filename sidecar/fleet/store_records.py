@@ -40,6 +40,7 @@ class StoreRecords:
         self.rollout_key = (beside / _ROLLOUT).as_posix()
         self._folder = folder
         self._numbers = count()
+        self._entries: dict[tuple[str, str], PastIndex] = {}
         self._contents: dict[str, tuple[Path, float]] = {}
 
     async def entries(self) -> list[PastIndex]:
@@ -124,9 +125,18 @@ class StoreRecords:
             path.unlink(missing_ok=True)
 
     async def _listed(self) -> list[tuple[str, PastIndex]]:
-        keys = [one.key for one in await self._store.objects(self._history) if one.key.endswith(_ENTRY)]
-        found = await together(*(self.get(key, PastIndex) for key in sorted(keys, reverse=True)))
-        return [(key, one[0]) for key, one in zip(sorted(keys, reverse=True), found, strict=True) if one]
+        listed = [one for one in await self._store.objects(self._history) if one.key.endswith(_ENTRY)]
+        # What has the ETag that it had is not fetched again.
+        known = {
+            one.key: self._entries[one.key, one.etag]
+            for one in listed
+            if (one.key, one.etag) in self._entries
+        }
+        keys = [one.key for one in listed if one.key not in known]
+        for key, found in zip(keys, await together(*(self.get(key, PastIndex) for key in keys)), strict=True):
+            if found is not None:
+                known[key] = self._entries[key, found[1]] = found[0]
+        return sorted(known.items(), reverse=True, key=lambda pair: pair[0])
 
     def _key(self, entry: PastIndex) -> str:
         # In the order of time by name, to the millisecond.

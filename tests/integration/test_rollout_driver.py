@@ -118,6 +118,31 @@ class World:
         ours = taken_over(known[0], token, token, 10.0)
         return await self.driver().drive(halted(ours, "aborted") if back else ours, known[1])
 
+    async def next_one(self, body: bytes) -> Rollout:
+        """The rollout after this one has ended."""
+        known = await self.records.get(RECORD, Rollout)
+        assert known is not None
+        held = self.store.content[KEY]
+        self.store.content |= {f"db/index-history/{digest(one)}": one for one in (held, body)}
+        etag = hashlib.md5(held, usedforsecurity=False).hexdigest()
+        rollout = replace(
+            self.rollout, token="next", started=9.0, target=digest(body), base=digest(held), base_etag=etag
+        )
+        return await self.driver().drive(rollout, known[1])
+
+    def seen_in_store(self) -> set[bytes]:
+        """Every index that the store holds from now on."""
+        held, put = set(), self.store.put
+
+        async def watched(key: str, source: Path, modified: float, replaces: str | None) -> str:
+            try:
+                return await put(key, source, modified, replaces)
+            finally:
+                held.add(self.store.content[KEY])
+
+        self.store.put = watched  # type: ignore[method-assign]
+        return held
+
     def record(self) -> Rollout:
         return msgspec.json.decode(self.store.content[RECORD], type=Rollout)
 
@@ -193,11 +218,16 @@ def test_any_history_ends_well(
     gone: set[str],
     lost: set[str],
 ) -> None:
-    """Several deaths in a row, lost answers, machines that refuse or are gone: the end is one of two."""
+    """Several deaths in a row, lost answers, machines that refuse or are gone: the end is one of two.
+
+    What the first machine that can be reached refuses, no other one has ever heard of, and the store has
+    never held. A good index that comes after it comes to all, whatever was before.
+    """
 
     async def history() -> None:
         world = World(tmp_path, refusing, gone)
         world.store.loses_answers = set(lost)
+        held = world.seen_in_store()
         begun = False
         for number, death in enumerate([*deaths, None]):
             world.store.before = dies_at(death) if death is not None else lambda operation, key: None
@@ -210,9 +240,16 @@ def test_any_history_ends_well(
                 pass
             begun = RECORD in world.store.content
         world.check()
+        if next((name for name in NAMES if name not in gone), None) in refusing:
+            assert not world.machines.ever
+            assert NEW not in held
         world.machines.gone.clear()
         world.machines.poll()
         world.check()
+        world.machines.refusing.clear()
+        assert (await world.next_one(OTHER)).phase == "done"
+        assert world.store.content[KEY] == OTHER
+        assert set(world.machines.serves.values()) == {digest(OTHER)}
 
     asyncio.run(history())
 
