@@ -18,7 +18,7 @@ from sidecar.errors import StoreError
 from sidecar.fleet import rollout as rules
 from sidecar.fleet.context import Context
 from sidecar.fleet.crew import Listener
-from sidecar.fleet.driver import Driver
+from sidecar.fleet.driver import Driver, NotBegun
 from sidecar.fleet.index_history import How
 from sidecar.fleet.index_history_writer import Replacement, how
 from sidecar.fleet.machines import FleetError, Found, Target, only
@@ -109,7 +109,12 @@ class Coordinator:
             waves=rules.waves(names, [one.id for one in first]),
             machines=len(names),
         )
-        return await self._drive(rollout, known[1] if known else None)
+        try:
+            return await self._drive(rollout, known[1] if known else None)
+        except NotBegun:
+            with suppress(StoreError):  # then it stays as one that nobody saw through
+                await context.records.drop(entry)
+            raise
 
     async def go_on(self, rollout: Rollout, etag: str, *, back: str = "") -> Rollout:
         """Drive what another driver left behind: to its end, or back for the reason given."""

@@ -46,6 +46,10 @@ class Lost(FleetError):
     status = 409
 
 
+class NotBegun(Lost):
+    """Another driver was faster: nothing was done."""
+
+
 class Machines(Protocol):
     """What a driver does with machines."""
 
@@ -90,15 +94,17 @@ class Driver:
     async def drive(self, rollout: Rollout, etag: str | None) -> Rollout:
         """Take the rollout, whose record has this ETag, to its end; `Lost` when another has it by now.
 
+        `NotBegun` when another had it before this one did anything.
+
         Whatever else is raised, the record stays as it was last written, for whoever goes on with it.
         """
         self._rollout, self._etag = rollout, etag
         try:
             await self._write(lambda one: one)
-        except StoreError as error:
-            if error.code != "store_changed":
+        except (StoreError, Lost) as error:
+            if not isinstance(error, Lost) and error.code != "store_changed":
                 raise
-            raise Lost(
+            raise NotBegun(
                 "another driver began a rollout just now", "`sidecar fleet history` tells more"
             ) from error
         tasks = {asyncio.create_task(self._phases()), asyncio.create_task(self._renew())}

@@ -57,6 +57,10 @@ class StoreRecords:
         stored = await self._store.head(key)
         await self.put(key, entry, stored.etag if stored else None)
 
+    async def drop(self, entry: PastIndex) -> None:
+        """Forget an entry of what came to nothing; its content goes when the history is pruned."""
+        await self._store.remove(self._key(entry))
+
     async def keep(self, sha256: str, path: Path, modified: float) -> None:
         """Keep an index's content, unless it is kept already; the file stays as it is while this is used."""
         self._contents[sha256] = path, modified

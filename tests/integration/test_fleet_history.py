@@ -206,6 +206,27 @@ async def test_a_large_loss_is_refused_where_no_history_can_be_written(field: Fi
     assert field.held() == held
 
 
+@pytest.mark.parametrize("ahead", [-1, 1])
+async def test_whoever_comes_second_leaves_no_entry(field: Field, ahead: float) -> None:
+    """Both saw no rollout, and one of them has it: the other has brought nothing to the fleet."""
+    await field.update("one")
+    held = await field.update("two", canary="1")
+    ended, taken = msgspec.json.decode(field.store.content[RECORD], type=Rollout), False
+
+    def before(operation: str, key: str) -> None:
+        nonlocal taken
+        if (operation, key) == ("put", RECORD) and not taken:
+            taken = True
+            other = replace(ended, token="other", phase="wave", started=time.time() + ahead)
+            field.store.content[RECORD] = msgspec.json.encode(other)
+
+    field.store.before = before
+    field.change("three")
+    with pytest.raises(Lost, match="another driver began"):
+        await field.updates.update(Wanted(index=field.local, canary="1"), field.heard)
+    assert (await field.entries())[0].sha256 == held
+
+
 @pytest.mark.parametrize("canary", ["", "1"])
 async def test_what_another_driver_prunes_meanwhile_is_kept_again(field: Field, canary: str) -> None:
     """It listed the history before this update had its entry: the index that it removes is one of ours."""
