@@ -77,14 +77,14 @@ async def go_on(
     return end, report
 
 
-async def control(settings: Settings, word: str, listener: Listener) -> Rollout:
+async def control(settings: Settings, word: str, listener: Listener, store: Store | None = None) -> Rollout:
     """Do either, and wait for the end of what is aborted; the rollout as it is then."""
-    told = await tell(settings, word, listener)
+    told = await tell(settings, word, listener, store=store)
     if told is None:
-        return (await go_on(settings, word, listener))[0]
+        return (await go_on(settings, word, listener, store=store))[0]
     if word != "abort":
         return told
-    async with open_context(settings, None, listener) as context:
+    async with open_context(settings, store, listener) as context:
         return await Coordinator(context, listener, "").ended(told.token)
 
 
