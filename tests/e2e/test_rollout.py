@@ -36,9 +36,10 @@ from sidecar.fleet.undo import Past, Undo, past_lines
 from sidecar.generate.check import LOSS
 from sidecar.inputs.store import Store, open_store, own_index
 from sidecar.model.runs import Request
+from sidecar.update import sent
 from tests.conftest import Bucket, s3_client
 from tests.support.cgi import SIDECAR, environment, sidecar
-from tests.support.fleet import KEY, Fleet, fleet, hang, index, lose
+from tests.support.fleet import KEY, Fleet, answers, fleet, hang, index, lose
 from tests.support.machine import Machine, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -230,6 +231,24 @@ async def test_the_canary_keeps_it_when_it_looks_at_the_store_meanwhile(field: F
     assert field.held() == before
     await field.whole_again()
     assert (await daemon.worker.submit(Request(trigger="timer"))).state == "unchanged"
+    assert field.serving(new) == set()
+
+
+async def test_a_canary_that_slept_through_the_taking_back_wakes_to_the_index_before(
+    field: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could tell it, and nobody has to: it believes the store again once it was asleep for long."""
+    monkeypatch.setattr(sent, "LIMIT", 0.0)  # as shipped, ten minutes
+    new = field.rename("Asleep")
+    await killed_at(field, Heard(), "wave 2")
+    field.expire()
+    field.whole.router.faults["m1"] = answers(502)
+    ended = await field.control("abort")
+    assert (ended.phase, ended.lagging) == ("taken_back", ("m1",))
+    assert field.serving(new) == {"m1"}
+    del field.whole.router.faults["m1"]
+    await field.whole.daemons["m1"].worker.submit(Request(trigger="wake"))
+    await field.whole_again()
     assert field.serving(new) == set()
 
 
