@@ -76,8 +76,12 @@ class Driver:
         listener: Listener,
         folder: Path,
         soak: float,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        """`remember` is told the ETag and SHA-256 of what this machine stores; `soak` is in seconds."""
+        """`remember` is told the ETag and SHA-256 of what this machine stores; `soak` is in seconds.
+
+        `wall` is the clock that other machines read too: it may be set meanwhile.
+        """
         self._store = store
         self._key = index_key
         self._records = records
@@ -86,6 +90,8 @@ class Driver:
         self._listener = listener
         self._folder = folder
         self._soak_seconds = soak
+        self._wall = wall
+        self._written = time.monotonic()
         self._lock = asyncio.Lock()
         self._etag: str | None = None
         self._stored: str | None = None
@@ -314,7 +320,7 @@ class Driver:
             try:
                 await self._write(lambda one: one)
             except StoreError as error:
-                if time.time() > self._rollout.lease:
+                if time.monotonic() - self._written > LEASE_SECONDS:
                     raise
                 self._listener.say(f"{error.message}; trying again")
 
@@ -338,7 +344,7 @@ class Driver:
     async def _write(self, change: Callable[[Rollout], Rollout], lease: float | None = None) -> None:
         async with self._lock:
             for attempt in range(1, _WRITES + 1):
-                until = time.time() + LEASE_SECONDS if lease is None else lease
+                until = self._wall() + LEASE_SECONDS if lease is None else lease
                 new = replace(change(self._rollout), lease=until)
                 try:
                     self._etag = await self._records.put(self._records.rollout_key, new, self._etag)
@@ -348,7 +354,7 @@ class Driver:
                     self._etag = await self._read() or self._etag
                     await asyncio.sleep(_PAUSE_SECONDS * attempt)
                 else:
-                    self._rollout = new
+                    self._rollout, self._written = new, time.monotonic()
                     return
 
     async def _content(self, sha256: str) -> Path:

@@ -93,7 +93,7 @@ class World:
             waves(NAMES, NAMES[:1]), len(NAMES),
         )  # fmt: skip
 
-    def driver(self) -> Driver:
+    def driver(self, **more: Any) -> Driver:
         """Another process, with a folder of its own."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         return Driver(
@@ -105,6 +105,7 @@ class World:
             Silence(),
             folder,
             soak=0.0,
+            **more,
         )
 
     async def drive(self) -> Rollout:
@@ -397,6 +398,29 @@ async def test_who_went_back_by_itself_is_told_again(tmp_path: Path) -> None:
     world.machines.poll()
     ended = await world.go_on()
     assert ended is not None
+    assert ended.phase == "done"
+    world.check()
+
+
+async def test_a_clock_that_is_set_ends_no_rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the new time its lease was over long ago: it has renewed it all the same; one failure is none."""
+    monkeypatch.setattr(driver_module, "RENEW_SECONDS", 0.01)  # as shipped, ten seconds
+    world, now, failed = World(tmp_path), [1000.0], asyncio.Event()
+    look = world.machines.look
+
+    def before(operation: str, key: str) -> None:
+        if now[0] > 1000.0 and (operation, key) == ("put", RECORD) and not failed.is_set():
+            failed.set()
+            raise StoreError("the store does not answer", code="store_timeout")
+
+    async def slow(target: Target, sha256: str) -> Verdict | None:
+        now[0] += 3600.0
+        await failed.wait()
+        return await look(target, sha256)
+
+    world.store.before = before
+    world.machines.look = slow  # type: ignore[method-assign]
+    ended = await world.driver(wall=lambda: now[0]).drive(world.rollout, None)
     assert ended.phase == "done"
     world.check()
 
