@@ -451,7 +451,7 @@ async def test_the_second_of_two_drivers_is_told(tmp_path: Path) -> None:
         world.driver().drive(replace(world.rollout, token="another"), None),
         return_exceptions=True,
     )
-    assert sorted(type(one).__name__ for one in both) == ["Lost", "Rollout"]
+    assert sorted(type(one).__name__ for one in both) == ["NotBegun", "Rollout"]
     world.check()
 
 
