@@ -461,8 +461,8 @@ async def test_a_large_loss_of_one_region_is_refused_before_the_upload(field: Fi
         assert refused.value.code == LOSS
     assert field.held() == before
     assert (await field.history()).entries[0] == newest
-    told = await sidecar(field.admin, "fleet", "preview")
-    assert (told.code, f"Refused: the index would drop {lost}" in told.out) == (1, True)
+    told = await preview(field.admin.settings(), "", Heard())
+    assert (told.good, lost in told.refused) == (False, True)
     async with field.admin.daemon() as daemon, field.admin.client() as client:
         assert await daemon.fleet.follow()  # it is for people
         state = daemon.fleet.state()
