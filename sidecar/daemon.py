@@ -21,7 +21,7 @@ from sidecar.generations import Generations, Manifest, targets
 from sidecar.inputs.index import Deployed, read_deployed, read_pending
 from sidecar.inputs.machine import Machine, machine_id
 from sidecar.inputs.store import open_store, own_index
-from sidecar.model.artifacts import MAINTENANCE
+from sidecar.model.artifacts import HTPASSWD, MAINTENANCE
 from sidecar.model.events import LifecycleEvent
 from sidecar.model.machine_report import LoadedIndex, Served, served
 from sidecar.model.runs import LoadVerdict, Outcome, Request
@@ -261,6 +261,7 @@ class Daemon:
             lambda: self.server.problem,
             self.generations.site.unwritable,
             process.hidden,
+            lambda: process.unreadable(self.generations.site.where.files[HTPASSWD]),
             self._databases_problem,
             self.bus.problem,
         ]
