@@ -20,7 +20,7 @@ import msgspec
 from sidecar.config.parse import parse
 from sidecar.config.settings import Settings
 from sidecar.fleet.bus import BusListener, announcing
-from sidecar.model.machine_report import Served
+from sidecar.model.machine_report import MachineReport
 from sidecar.system.memory import seldom_collected
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +39,7 @@ class Machine:
     """A machine on the bus that serves an index so many seconds after it heard of it."""
 
     def __init__(self, settings: Settings, name: str, seconds: float) -> None:
-        self.served = Served(name, "iad", "synced", "healthy", generation=1, loaded=1, sha256="0" * 64)
+        self.served = MachineReport(name, "iad", "synced", "healthy", generation=1, loaded=1, sha256="0" * 64)
         self._seconds = seconds
         self.listener = BusListener(settings, name, self.follow, lambda: self.served, lambda outcome: None)
 

@@ -22,7 +22,7 @@ from typing import Any
 import bus_bench
 import yaml
 
-from sidecar.fleet.run import Wanted
+from sidecar.fleet.run import FleetRequest
 
 ROOT = Path(__file__).parent.parent
 SIDECAR = Path(sys.executable).with_name("sidecar")
@@ -177,7 +177,7 @@ async def eight(endpoint: str, client: Any, runs: int) -> dict[str, list[tuple[f
                 for run in range(runs):
                     index(admin.application / "db" / "index.sqlite3", f"another-{run}")
                     started = time.perf_counter()
-                    report = await daemon.fleet.update(Wanted(), "the benchmark")
+                    report = await daemon.fleet.update(FleetRequest(), "the benchmark")
                     took = time.perf_counter() - started
                     found["by a daemon"].append((took, max(one.seconds for one in report.machines)))
     return found

@@ -24,7 +24,7 @@ from sidecar.config import settings
 from sidecar.config.parse import PREFIX, variable
 from sidecar.config.parse import fields as setting_fields
 from sidecar.config.schema import written as as_written
-from sidecar.fleet.report import Result
+from sidecar.fleet.report import MachineResult
 from sidecar.model.stream import STREAM_EVENTS, StreamEvent
 from sidecar.observe.metrics import FleetMetrics, Metrics
 from sidecar.web.routes import document
@@ -316,7 +316,7 @@ def endpoints() -> str:
 def events() -> str:
     """Every kind of event: what it holds, when it is told."""
     lines = ["| event | holds | tells |", "| --- | --- | --- |"]
-    told: tuple[type[StreamEvent], ...] = (*STREAM_EVENTS, Result)
+    told: tuple[type[StreamEvent], ...] = (*STREAM_EVENTS, MachineResult)
     for record in told:
         holds = ", ".join(f"`{name}`" for name in record.__struct_encode_fields__)
         first, _, _ = inspect.cleandoc(record.__doc__ or "").partition("\n\n")

@@ -14,21 +14,21 @@ from typing import Any
 from sidecar.config.settings import Settings
 from sidecar.errors import NotFound, PublishError, SidecarError
 from sidecar.fleet.bus import BusListener
-from sidecar.fleet.follower import Follower
+from sidecar.fleet.debounce import Debounce
 from sidecar.fleet.service import FleetService
 from sidecar.generate import login
 from sidecar.generations import Generations, Manifest, targets
-from sidecar.inputs.index import Deployed, read_deployed, read_pending
+from sidecar.inputs.index import DeploymentFiles, read_deployed, read_pending
 from sidecar.inputs.machine import Machine, machine_id
 from sidecar.inputs.store import open_store, own_index
 from sidecar.model.artifacts import HTPASSWD, MAINTENANCE
 from sidecar.model.events import LifecycleEvent
-from sidecar.model.machine_report import LoadedIndex, Served, served
+from sidecar.model.machine_report import LoadedIndex, MachineReport, served
 from sidecar.model.runs import LoadVerdict, Outcome, Request
 from sidecar.model.stream import ReadyProgress, RunFinished
 from sidecar.model.work import Work
 from sidecar.navigator.markers import Markers
-from sidecar.navigator.probes import Gate, OwnLogin, Probes
+from sidecar.navigator.probes import NavigatorPort, OwnLogin, Probes
 from sidecar.navigator.process import NavigatorProcess
 from sidecar.navigator.server import Navigator
 from sidecar.observe.comparison import Comparison
@@ -42,31 +42,36 @@ from sidecar.system import systemd
 from sidecar.system.sqlite import install_database, warm_up
 from sidecar.system.tasks import Tasks, end
 from sidecar.update.check_command import CheckCommand
-from sidecar.update.patience import submit
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.rejections import Rejections
-from sidecar.update.triggers import LocalWatch, Ticker
+from sidecar.update.store_lag import submit
+from sidecar.update.triggers import IndexWatcher, Ticker
 from sidecar.update.updater import Updater
 from sidecar.update.worker import RunLimits, Throttle, Worker
-from sidecar.web.access import Administrators
+from sidecar.web.access import BasicAuth
 from sidecar.web.app import application
 from sidecar.web.background import BackgroundViews
+from sidecar.web.browser.common import Common
+from sidecar.web.browser.fleet import FleetPages
+from sidecar.web.browser.history import HistoryPages
+from sidecar.web.browser.look import Look
+from sidecar.web.browser.preview import PreviewPages
+from sidecar.web.browser.status import StatusPages
 from sidecar.web.fleet import FleetViews
 from sidecar.web.operations import Operations
-from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger, discard_received
-from sidecar.web.routes import Parts
+from sidecar.web.routes import Handlers
 from sidecar.web.server import Server
 from sidecar.web.signatures import UsedSignatures
 from sidecar.web.views import Views
 
 logger = logging.getLogger(__name__)
 
-_GRACE = 2.0
+_GRACE_SECONDS = 2.0
 # A bucket tells of one change more than once, and in no order.
-_RELAY_QUIET, _RELAY_LONGEST = 1.0, 10.0
+_RELAY_QUIET_SECONDS, _RELAY_MAX_SECONDS = 1.0, 10.0
 # `update --once` runs no daemon afterwards: how long it looks for the load of what it published, in seconds.
-_ONCE = 5.0
+_ONCE_SECONDS = 5.0
 _ONCE_VERDICTS: dict[LoadVerdict, str] = {
     "loaded": "Navigator has loaded it",
     "down": "Navigator is down; it will load it when it starts",
@@ -109,9 +114,6 @@ class Daemon:
         self.ready = assemble(
             settings, self.store, self.generations, self._deployed, self.broker.emit, self._worked
         )
-        self.metrics.follow_ready(
-            lambda: work.started if (work := self.ready.work.current) is not None else 0.0
-        )
         machine = Machine(settings, state / "loaded")
         self._inputs = machine.inputs
         self._rejections = Rejections(state / "rejected.json")
@@ -120,7 +122,7 @@ class Daemon:
             Navigator(
                 process,
                 markers,
-                Gate(navigator.port, self.generations.site.where.files[MAINTENANCE]),
+                NavigatorPort(navigator.port, self.generations.site.where.files[MAINTENANCE]),
                 Probes(
                     navigator.port,
                     navigator.probes,
@@ -165,14 +167,66 @@ class Daemon:
             self.updater.fetch,
             lambda: self._ticker.due,
         )
-        self.metrics.follow_navigator(lambda: self.reconciler.process is not None)
-        self.metrics.follow_state(self.status.sync, self.status.health)
-        self.metrics.follow_loaded(lambda: self.reconciler.served)
-        self.metrics.follow_published(
-            lambda: current.counts.users if (current := self.generations.current) else 0,
-            lambda: (current.index.modified or 0.0) if (current := self.generations.current) else 0.0,
-            lambda: len(self.drift.names),
+        self.bus = BusListener(settings, self._id, self._hinted, self._served, self.metrics.count_hint)
+        self.fleet = FleetService(
+            settings, self._id, self.store, self.broker.emit, self._remember, self.metrics.count_fleet
         )
+        self._relay = Debounce(self.fleet.relay, _RELAY_QUIET_SECONDS, _RELAY_MAX_SECONDS)
+        self._followed = Debounce(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
+        self._signatures = UsedSignatures(state / "signatures", trigger.window)
+        self.server = Server(application(self._handlers(), _names(settings)), settings.listen)
+        self._follow(process)
+
+    def _handlers(self) -> Handlers:
+        """What answers requests, of the parts that do the work."""
+        settings, trigger = self._settings, self._settings.trigger
+        comparison = Comparison(self.generations, self._deployed)
+        administrators = BasicAuth(settings.administrators, behind_navigator=settings.page.through_navigator)
+        common = Common(administrators, self.status, self.worker)
+        look = Look(self.status, self.worker, self.reconciler, self.fleet.known)
+        fleet_pages = FleetPages(common, look, settings, self.generations, self.fleet)
+        return Handlers(
+            Operations(
+                self.worker,
+                self.reconciler,
+                self.updater.is_intact,
+                self.ready.work,
+                self.broker,
+                administrators,
+                trigger.webhook_token,
+                settings.navigator.reload_timeout,
+                self._relay.changed if settings.fleet.relay_webhook else lambda: None,
+            ),
+            BackgroundViews(self.ready, self.broker, administrators),
+            Views(
+                self.worker,
+                self.status,
+                self.history,
+                self.metrics,
+                self.broker,
+                administrators,
+                comparison,
+            ),
+            PublicTrigger(
+                trigger,
+                self._id,
+                self.worker,
+                self.reconciler,
+                self.updater.is_intact,
+                self._signatures,
+                Path(settings.paths.state) / "received",
+                self._served,
+                settings.fetch.expect_timeout,
+            ),
+            FleetViews(self.fleet, self.broker, administrators),
+            StatusPages(common, look, fleet_pages, self.broker, settings),
+            PreviewPages(common, settings, self.generations, self._pending_regions),
+            fleet_pages,
+            HistoryPages(common, self.generations, self.history, comparison, self.drift),
+        )
+
+    def _follow(self, process: NavigatorProcess) -> None:
+        """Who is told what becomes of a generation, and where metrics and status look."""
         for subscriber in (
             self.metrics.on_event,
             self.broker.on_event,
@@ -181,82 +235,20 @@ class Daemon:
             self._on_event,
         ):
             self.reconciler.subscribe(subscriber)
-        self.bus = BusListener(settings, self._id, self._hinted, self._served, self.metrics.count_hint)
-        self.metrics.follow_bus(lambda: self.bus.connected)
-        self.fleet = FleetService(
-            settings, self._id, self.store, self.broker.emit, self._remember, self.metrics.count_fleet
+        self.metrics.follow_navigator(lambda: self.reconciler.process is not None)
+        self.metrics.follow_state(self.status.sync, self.status.health)
+        self.metrics.follow_loaded(lambda: self.reconciler.served)
+        self.metrics.follow_published(
+            lambda: current.counts.users if (current := self.generations.current) else 0,
+            lambda: (current.index.modified or 0.0) if (current := self.generations.current) else 0.0,
+            lambda: len(self.drift.names),
         )
+        self.metrics.follow_ready(
+            lambda: work.started if (work := self.ready.work.current) is not None else 0.0
+        )
+        self.metrics.follow_bus(lambda: self.bus.connected)
         self.metrics.fleet.overview = lambda: self.fleet.overview
         self.metrics.fleet.ended = lambda: self.fleet.ended
-        self._relay = Follower(self.fleet.relay, _RELAY_QUIET, _RELAY_LONGEST)
-        self._followed = Follower(self.fleet.follow, settings.fleet.quiet, settings.fleet.longest)
-        self._signatures = UsedSignatures(state / "signatures", trigger.window)
-        comparison = Comparison(self.generations, self._deployed)
-        administrators = Administrators(
-            settings.administrators, behind_navigator=settings.page.through_navigator
-        )
-        self.server = Server(
-            application(
-                Parts(
-                    Operations(
-                        self.worker,
-                        self.reconciler,
-                        self.updater.stands,
-                        self.ready.work,
-                        self.broker,
-                        administrators,
-                        trigger.webhook_token,
-                        navigator.reload_timeout,
-                        self._relay.changed if settings.fleet.relay_webhook else lambda: None,
-                    ),
-                    BackgroundViews(self.ready, self.broker, administrators),
-                    Views(
-                        self.worker,
-                        self.status,
-                        self.history,
-                        self.metrics,
-                        self.broker,
-                        administrators,
-                        comparison,
-                    ),
-                    PublicTrigger(
-                        trigger,
-                        self._id,
-                        self.worker,
-                        self.reconciler,
-                        self.updater.stands,
-                        self._signatures,
-                        state / "received",
-                        self._served,
-                        settings.fetch.expect_timeout,
-                    ),
-                    Pages(
-                        settings,
-                        self.worker,
-                        self.status,
-                        self.reconciler,
-                        self.generations,
-                        self.history,
-                        self.broker,
-                        administrators,
-                        comparison,
-                        self._pending_regions,
-                        self.fleet.known,
-                        self.fleet.update,
-                        self.fleet.changes,
-                        self.fleet.plan,
-                        self.fleet.roll_back,
-                        self.fleet.look,
-                        self.fleet.rollout,
-                        self.fleet.control,
-                    ),
-                    FleetViews(self.fleet, self.broker, administrators),
-                ),
-                _names(settings),
-            ),
-            settings.listen,
-        )
-
         self.status.problems += [
             lambda: self.server.problem,
             self.generations.site.unwritable,
@@ -305,7 +297,7 @@ class Daemon:
             if self._settings.fleet.follow_local_index:
                 self._followed.changed()  # it may have changed while no daemon ran
             self._keep_running(stack, self._followed.run())
-            self._keep_running(stack, LocalWatch(self._own_index.signature, self._local_changed).run())
+            self._keep_running(stack, IndexWatcher(self._own_index.signature, self._local_changed).run())
         await self.server.startup(systemd.listening_sockets())
         stack.push_async_callback(self.server.shutdown)
         self._tasks.start(self.server.run())
@@ -313,7 +305,7 @@ class Daemon:
         # Before the server ends, so that whoever still waits gets an answer.
         stack.callback(self.reconciler.release_waiters)
         stack.push_async_callback(end, work)
-        stack.push_async_callback(self.worker.close, _GRACE)
+        stack.push_async_callback(self.worker.close, _GRACE_SECONDS)
         stack.push_async_callback(self.server.leave_to_successor)
         logger.info(
             "listening on %s and %s", self._settings.listen.socket, self.server.url or "no TCP address"
@@ -425,7 +417,7 @@ class Daemon:
         self._history_writer.add(outcome)
 
     def _published(self, manifest: Manifest, request: Request) -> None:
-        self._history_writer.expect(manifest.number)
+        self._history_writer.track(manifest.number)
         self.reconciler.published(manifest.number)
         if request.rollback is not None and not request.takes_back:
             self.metrics.count_rollback("requested")
@@ -440,7 +432,7 @@ class Daemon:
         task = asyncio.create_task(self.reconciler.run())
         current = self.generations.current
         verdict: LoadVerdict = (
-            "pending" if current is None else await self.reconciler.wait(current.number, _ONCE)
+            "pending" if current is None else await self.reconciler.wait(current.number, _ONCE_SECONDS)
         )
         await end(task)
         return _ONCE_VERDICTS.get(verdict, "there is no sign yet that Navigator has loaded it")
@@ -475,7 +467,7 @@ class Daemon:
         current = self.generations.current
         return self.ready.databases.problem(current.withheld if current is not None else ())
 
-    def _served(self) -> Served:
+    def _served(self) -> MachineReport:
         """What everyone may know of this machine."""
         number, current = self.reconciler.served, self.generations.current
         found = current if current is not None and current.number == number else None
@@ -491,7 +483,7 @@ class Daemon:
         )
         return served(self.status.status(), loaded, self._rejections.newest)
 
-    def _deployed(self) -> Deployed:
+    def _deployed(self) -> DeploymentFiles:
         paths = self._settings.paths
         return read_deployed(Path(paths.deployed), Path(paths.regions))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # A sentence may quote what somebody sent: the name of a table can have a million letters.
-_LONGEST = 1000
+_MAX_CHARACTERS = 1000
 
 
 class SidecarError(Exception):
@@ -20,8 +20,8 @@ class SidecarError(Exception):
     """Seconds after which it is worth trying again, where it is at all."""
 
     def __init__(self, message: str, hint: str = "", *, code: str | None = None, detail: str = "") -> None:
-        if len(message) > _LONGEST:
-            message = f"{message[:_LONGEST]} …"
+        if len(message) > _MAX_CHARACTERS:
+            message = f"{message[:_MAX_CHARACTERS]} …"
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -28,7 +28,7 @@ _OWN = {
     ("applications", "pools", "max_size"): "it depends on the memory",
 }
 _GROWS = {("routes", "reverse_proxies"), ("auth", "public_paths")}
-_LONGEST = 160
+_MAX_VALUE_CHARACTERS = 160
 
 Place = tuple[Any, ...]
 
@@ -178,4 +178,4 @@ def _value(value: Any) -> str:
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[: _MAX_VALUE_CHARACTERS - 3]}..."

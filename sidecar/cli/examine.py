@@ -18,17 +18,17 @@ from sidecar.errors import SidecarError
 from sidecar.fleet.bus import secrets_of
 from sidecar.fleet.nats_link import connected, place
 from sidecar.generate import generate
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generations import targets
 from sidecar.inputs.index import read_deployed, read_index
 from sidecar.inputs.machine import Machine, placeholder_values
 from sidecar.inputs.store import open_store, own_index
 from sidecar.model.bus import HINTS, Hint, fleet_key, opened
 from sidecar.model.record import Record
-from sidecar.model.words import spoken
+from sidecar.model.words import short, spoken
 from sidecar.observe.logs import whereabouts
 
-_PATIENCE = 5.0
+_TIMEOUT_SECONDS = 5.0
 
 
 class Finding(Record, frozen=True):
@@ -123,7 +123,7 @@ async def _origin(settings: Settings) -> Finding:
     subject = f"application {url}"
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PATIENCE)) as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)) as session,
             session.get(url, allow_redirects=False) as answer,
         ):
             good = answer.status == 200
@@ -149,7 +149,7 @@ async def _bus(settings: Settings) -> Finding:
         if value is None:
             return Finding(subject, True, f"answers, and holds nothing for {key} yet")
         hint, stamp, _ = opened(Hint, key, value, secrets_of(settings))
-        held = f"holds {hint.sha256[:12]} of {time.strftime('%F %T', time.localtime(stamp))} for {key}"
+        held = f"holds {short(hint.sha256)} of {time.strftime('%F %T', time.localtime(stamp))} for {key}"
         return Finding(subject, True, f"answers, and {held}")
     except SidecarError as error:
         return Finding(subject, False, error.message, error.hint)
@@ -182,7 +182,7 @@ def _generation(settings: Settings, path: Path) -> Finding:
     try:
         index = read_index(path, read_deployed(Path(settings.paths.deployed), Path(settings.paths.regions)))
         inputs = Machine(settings, Path(settings.paths.state) / "loaded").inputs()
-        generated = generate(index, inputs.deployment, Memo())
+        generated = generate(index, inputs.deployment, ResultCache())
     except SidecarError as error:
         return Finding("generation", False, error.message, error.hint)
     skipped = f", {len(generated.skipped)} rows unfit for htpasswd" if generated.skipped else ""

@@ -11,13 +11,13 @@ from sidecar.cli.client import Client, NoDaemon
 from sidecar.cli.outcome import refused
 from sidecar.config.settings import Settings
 from sidecar.errors import NotFound, SidecarError
-from sidecar.model.work import Pushed, Work
+from sidecar.model.work import PushResult, Work
 
 if TYPE_CHECKING:
     # These load what only a daemon needs.
     from sidecar.ready.assembly import ReadyParts
     from sidecar.ready.facts import GenerationData
-    from sidecar.ready.table import Line
+    from sidecar.ready.table import DatabaseLine
 
 _PUSH_SECONDS = 3600.0
 
@@ -54,14 +54,14 @@ def ready(settings: Settings, *, everything: bool, tell: Callable[[str, dict[str
     raise SidecarError("the sidecar broke off before the end", "look at `sidecar status`")
 
 
-def databases(settings: Settings) -> list[Line]:
+def databases(settings: Settings) -> list[DatabaseLine]:
     """Every database that belongs here."""
     try:
         status, body = Client(settings.listen.socket).request("GET", "/databases")
     except NoDaemon as error:
         _unless_absent(error)
 
-        async def survey(parts: ReadyParts) -> list[Line]:
+        async def survey(parts: ReadyParts) -> list[DatabaseLine]:
             from sidecar.ready.table import lines
 
             return lines(await parts.databases.survey(await _facts(parts)))
@@ -69,12 +69,12 @@ def databases(settings: Settings) -> list[Line]:
         return _here(settings, survey)
     if status != 200:
         refused(body)
-    from sidecar.ready.table import Line
+    from sidecar.ready.table import DatabaseLine
 
-    return msgspec.convert(body, list[Line])
+    return msgspec.convert(body, list[DatabaseLine])
 
 
-def push(settings: Settings, names: Sequence[str], *, overwrite: bool) -> Pushed:
+def push(settings: Settings, names: Sequence[str], *, overwrite: bool) -> PushResult:
     """Upload databases that are written here."""
     asked = msgspec.json.encode({"names": list(names), "overwrite": overwrite})
     try:
@@ -83,13 +83,13 @@ def push(settings: Settings, names: Sequence[str], *, overwrite: bool) -> Pushed
     except NoDaemon as error:
         _unless_absent(error)
 
-        async def upload(parts: ReadyParts) -> Pushed:
+        async def upload(parts: ReadyParts) -> PushResult:
             return await parts.push.push(await _facts(parts), names, overwrite=overwrite)
 
         return _here(settings, upload)
     if "failed" not in body:
         refused(body)
-    return msgspec.convert(body, Pushed)
+    return msgspec.convert(body, PushResult)
 
 
 def _here(settings: Settings, do: Callable[[ReadyParts], Awaitable[Result]]) -> Result:

@@ -13,7 +13,7 @@ from sidecar.model.runs import Outcome
 from sidecar.model.text import printable
 from sidecar.model.words import ago, asked, brief, hide_hashes, plural, span, spoken, took
 
-_WIDTH = 10
+_LABEL_CHARACTERS = 10
 
 
 def moment(seconds: float) -> str:
@@ -41,7 +41,7 @@ def status_text(status: Mapping[str, Any], now: float) -> str:
         *(("problem", sentence) for sentence in status["problems"]),
         *(("drift", f"{name} was changed by someone else") for name in status["drift"]),
     ]
-    lines += [f"{name:<{_WIDTH}}{text}" for name, text in rows if text]
+    lines += [f"{name:<{_LABEL_CHARACTERS}}{text}" for name, text in rows if text]
     error = status["error"]
     if error is not None and error.get("hint"):
         lines += ["", f"What to do: {error['hint']}"]

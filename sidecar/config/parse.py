@@ -22,7 +22,7 @@ PREFIX = "SIDECAR_"
 STORES = {"s3": re.compile(r"[a-z0-9][a-z0-9.-]+(/.*)?\Z"), "file": re.compile(r"/")}
 """The kinds of stores by their schemes, and how what follows `://` begins."""
 
-_SHORTEST_SECRET = 16
+_MIN_SECRET_CHARACTERS = 16
 
 DURATION, SIZE, MODE = r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", r"(\d+)\s*(B|KiB|MiB|GiB)?", r"0?[0-7]{3}"
 """How such a value is written, from its beginning to its end."""
@@ -304,9 +304,9 @@ def _check(settings: Settings) -> None:
                 f"administrators.{name}: that is not a bcrypt hash", "make one with `sidecar hash-password`"
             )
     for name in ("secret", "previous_secret", "webhook_token"):
-        if 0 < len(getattr(settings.trigger, name)) < _SHORTEST_SECRET:
+        if 0 < len(getattr(settings.trigger, name)) < _MIN_SECRET_CHARACTERS:
             raise SettingsError(
-                f"trigger.{name}: shorter than {_SHORTEST_SECRET} characters",
+                f"trigger.{name}: shorter than {_MIN_SECRET_CHARACTERS} characters",
                 "make one with `openssl rand -hex 32`",
             )
 

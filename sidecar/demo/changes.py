@@ -23,7 +23,7 @@ from sidecar.model.record import Record
 
 _YEAR = 2026
 _SUFFIX = " Ballroom"
-_KEPT = 20
+_KEPT_USERS = 20
 
 
 class Change(Record, frozen=True):
@@ -104,12 +104,12 @@ def _region(fleet: DemoFleet) -> Change:
 def _bad(fleet: DemoFleet) -> Change:
     bad = fleet.folder / "bad.sqlite3"
     bad.write_bytes(fleet.index.read_bytes())
-    keep_users(bad, _KEPT)
+    keep_users(bad, _KEPT_USERS)
     fleet.store(bad)
     bad.unlink()
     return Change(
-        f"The store holds an index with {_KEPT} users only. Every machine refuses it, and nothing moves; "
-        "any other change puts a sound one in its place."
+        f"The store holds an index with {_KEPT_USERS} users only. Every machine refuses it, and nothing "
+        "moves; any other change puts a sound one in its place."
     )
 
 

@@ -38,8 +38,8 @@ PASSWORDS = ("waltz", "tango")
 # Known to everyone, on this computer's loopback only. The salt is fixed: the same file is written each time.
 _SECRET = "a-secret-for-the-demo-only"  # noqa: S105
 _SALT = b"$2b$04$" + b"sidecardemo".ljust(22, b".")
-_WEB = 100  # how far a machine's web port is from its page's
-_LONGEST_SOCKET = 107
+_WEB_PORT_OFFSET = 100  # how far a machine's web port is from its page's
+_MAX_SOCKET_BYTES = 107
 _HEAD = "# Written by `sidecar demo`, which leaves it alone once you have edited it.\n"
 
 
@@ -114,7 +114,7 @@ def prepare(folder: Path, count: int, port: int) -> DemoFleet:
     edited: dict[str, Settings] = {}
     for name in REGIONS[:count]:
         file = folder / name / "sidecar.yml"
-        if len(os.fsencode(file.with_name("sidecar.sock"))) > _LONGEST_SOCKET:
+        if len(os.fsencode(file.with_name("sidecar.sock"))) > _MAX_SOCKET_BYTES:
             raise SettingsError(
                 f"{folder} is too long a path for sockets",
                 "name a shorter one by --folder, or with --once by TMPDIR",
@@ -135,7 +135,7 @@ def prepare(folder: Path, count: int, port: int) -> DemoFleet:
                     )
         else:
             page = _port(port + place, f"the page of {name}", taken, notes)
-            web = _port(port + place + _WEB, f"the web server of {name}", taken, notes)
+            web = _port(port + place + _WEB_PORT_OFFSET, f"the web server of {name}", taken, notes)
         machines.append(DemoMachine(name, folder / name, page, web))
     fleet = DemoFleet(folder, tuple(machines), tuple(notes))
     _write_data(fleet)

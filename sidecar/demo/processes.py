@@ -18,9 +18,9 @@ from sidecar.demo.visits import loaded, published
 from sidecar.errors import SidecarError
 from sidecar.model.record import Record
 
-_LOOK = 0.05
-_LONGEST_START = 60.0
-_LONGEST_END = 8.0
+_LOOK_SECONDS = 0.05
+_START_SECONDS = 60.0
+_END_SECONDS = 8.0
 _PR_SET_PDEATHSIG = 1
 # What configures another sidecar, or tells a service manager of this process, is not for the demo's.
 _NOT_PASSED = (
@@ -102,20 +102,20 @@ class Processes:
                     f"its log is {one.log}",
                 )
 
-    def wait(self, condition: Callable[[], object], what: str, seconds: float = _LONGEST_START) -> None:
+    def wait(self, condition: Callable[[], object], what: str, seconds: float = _START_SECONDS) -> None:
         """Return once the condition holds; `DemoError` when it does not in time, or a process ends."""
         deadline = time.monotonic() + seconds
         while not condition():
             self.check()
             if time.monotonic() > deadline:
                 raise DemoError(f"{what}: that did not come true in {seconds:g} s", "look at the logs")
-            time.sleep(_LOOK)
+            time.sleep(_LOOK_SECONDS)
 
     def end(self) -> None:
         """Ask all of them to end, and see that none is left, nor what they started."""
         for one in self._programs:
             _signal(one, signal.SIGTERM)
-        deadline = time.monotonic() + _LONGEST_END
+        deadline = time.monotonic() + _END_SECONDS
         for one in self._programs:
             with suppress(subprocess.TimeoutExpired):
                 one.process.wait(max(0.0, deadline - time.monotonic()))

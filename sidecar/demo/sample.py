@@ -183,7 +183,7 @@ _ELSEWHERE = _Area(
 # fmt: on
 _AREAS = (_USA, _EUROPE, _AUSTRALIA, _JAPAN, _ELSEWHERE)
 # Around a city, in degrees.
-_SUBURBS = 0.25
+_SUBURB_DEGREES = 0.25
 
 # No word of a studio's key is a word of an event's key: so `<studio>-<event>` splits in one way only, and no
 # two events share a database.
@@ -334,7 +334,9 @@ def _studio_name(number: int, town: str) -> str:
 
 def _coordinates(rng: random.Random, area: _Area) -> tuple[float | None, float | None]:
     city = rng.choice(area.cities)
-    latitude, longitude = (round(degrees + rng.uniform(-_SUBURBS, _SUBURBS), 4) for degrees in city)
+    latitude, longitude = (
+        round(degrees + rng.uniform(-_SUBURB_DEGREES, _SUBURB_DEGREES), 4) for degrees in city
+    )
     return _weighted(rng, (((latitude, longitude), 93), ((None, None), 5), ((latitude, None), 2)))
 
 

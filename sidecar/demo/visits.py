@@ -10,9 +10,9 @@ import msgspec
 
 from sidecar.demo.prepare import DemoMachine
 from sidecar.demo.sample import DEMO_PASSWORD, DEMO_USER
-from sidecar.model.machine_report import Served, decode
+from sidecar.model.machine_report import MachineReport, decode
 
-_LONGEST = 120.0
+_MAX_SECONDS = 120.0
 
 
 def published(machine: DemoMachine) -> bool:
@@ -25,7 +25,7 @@ def published(machine: DemoMachine) -> bool:
     return bool(data.get("last") and data["generation"]["current"])
 
 
-def served(machine: DemoMachine) -> Served | None:
+def served(machine: DemoMachine) -> MachineReport | None:
     """What the machine tells everyone of itself, through its web server; None while that does not answer."""
     try:
         status, body = _visit(machine.web, "GET", "/showcase/update_status")
@@ -59,7 +59,7 @@ def _visit(
     headers = {"Accept": "application/json"}
     if login:
         headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_LONGEST)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_MAX_SECONDS)
     try:
         connection.request(method, path, body, headers)
         answer = connection.getresponse()

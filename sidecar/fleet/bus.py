@@ -20,13 +20,13 @@ import msgspec
 
 from sidecar.config.settings import Settings
 from sidecar.errors import SidecarError
+from sidecar.fleet.machine_client import HttpMachineClient, PokePayload
 from sidecar.fleet.machines import Target
-from sidecar.fleet.nats_link import BusError, Link, connected
-from sidecar.fleet.poke import Order, Talk
-from sidecar.fleet.verdicts import GOOD, Answer, Verdict, of_served
+from sidecar.fleet.nats_link import BusError, NatsLink, connected
+from sidecar.fleet.verdicts import GOOD, MachineAnswer, Verdict, of_served
 from sidecar.model.bus import (
     HINTS,
-    LONGEST_SPREAD,
+    MAX_SPREAD_SECONDS,
     STATEMENTS,
     Hint,
     Statement,
@@ -36,7 +36,7 @@ from sidecar.model.bus import (
     opened,
     seal,
 )
-from sidecar.model.machine_report import Served
+from sidecar.model.machine_report import MachineReport
 from sidecar.system.tasks import end, happens
 
 logger = logging.getLogger(__name__)
@@ -45,10 +45,10 @@ STATEMENT_SECONDS = 1800.0
 """How long a machine's statement lasts; it is repeated three times as often."""
 _REPEAT_SECONDS = STATEMENT_SECONDS / 3
 _LOOK_SECONDS = 60.0  # a subscription may fall silent without a word: the key is looked at as often as this
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-_JITTER = 0.5
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 30.0
+_JITTER_SHARE = 0.5
 _LOG_SECONDS = 600.0
-_PATIENCE_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
 _SNAPSHOT_SECONDS = 15.0
 # S3 promises 5,500 GET requests a second for a prefix; a fleet beyond that looks one after the other.
 _LOOKS_PER_SECOND = 5000
@@ -74,10 +74,10 @@ class BusListener:
         settings: Settings,
         machine: str,
         follow: Follow,
-        served: Callable[[], Served],
+        served: Callable[[], MachineReport],
         count: Callable[[str], None],
         look: float = _LOOK_SECONDS,
-        pause: float = _FIRST_PAUSE,
+        pause: float = _FIRST_PAUSE_SECONDS,
     ) -> None:
         """`count` is told what became of each hint: followed, failed, old or forged.
 
@@ -94,7 +94,7 @@ class BusListener:
         self._follow = follow
         self._served = served
         self._count = count
-        self._link: Link | None = None
+        self._link: NatsLink | None = None
         self._problem: str | None = None
         self._doubt: str | None = None
         self._logged: dict[str, float] = {}
@@ -145,12 +145,12 @@ class BusListener:
                     logger.exception("the bus is given up for a moment, because of an unexpected error")
             finally:
                 self._link = None
-            if time.monotonic() - since > _LONGEST_PAUSE:
+            if time.monotonic() - since > _MAX_PAUSE_SECONDS:
                 failures = 0
             # A fleet that lost its bus at once does not come back at once.
-            pause = min(_LONGEST_PAUSE, self._pause * 2.0 ** min(failures, 10))
+            pause = min(_MAX_PAUSE_SECONDS, self._pause * 2.0 ** min(failures, 10))
             failures += 1
-            await asyncio.sleep(pause * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - not a secret
+            await asyncio.sleep(pause * random.uniform(1 - _JITTER_SHARE, 1 + _JITTER_SHARE))  # noqa: S311 - not a secret
 
     def _say(self, sentence: str) -> None:
         self._problem = sentence
@@ -168,7 +168,7 @@ class BusListener:
         self._logged[kind] = now
         return True
 
-    async def _prepare(self, link: Link) -> None:
+    async def _prepare(self, link: NatsLink) -> None:
         # First the subscription: what comes between the two is heard twice rather than never.
         await link.listen(HINTS, self._key, self._hear)
         self._value = await link.get(HINTS, self._key)
@@ -181,13 +181,13 @@ class BusListener:
         self._value = value
         self._arrived.set()
 
-    async def _stay(self, link: Link) -> None:
+    async def _stay(self, link: NatsLink) -> None:
         """Until the connection ends, with the error that says why."""
         await link.held(self._listen(link), self._state(link))
 
     # Hints
 
-    async def _listen(self, link: Link) -> None:
+    async def _listen(self, link: NatsLink) -> None:
         while True:
             if await happens(self._arrived, self._look):
                 self._arrived.clear()
@@ -245,9 +245,9 @@ class BusListener:
 
     # Statements
 
-    async def _state(self, link: Link) -> None:
+    async def _state(self, link: NatsLink) -> None:
         while True:
-            repeat = _REPEAT_SECONDS * random.uniform(1 - _JITTER, 1)  # noqa: S311 - not a secret
+            repeat = _REPEAT_SECONDS * random.uniform(1 - _JITTER_SHARE, 1)  # noqa: S311 - not a secret
             changed = await happens(self._moved, repeat)
             self._moved.clear()
             statement = Statement(msgspec.structs.replace(self._served(), busy=False), self._followed)
@@ -266,7 +266,7 @@ class BusListener:
 class Announcement:
     """What the machines state, and the hint that is given to them."""
 
-    def __init__(self, settings: Settings, link: Link) -> None:
+    def __init__(self, settings: Settings, link: NatsLink) -> None:
         self._link = link
         self._key = fleet_key(settings.store, settings.index_key)
         self._secrets = secrets_of(settings)
@@ -294,7 +294,7 @@ class Announcement:
     async def publish(self, sha256: str) -> None:
         """Give the hint to everyone."""
         known = len(self.statements)
-        spread = min(LONGEST_SPREAD, known / _LOOKS_PER_SECOND) if known > _LOOKS_PER_SECOND else 0.0
+        spread = min(MAX_SPREAD_SECONDS, known / _LOOKS_PER_SECOND) if known > _LOOKS_PER_SECOND else 0.0
         before, now = await self._link.get(HINTS, self._key), time.time()
         newest = 0.0
         if before is not None:
@@ -303,7 +303,7 @@ class Announcement:
         self._stamp = later(now, newest if newest <= now + self._window else 0.0)
         hint = seal(Hint(sha256, spread), self._key, self._stamp, self._secrets[0])
         await self._link.put(HINTS, self._key, hint)
-        self._deadline = time.monotonic() + _PATIENCE_SECONDS + spread
+        self._deadline = time.monotonic() + _ANSWER_SECONDS + spread
 
     async def verdict(self, machine: str, sha256: str, *, ready: bool) -> Verdict | None:
         """That a machine is done, as soon as it states so; None when it is to be poked after all."""
@@ -322,20 +322,20 @@ class Announcement:
                 return None
 
 
-class ByBus:
+class BusMachineClient:
     """Speaks with machines, after they had the time to state by themselves that they are done."""
 
-    def __init__(self, announcement: Announcement, talk: Talk, *, ready: bool) -> None:
+    def __init__(self, announcement: Announcement, talk: HttpMachineClient, *, ready: bool) -> None:
         self._announcement = announcement
         self._talk = talk
         self._ready = ready
 
-    async def poke(self, target: Target, order: Order) -> Answer | Verdict:
+    async def poke(self, target: Target, order: PokePayload) -> MachineAnswer | Verdict:
         """What it states, else what it makes of a poke."""
         stated = await self._announcement.verdict(target.id, order.sha256, ready=self._ready)
         return stated or await self._talk.poke(target, order)
 
-    async def ask(self, target: Target) -> Answer | Verdict:
+    async def ask(self, target: Target) -> MachineAnswer | Verdict:
         """Ask one how it is."""
         return await self._talk.ask(target)
 
@@ -365,7 +365,7 @@ async def announcing(settings: Settings) -> AsyncIterator[Announcement]:
 
 
 async def _take(
-    link: Link, stated: AsyncIterator[tuple[str, bytes] | None], announcement: Announcement
+    link: NatsLink, stated: AsyncIterator[tuple[str, bytes] | None], announcement: Announcement
 ) -> None:
     """Note every statement up to the mark that all of before were told; there is one, so then without end."""
 

@@ -12,14 +12,14 @@ import aiohttp
 
 from sidecar.config.settings import FleetSettings, Settings
 from sidecar.errors import SettingsError
-from sidecar.fleet.bus import ByBus, announcing
-from sidecar.fleet.crew import Crew, Listener, Talker
+from sidecar.fleet.bus import BusMachineClient, announcing
 from sidecar.fleet.discovery import Discovery
 from sidecar.fleet.index_history_writer import IndexHistoryWriter
+from sidecar.fleet.machine_client import HttpMachineClient, PokePayload
+from sidecar.fleet.machine_updates import MachineClient, MachineUpdates, ProgressListener
 from sidecar.fleet.nats_link import BusError
-from sidecar.fleet.poke import Order, Talk
 from sidecar.fleet.store_records import StoreRecords
-from sidecar.fleet.upload import Memory, Uploader
+from sidecar.fleet.upload import Uploader, UploadMemory
 from sidecar.inputs.store import Store, open_store
 
 
@@ -33,51 +33,55 @@ class Context:
     session: aiohttp.ClientSession
     folder: Path
     records: StoreRecords
-    memory: Memory
+    memory: UploadMemory
     uploader: Uploader
     history: IndexHistoryWriter
 
-    def talk(self, *, signed: bool = True) -> Talk:
+    def talk(self, *, signed: bool = True) -> HttpMachineClient:
         """Speaks with machines; without a signature it can only ask."""
         secret = str.__str__(self.settings.trigger.secret) if signed else ""
-        return Talk(self.settings.fleet, secret, self.session)
+        return HttpMachineClient(self.settings.fleet, secret, self.session)
 
     def crew(
         self,
-        order: Order,
-        listener: Listener,
+        order: PokePayload,
+        listener: ProgressListener,
         *,
         ready: bool = False,
         limits: FleetSettings | None = None,
-        talk: Talker | None = None,
-    ) -> Crew:
+        talk: MachineClient | None = None,
+    ) -> MachineUpdates:
         """All machines on their way to an index."""
         fleet = limits or self.settings.fleet
-        return Crew(fleet, talk or self.talk(), self.discovery.stopped, order, listener, ready=ready)
+        return MachineUpdates(
+            fleet, talk or self.talk(), self.discovery.stopped, order, listener, ready=ready
+        )
 
     @asynccontextmanager
     async def announced(
-        self, sha256: str, listener: Listener, *, ready: bool = False
-    ) -> AsyncIterator[Talker]:
+        self, sha256: str, listener: ProgressListener, *, ready: bool = False
+    ) -> AsyncIterator[MachineClient]:
         """Tell the bus, where there is one, that all machines shall load what the store holds.
 
         Gives how to speak with them: those that follow the hint need no poke.
         """
         async with AsyncExitStack() as stack:
-            talk: Talker = self.talk()
+            talk: MachineClient = self.talk()
             if self.settings.fleet.bus:
                 try:
                     announcement = await stack.enter_async_context(announcing(self.settings))
                     await announcement.publish(sha256)
                     listener.say(f"told the bus; {len(announcement.statements)} machines are on it")
-                    talk = ByBus(announcement, self.talk(), ready=ready)
+                    talk = BusMachineClient(announcement, self.talk(), ready=ready)
                 except BusError as error:
                     listener.say(f"{error.message}: the machines are poked without it")
             yield talk
 
 
 @asynccontextmanager
-async def open_context(settings: Settings, store: Store | None, listener: Listener) -> AsyncIterator[Context]:
+async def open_context(
+    settings: Settings, store: Store | None, listener: ProgressListener
+) -> AsyncIterator[Context]:
     """Open all of it; `store` is one that is open already."""
     connector = aiohttp.TCPConnector(limit=settings.fleet.parallel)
     with tempfile.TemporaryDirectory(prefix="sidecar-fleet-") as name:
@@ -98,7 +102,7 @@ def _context(
     settings: Settings, discovery: Discovery, store: Store, session: aiohttp.ClientSession, folder: Path
 ) -> Context:
     key = settings.index_key
-    records, memory = StoreRecords(store, key, folder), Memory(Path(settings.paths.state))
+    records, memory = StoreRecords(store, key, folder), UploadMemory(Path(settings.paths.state))
     return Context(
         settings,
         discovery,

@@ -7,16 +7,18 @@ import time
 from sidecar.config.settings import Settings
 from sidecar.fleet.context import open_context, require_secret
 from sidecar.fleet.coordinator import Coordinator, idle
-from sidecar.fleet.crew import Listener
+from sidecar.fleet.machine_updates import ProgressListener
 from sidecar.fleet.machines import FleetError
-from sidecar.fleet.report import Report, enough
+from sidecar.fleet.report import FleetReport, enough
 from sidecar.fleet.rollout import Rollout, Wish
 from sidecar.inputs.store import Store
 
 _WISHES: dict[str, Wish] = {"pause": "pause", "resume": "", "abort": "abort"}
 
 
-async def under_way(settings: Settings, listener: Listener, store: Store | None = None) -> Rollout | None:
+async def under_way(
+    settings: Settings, listener: ProgressListener, store: Store | None = None
+) -> Rollout | None:
     """The rollout that has not come to a good end, whoever drives it; None where there is none."""
     async with open_context(settings, store, listener) as context:
         known = await Coordinator(context, listener, "").record()
@@ -26,7 +28,7 @@ async def under_way(settings: Settings, listener: Listener, store: Store | None 
 
 
 async def tell(
-    settings: Settings, word: str, listener: Listener, who: str = "", store: Store | None = None
+    settings: Settings, word: str, listener: ProgressListener, who: str = "", store: Store | None = None
 ) -> Rollout | None:
     """Tell the rollout's driver to `pause`, `resume` or `abort`, and give the rollout as it is then.
 
@@ -51,8 +53,8 @@ async def tell(
 
 
 async def go_on(
-    settings: Settings, word: str, listener: Listener, who: str = "", store: Store | None = None
-) -> tuple[Rollout, Report]:
+    settings: Settings, word: str, listener: ProgressListener, who: str = "", store: Store | None = None
+) -> tuple[Rollout, FleetReport]:
     """Drive what another driver left behind: `resume` to its end, `abort` back, and if frozen back again."""
     require_secret(settings)
     started, clock = time.time(), time.monotonic()
@@ -60,7 +62,7 @@ async def go_on(
         coordinator = Coordinator(context, listener, who)
         known = await _unfinished(coordinator)
         end = await coordinator.go_on(*known, back="a person has aborted it" if word == "abort" else "")
-    report = Report(
+    report = FleetReport(
         started=started,
         seconds=time.monotonic() - clock,
         sha256=end.target,
@@ -77,7 +79,9 @@ async def go_on(
     return end, report
 
 
-async def control(settings: Settings, word: str, listener: Listener, store: Store | None = None) -> Rollout:
+async def control(
+    settings: Settings, word: str, listener: ProgressListener, store: Store | None = None
+) -> Rollout:
     """Do either, and wait for the end of what is aborted; the rollout as it is then."""
     told = await tell(settings, word, listener, store=store)
     if told is None:

@@ -17,25 +17,26 @@ from msgspec.structs import replace
 from sidecar.errors import StoreError
 from sidecar.fleet import rollout as rules
 from sidecar.fleet.context import Context
-from sidecar.fleet.crew import Listener
 from sidecar.fleet.driver import Driver, NotBegun
 from sidecar.fleet.index_history import How
 from sidecar.fleet.index_history_writer import Replacement, how
-from sidecar.fleet.machines import FleetError, Found, Target, only
-from sidecar.fleet.poke import Order
-from sidecar.fleet.report import Result
+from sidecar.fleet.machine_client import PokePayload
+from sidecar.fleet.machine_updates import ProgressListener
+from sidecar.fleet.machines import DiscoveredFleet, FleetError, Target, only
+from sidecar.fleet.report import MachineResult
 from sidecar.fleet.rollout import Rollout, Wish
-from sidecar.fleet.upload import Proposal
+from sidecar.fleet.upload import UploadPlan
 from sidecar.fleet.verdicts import Verdict, of_status
+from sidecar.model.words import short
 
 _SENT_SECONDS = 60.0
 _BACK_ATTEMPTS = 2
 _FOLLOW_SECONDS = 1.0
 # A driver that was told to stop does it at its next look, and then takes back within a machine's own limit.
 _TOLD_SECONDS = 300.0
-_TRIES = 5
+_ATTEMPTS = 5
 _RENEWED_SECONDS = 1.5 * rules.RENEW_SECONDS
-_MOST_DIGITS = 3
+_MAX_DIGITS = 3
 
 
 def driver_name(who: str = "") -> str:
@@ -51,12 +52,12 @@ def driver_name(who: str = "") -> str:
 class Coordinator:
     """Rollouts of one command."""
 
-    def __init__(self, context: Context, listener: Listener, who: str) -> None:
+    def __init__(self, context: Context, listener: ProgressListener, who: str) -> None:
         self._context = context
         self._listener = listener
         self._who = driver_name(who)
-        self.results: tuple[Result, ...] = ()
-        self.found = Found()
+        self.results: tuple[MachineResult, ...] = ()
+        self.found = DiscoveredFleet()
 
     async def record(self) -> tuple[Rollout, str] | None:
         """The rollout that the store tells of, with its record's ETag."""
@@ -85,7 +86,7 @@ class Coordinator:
             driven = known is not None and known[1] != etag and not known[0].ended
         return driven
 
-    async def begin(self, proposal: Proposal, replacement: Replacement | None, canary: str) -> Rollout:
+    async def begin(self, proposal: UploadPlan, replacement: Replacement | None, canary: str) -> Rollout:
         """Roll an index out, from the canary to the last machine or back."""
         context, current = self._context, proposal.current
         await self._find()
@@ -119,7 +120,7 @@ class Coordinator:
     async def go_on(self, rollout: Rollout, etag: str, *, back: str = "") -> Rollout:
         """Drive what another driver left behind: to its end, or back for the reason given."""
         self._listener.say(
-            f"{rollout.driver} left a rollout of {rollout.target[:12]} behind ({rollout.phase})"
+            f"{rollout.driver} left a rollout of {short(rollout.target)} behind ({rollout.phase})"
         )
         ours = rules.taken_over(rollout, secrets.token_hex(8), self._who, time.time())
         if back:
@@ -130,7 +131,7 @@ class Coordinator:
     async def wish(self, wish: Wish) -> Rollout:
         """Tell the rollout's driver what is wanted, and give the record; `FleetError` when there is none."""
         records = self._context.records
-        for attempt in range(1, _TRIES + 1):
+        for attempt in range(1, _ATTEMPTS + 1):
             known = await self.record()
             if known is None or known[0].ended:
                 raise idle()
@@ -138,7 +139,7 @@ class Coordinator:
             try:
                 await records.put(records.rollout_key, told, known[1])
             except StoreError as error:
-                if error.code != "store_changed" or attempt == _TRIES:
+                if error.code != "store_changed" or attempt == _ATTEMPTS:
                     raise
             else:
                 return told
@@ -164,7 +165,9 @@ class Coordinator:
         """All that were active at the beginning: who woke since has looked at the store by itself."""
         return self.found.targets
 
-    async def bring(self, targets: Iterable[Target], sha256: str, body: Path | None) -> tuple[Result, ...]:
+    async def bring(
+        self, targets: Iterable[Target], sha256: str, body: Path | None
+    ) -> tuple[MachineResult, ...]:
         """Have all of them serve an index, which goes along, or is in the store."""
         packed = b""
         if body is not None:
@@ -175,7 +178,7 @@ class Coordinator:
             limits = replace(fleet, timeout=min(fleet.timeout, _SENT_SECONDS), attempts=_BACK_ATTEMPTS)
         else:
             limits = fleet
-        return await self._context.crew(Order(sha256, packed), self._listener, limits=limits).update(
+        return await self._context.crew(PokePayload(sha256, packed), self._listener, limits=limits).update(
             tuple(targets)
         )
 
@@ -195,7 +198,9 @@ class Coordinator:
     async def _drive(self, rollout: Rollout, etag: str | None) -> Rollout:
         context = self._context
         self._back = rollout.base
-        waiting = {one.id: Result(one.id, one.name, one.region, "waiting") for one in self.found.targets}
+        waiting = {
+            one.id: MachineResult(one.id, one.name, one.region, "waiting") for one in self.found.targets
+        }
         self._listener.expect(list(waiting.values()))
         self._listener.step("update")
         driver = Driver(
@@ -246,17 +251,17 @@ class Coordinator:
             await self._context.history.end(entry, state, self.results, say, note)
 
 
-def _how(end: Rollout, results: tuple[Result, ...]) -> tuple[How, str]:
+def _how(end: Rollout, results: tuple[MachineResult, ...]) -> tuple[How, str]:
     if end.phase == "done":
         return how(results)
     return ("taken_back" if end.phase == "taken_back" else "frozen"), end.reason
 
 
-def chosen(found: Found, word: str) -> tuple[Target, ...]:
+def chosen(found: DiscoveredFleet, word: str) -> tuple[Target, ...]:
     """The canary: the first so many machines, or those with this id, name or region."""
     if not found.targets:
         raise FleetError("no machine is active, so none can be the canary", "wake one, or use --immediate")
-    if word.isdecimal() and len(word) <= _MOST_DIGITS and not any(one.id == word for one in found.targets):
+    if word.isdecimal() and len(word) <= _MAX_DIGITS and not any(one.id == word for one in found.targets):
         return found.targets[: max(1, int(word))]
     first = only(found, [word]).targets
     if not first:
@@ -276,7 +281,7 @@ def idle() -> FleetError:
 def driven(rollout: Rollout) -> FleetError:
     """The error for whoever comes second."""
     error = FleetError(
-        f"{rollout.driver} drives a rollout of {rollout.target[:12]} ({rollout.phase})",
+        f"{rollout.driver} drives a rollout of {short(rollout.target)} ({rollout.phase})",
         "wait for its end, or stop it with `sidecar fleet pause` or `abort`",
         code="fleet_driven",
     )

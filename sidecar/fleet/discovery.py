@@ -18,14 +18,14 @@ import aiohttp
 
 from sidecar.config.settings import Settings
 from sidecar.errors import CommandError, SettingsError
-from sidecar.fleet.machines import FleetError, Found, Target, from_dns, from_fly, from_list
+from sidecar.fleet.machines import DiscoveredFleet, FleetError, Target, from_dns, from_fly, from_list
 from sidecar.fleet.verdicts import pause, seconds_of
 from sidecar.system.commands import run_command
 
 _ATTEMPTS = 6
-_TIMEOUT = 20.0
-_LONGEST_LIST = 32 << 20
-_FRESH = 2.0
+_TIMEOUT_SECONDS = 20.0
+_MAX_LIST_BYTES = 32 << 20
+_FRESH_SECONDS = 2.0
 
 Say = Callable[[str], None]
 
@@ -79,7 +79,7 @@ class Discovery:
         """The base URL of the Fly application."""
         return self._settings.url.rstrip("/") or f"https://{self._app}.fly.dev"
 
-    async def find(self) -> Found:
+    async def find(self) -> DiscoveredFleet:
         """The machines; `FleetError` when nobody tells, or when there are none for sure."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -104,7 +104,7 @@ class Discovery:
             return False
         async with self._lock:
             # All who failed meanwhile share an answer: Fly limits how often one may ask.
-            if time.monotonic() - self._looked > _FRESH:
+            if time.monotonic() - self._looked > _FRESH_SECONDS:
                 self._active = await self._active_now()
                 self._looked = time.monotonic()
         return self._active is not None and target.id not in self._active
@@ -117,7 +117,7 @@ class Discovery:
             return None
         return frozenset(one.id for one in found.targets) if len(found) else None
 
-    async def _ask(self) -> Found:
+    async def _ask(self) -> DiscoveredFleet:
         if self.source == "machines":
             return from_list(self._settings.machines)
         if self.source == "dns":
@@ -128,7 +128,7 @@ class Discovery:
     async def _from_api(self) -> bytes:
         url = f"{self._settings.api.rstrip('/')}/v1/apps/{self._app}/machines"
         headers = {"Authorization": f"Bearer {str.__str__(self._settings.token).strip()}"}
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT)
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
         try:
             async with self._session.get(
                 url, headers=headers, timeout=timeout, allow_redirects=False
@@ -141,9 +141,9 @@ class Discovery:
                         "check fleet.app, fleet.api and the token",
                         code="fleet_machines",
                     )
-                return await read(answer, _LONGEST_LIST)
+                return await read(answer, _MAX_LIST_BYTES)
         except TimeoutError:
-            raise _Again(f"the Machines API did not answer within {_TIMEOUT:g} s") from None
+            raise _Again(f"the Machines API did not answer within {_TIMEOUT_SECONDS:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise _Again(f"the Machines API cannot be reached: {error}") from None
 
@@ -155,7 +155,7 @@ class Discovery:
         with tempfile.TemporaryDirectory(prefix="sidecar-fleet-") as folder:
             output = Path(folder) / "machines.json"
             try:
-                finished = await run_command(command, Path(folder), _TIMEOUT, environ, output=output)
+                finished = await run_command(command, Path(folder), _TIMEOUT_SECONDS, environ, output=output)
             except CommandError as error:
                 raise FleetError(error.message, error.hint, code="fleet_machines") from error
             if finished.status != 0:
@@ -175,7 +175,7 @@ class Discovery:
                 resolver.nameservers = [self._resolver[0]]
                 resolver.port = self._resolver[1]
             answer = await resolver.resolve(
-                f"vms.{self._app}.internal.", "TXT", raise_on_no_answer=False, lifetime=_TIMEOUT
+                f"vms.{self._app}.internal.", "TXT", raise_on_no_answer=False, lifetime=_TIMEOUT_SECONDS
             )
         except NXDOMAIN:
             return []

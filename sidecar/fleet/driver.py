@@ -18,45 +18,48 @@ from msgspec.structs import replace
 
 from sidecar.errors import StoreError
 from sidecar.fleet import rollout as rules
-from sidecar.fleet.crew import Listener
+from sidecar.fleet.machine_updates import ProgressListener
 from sidecar.fleet.machines import FleetError, Target
-from sidecar.fleet.report import Result
+from sidecar.fleet.report import MachineResult
 from sidecar.fleet.rollout import LEASE_SECONDS, RENEW_SECONDS, Rollout
 from sidecar.fleet.store_records import StoreRecords, store_surely
 from sidecar.fleet.verdicts import Verdict
 from sidecar.inputs.store import Store
 from sidecar.model.runs import AHEAD_SECONDS
+from sidecar.model.words import short
 from sidecar.system.tasks import end
 
 Value = TypeVar("Value")
 
 _LOOK_SECONDS = 1.0
 _RENEW_BODY_SECONDS = AHEAD_SECONDS / 3
-_WRITES = 5
+_WRITE_ATTEMPTS = 5
 _PAUSE_SECONDS = 0.1
 _RELEASE_SECONDS = 5.0
 _IN_STORE = ("store", "rest", "done")
 """The phases whose driver wants the new index in the store, or to be put there."""
 
 
-class Lost(FleetError):
+class LeaseLost(FleetError):
     """Another driver has the rollout now."""
 
     code = "fleet_driven"
     status = 409
 
 
-class NotBegun(Lost):
+class NotBegun(LeaseLost):
     """Another driver was faster: nothing was done."""
 
 
-class Machines(Protocol):
+class RolloutMachines(Protocol):
     """What a driver does with machines."""
 
     async def active(self) -> tuple[Target, ...]:
         """Those that are to have it."""
 
-    async def bring(self, targets: Iterable[Target], sha256: str, body: Path | None) -> tuple[Result, ...]:
+    async def bring(
+        self, targets: Iterable[Target], sha256: str, body: Path | None
+    ) -> tuple[MachineResult, ...]:
         """Have all of them serve an index, which goes along, or is in the store."""
 
     async def look(self, target: Target, sha256: str) -> Verdict | None:
@@ -71,9 +74,9 @@ class Driver:
         store: Store,
         index_key: str,
         records: StoreRecords,
-        machines: Machines,
+        machines: RolloutMachines,
         remember: Callable[[str, str], None],
-        listener: Listener,
+        listener: ProgressListener,
         folder: Path,
         soak: float,
         wall: Callable[[], float] = time.time,
@@ -95,10 +98,10 @@ class Driver:
         self._lock = asyncio.Lock()
         self._etag: str | None = None
         self._stored: str | None = None
-        self.results: dict[str, Result] = {}
+        self.results: dict[str, MachineResult] = {}
 
     async def drive(self, rollout: Rollout, etag: str | None) -> Rollout:
-        """Take the rollout, whose record has this ETag, to its end; `Lost` when another has it by now.
+        """Take the rollout, whose record has this ETag, to its end; `LeaseLost` when another has it by now.
 
         `NotBegun` when another had it before this one did anything.
 
@@ -107,8 +110,8 @@ class Driver:
         self._rollout, self._etag = rollout, etag
         try:
             await self._write(lambda one: one)
-        except (StoreError, Lost) as error:
-            if not isinstance(error, Lost) and error.code != "store_changed":
+        except (StoreError, LeaseLost) as error:
+            if not isinstance(error, LeaseLost) and error.code != "store_changed":
                 raise
             raise NotBegun(
                 "another driver began a rollout just now", "`sidecar fleet history` tells more"
@@ -118,7 +121,7 @@ class Driver:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-        except Lost:
+        except LeaseLost:
             await end(*tasks)
             if self._rollout.phase == "store":
                 await self._undo_put(self._rollout)
@@ -126,7 +129,7 @@ class Driver:
         finally:
             await end(*tasks)
             if not self._rollout.ended:
-                with suppress(StoreError, Lost, TimeoutError):
+                with suppress(StoreError, LeaseLost, TimeoutError):
                     async with asyncio.timeout(_RELEASE_SECONDS):
                         await self._write(lambda one: one, lease=0.0)
         return self._rollout
@@ -233,7 +236,7 @@ class Driver:
         except StoreError as error:
             if error.code != "store_changed":  # else the other driver has dealt with it
                 self._listener.say(
-                    f"{one.target[:12]} may stay in the store, though taken back: {error.message}"
+                    f"{short(one.target)} may stay in the store, though taken back: {error.message}"
                 )
 
     async def _back(self) -> None:
@@ -337,19 +340,21 @@ class Driver:
             return None
         if found is None or found[0].token != self._rollout.token:
             who = f": {found[0].driver} drives it now" if found else ""
-            raise Lost(f"this rollout is somebody else's by now{who}", "`sidecar fleet history` tells more")
+            raise LeaseLost(
+                f"this rollout is somebody else's by now{who}", "`sidecar fleet history` tells more"
+            )
         self._rollout = replace(self._rollout, wish=found[0].wish)
         return found[1]
 
     async def _write(self, change: Callable[[Rollout], Rollout], lease: float | None = None) -> None:
         async with self._lock:
-            for attempt in range(1, _WRITES + 1):
+            for attempt in range(1, _WRITE_ATTEMPTS + 1):
                 until = self._wall() + LEASE_SECONDS if lease is None else lease
                 new = replace(change(self._rollout), lease=until)
                 try:
                     self._etag = await self._records.put(self._records.rollout_key, new, self._etag)
                 except StoreError as error:
-                    if error.code != "store_changed" or attempt == _WRITES:
+                    if error.code != "store_changed" or attempt == _WRITE_ATTEMPTS:
                         raise
                     self._etag = await self._read() or self._etag
                     await asyncio.sleep(_PAUSE_SECONDS * attempt)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from sidecar.fleet.upload import Seen
-from sidecar.inputs.extra import Extra
+from sidecar.fleet.upload import SeenObject
+from sidecar.inputs.extra import ExtraEntry
 from sidecar.inputs.store import Store
 from sidecar.system.files import load, replace
 
@@ -21,7 +21,7 @@ _MEMORY = "fleet-extra.json"
 
 
 async def upload_extras(
-    extras: tuple[Extra, ...],
+    extras: tuple[ExtraEntry, ...],
     store: Store,
     state: Path,
     folder: Path,
@@ -34,7 +34,7 @@ async def upload_extras(
     What the store is known to hold is remembered below `state`; `folder` is for what must be fetched to tell.
     """
     memory = state / _MEMORY
-    known = load(memory, dict[str, Seen]) or {}
+    known = load(memory, dict[str, SeenObject]) or {}
     for key, path in await asyncio.to_thread(lambda: [pair for extra in extras for pair in extra.here()]):
         content = await asyncio.to_thread(path.read_bytes)
         digest = hashlib.sha256(content).hexdigest()
@@ -44,14 +44,14 @@ async def upload_extras(
             held.unlink(missing_ok=True)
             fetched = await store.fetch(key, held, None)
             if fetched is not None:
-                known[key] = Seen(fetched.etag, fetched.sha256)
+                known[key] = SeenObject(fetched.etag, fetched.sha256)
         if stored is not None and key in known and known[key].sha256 == digest:
             continue
         if dry_run:
             say(f"{key} would be uploaded")
             continue
         etag = await store.put(key, path, path.stat().st_mtime, stored.etag if stored else None)
-        known[key] = Seen(etag, digest)
+        known[key] = SeenObject(etag, digest)
         say(f"uploaded {key}")
     if known and not dry_run:
         try:

@@ -9,11 +9,11 @@ from typing import Literal
 from sidecar.errors import SidecarError
 from sidecar.model.record import Record
 
-KEPT = 20
+MAX_KEPT = 20
 KEPT_SECONDS = 90 * 86400.0
 """How many indexes are kept, and for how long; whatever is needed for one step back stays all the same."""
-_ALWAYS_KEPT = 2
-_FEWEST_DIGITS = 4
+_MIN_KEPT = 2
+_MIN_DIGITS = 4
 
 Kind = Literal["found", "update", "rollback"]
 TAKEN_BACK = ("taken_back", "frozen")
@@ -45,7 +45,7 @@ class PastIndex(Record, frozen=True):
     note: str = ""
 
 
-class Unknown(SidecarError):
+class UnknownIndex(SidecarError):
     """There is no such index in the history."""
 
     code = "fleet_history"
@@ -53,7 +53,7 @@ class Unknown(SidecarError):
 
 
 def previous(entries: Sequence[PastIndex], held: str) -> PastIndex:
-    """The index before the one that the store holds, else `Unknown`; `entries` are newest first.
+    """The index before the one that the store holds, else `UnknownIndex`; `entries` are newest first.
 
     A rollback is no step of its own: the next one goes further back, and never to what was taken back.
     """
@@ -62,7 +62,7 @@ def previous(entries: Sequence[PastIndex], held: str) -> PastIndex:
     for one in older:
         if one.sha256 != held and was_held(one, entries):
             return one
-    raise Unknown(
+    raise UnknownIndex(
         "the history has no index before the one that the store holds",
         "`sidecar fleet history` lists those that can be named",
     )
@@ -71,9 +71,11 @@ def previous(entries: Sequence[PastIndex], held: str) -> PastIndex:
 def named(entries: Sequence[PastIndex], digest: str) -> PastIndex:
     """The newest entry whose SHA-256 begins like this."""
     fitting = [one for one in entries if one.sha256.startswith(digest.lower())]
-    if len(digest) < _FEWEST_DIGITS or len({one.sha256 for one in fitting}) != 1:
+    if len(digest) < _MIN_DIGITS or len({one.sha256 for one in fitting}) != 1:
         few = "names none" if not fitting else "is too short to name one"
-        raise Unknown(f"{digest!r} {few} of the indexes in the history", "`sidecar fleet history` lists them")
+        raise UnknownIndex(
+            f"{digest!r} {few} of the indexes in the history", "`sidecar fleet history` lists them"
+        )
     return fitting[0]
 
 
@@ -82,7 +84,7 @@ def before(entries: Sequence[PastIndex], moment: float, held: str) -> PastIndex:
     for one in entries:
         if one.at < moment and was_held(one, entries, held):
             return one
-    raise Unknown("the history does not go back that far", "`sidecar fleet history` lists what it holds")
+    raise UnknownIndex("the history does not go back that far", "`sidecar fleet history` lists what it holds")
 
 
 def was_held(one: PastIndex, entries: Sequence[PastIndex], held: str | None = None) -> bool:
@@ -107,7 +109,7 @@ def superfluous(keys: Sequence[tuple[str, PastIndex]], now: float) -> list[str]:
     return [
         key
         for number, (key, one) in enumerate(keys)
-        if number >= _ALWAYS_KEPT and (number >= KEPT or now - one.at > KEPT_SECONDS) and one not in needed
+        if number >= _MIN_KEPT and (number >= MAX_KEPT or now - one.at > KEPT_SECONDS) and one not in needed
     ]
 
 
@@ -119,7 +121,7 @@ def _needed(entries: Sequence[PastIndex]) -> list[PastIndex]:
     needed = [newest]
     if own := _own(entries, newest.sha256):
         needed.append(own)
-    with suppress(Unknown):
+    with suppress(UnknownIndex):
         needed.append(previous(entries, newest.sha256))
     return needed
 

@@ -12,11 +12,11 @@ from msgspec.structs import replace
 from sidecar.config.settings import PathSettings
 from sidecar.errors import ReadError, Rejected, StoreError
 from sidecar.fleet.index_history import How, Kind, PastIndex
-from sidecar.fleet.report import Result
+from sidecar.fleet.report import MachineResult
 from sidecar.fleet.store_records import StoreRecords
-from sidecar.fleet.upload import Proposal
+from sidecar.fleet.upload import UploadPlan
 from sidecar.fleet.verdicts import BAD, GOOD
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.check import check_regions
 from sidecar.generate.ownership import compared
 from sidecar.inputs.index import read_deployed, read_index
@@ -34,7 +34,7 @@ _BEFORE_SECONDS = 0.01
 def compare(before: Path, after: Path, paths: PathSettings) -> Changes:
     """What changes from one index to another, as this machine's deployment reads them; it blocks."""
     deployed = read_deployed(Path(paths.deployed), Path(paths.regions))
-    return compared(read_index(before, deployed), read_index(after, deployed), Memo())
+    return compared(read_index(before, deployed), read_index(after, deployed), ResultCache())
 
 
 class Replacement(Record, frozen=True):
@@ -73,7 +73,7 @@ class IndexHistoryWriter:
         self._paths = paths
         self._folder = folder
 
-    async def compared(self, proposal: Proposal) -> Replacement | None:
+    async def compared(self, proposal: UploadPlan) -> Replacement | None:
         """What a proposal would replace and change in the store; None where that holds nothing.
 
         `StoreError` `store_changed` when the store does not hold what was seen there.
@@ -93,7 +93,7 @@ class IndexHistoryWriter:
         return Replacement(held, fetched.sha256, before, changes, problem)
 
     async def begin(
-        self, proposal: Proposal, replacement: Replacement | None, who: str, kind: Kind
+        self, proposal: UploadPlan, replacement: Replacement | None, who: str, kind: Kind
     ) -> PastIndex:
         """Keep an index and the one that it is to replace, and write down that it is under way."""
         current = proposal.current
@@ -122,7 +122,7 @@ class IndexHistoryWriter:
         self,
         entry: PastIndex,
         state: How,
-        results: Iterable[Result],
+        results: Iterable[MachineResult],
         say: Callable[[str], None],
         note: str = "",
     ) -> None:
@@ -145,7 +145,7 @@ class IndexHistoryWriter:
             say(f"the history keeps what is too old: {error.message}")
 
 
-def how(results: Iterable[Result]) -> tuple[How, str]:
+def how(results: Iterable[MachineResult]) -> tuple[How, str]:
     """How far an index came that is in the store, and why not everywhere."""
     missing = [f"{one.machine} {one.state.replace('_', ' ')}" for one in results if one.state in BAD]
     return ("lagging", f"not on {', '.join(missing[:10])}") if missing else ("loaded", "")

@@ -21,7 +21,7 @@ ACTIVE = frozenset({"started", "created"})
 HELPERS = frozenset({"fly_app_release_command", "fly_app_console"})
 """Process groups of machines that live for one command."""
 
-_LISTED = 10
+_MAX_LISTED = 10
 _ID = re.compile(r"[\w.-]{1,255}")
 
 
@@ -51,7 +51,7 @@ class Skipped(Record, frozen=True):
     reason: str
 
 
-class Found(Record, frozen=True):
+class DiscoveredFleet(Record, frozen=True):
     """The fleet: who is to be poked and who is not, each by region and id."""
 
     targets: tuple[Target, ...] = ()
@@ -85,7 +85,7 @@ class _Document(msgspec.Struct):
         return None
 
 
-def from_fly(body: bytes, url: str, groups: Collection[str] = ()) -> Found:
+def from_fly(body: bytes, url: str, groups: Collection[str] = ()) -> DiscoveredFleet:
     """The fleet from the Machines API's JSON array, or from `flyctl machines list --json`, which is the same.
 
     `groups` are the process groups that count; none: all but those of single commands. `FleetError` when it
@@ -130,12 +130,12 @@ def _reason(one: _Document, groups: Collection[str]) -> str:
     return ""
 
 
-def from_list(machines: Iterable[FleetMachine]) -> Found:
+def from_list(machines: Iterable[FleetMachine]) -> DiscoveredFleet:
     """The fleet as the configuration lists it: all are poked."""
     return _sorted([Target(one.id, "", one.region, one.url.rstrip("/")) for one in machines], [])
 
 
-def from_dns(texts: Iterable[str], url: str) -> Found:
+def from_dns(texts: Iterable[str], url: str) -> DiscoveredFleet:
     """The fleet from Fly's DNS, which names the started machines: `id region,id region`."""
     targets = []
     for entry in ",".join(texts).split(","):
@@ -145,7 +145,7 @@ def from_dns(texts: Iterable[str], url: str) -> Found:
     return _sorted(targets, [])
 
 
-def only(found: Found, wanted: Sequence[str]) -> Found:
+def only(found: DiscoveredFleet, wanted: Sequence[str]) -> DiscoveredFleet:
     """The machines with the ids, names or regions that are wanted; `FleetError` for one that fits nobody."""
     if not wanted:
         return found
@@ -153,21 +153,21 @@ def only(found: Found, wanted: Sequence[str]) -> Found:
     for word in wanted:
         if not any(_fits(one, word) for one in everyone):
             known = sorted({one.region for one in everyone} - {""}) + [one.id for one in everyone]
-            more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+            more = f" and {len(known) - _MAX_LISTED} more" if len(known) > _MAX_LISTED else ""
             raise FleetError(
                 f"no machine has the id, name or region {word!r}",
-                f"known are {', '.join(known[:_LISTED]) or 'none'}{more}",
+                f"known are {', '.join(known[:_MAX_LISTED]) or 'none'}{more}",
                 code="fleet_unknown",
             )
-    return Found(
+    return DiscoveredFleet(
         tuple(one for one in found.targets if any(_fits(one, word) for word in wanted)),
         tuple(one for one in found.skipped if any(_fits(one, word) for word in wanted)),
     )
 
 
-def without(found: Found, machine: str) -> Found:
+def without(found: DiscoveredFleet, machine: str) -> DiscoveredFleet:
     """All but one machine, which pokes the others and has what it pokes them for."""
-    return Found(
+    return DiscoveredFleet(
         tuple(one for one in found.targets if one.id != machine),
         (
             *found.skipped,
@@ -184,12 +184,12 @@ def _fits(one: Target | Skipped, word: str) -> bool:
     return word in (one.id, one.name, one.region)
 
 
-def _sorted(targets: list[Target], skipped: list[Skipped]) -> Found:
+def _sorted(targets: list[Target], skipped: list[Skipped]) -> DiscoveredFleet:
     """The fleet in order; whose id cannot be one, as it goes into headers and is signed, is left out."""
     odd = [one for one in targets if not _ID.fullmatch(one.id)]
     targets = [one for one in targets if one not in odd]
     skipped = [*skipped, *(Skipped(one.id, one.name, one.region, "its id is none") for one in odd)]
-    return Found(
+    return DiscoveredFleet(
         tuple(sorted(targets, key=lambda one: (one.region, one.id))),
         tuple(sorted(skipped, key=lambda one: (one.region, one.id))),
     )

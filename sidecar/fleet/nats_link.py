@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 # nats-py finds a dead link after four minutes as shipped; here after three of these.
 _PING_SECONDS = 5.0
-_OUTSTANDING_PINGS = 2
+_MAX_OUTSTANDING_PINGS = 2
 _CONNECT_SECONDS = 5.0
 _REQUEST_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 # The server's code for a stream that exists with other settings.
-_NAME_IN_USE = 10058
+_NAME_IN_USE_CODE = 10058
 _MARK = "=mark"  # no machine's key can be this
 
 
@@ -50,7 +50,7 @@ def place(urls: str) -> str:
     return ", ".join(f"{one.hostname}:{one.port or 4222}" for one in parts)
 
 
-class Link:
+class NatsLink:
     """A connection that is open."""
 
     def __init__(self, client: Client, where: str, ended: asyncio.Future[str]) -> None:
@@ -67,7 +67,7 @@ class Link:
             try:
                 await self.held(self._stream.create_key_value(bucket=bucket, ttl=ttl_seconds, history=1))
             except BadRequestError as error:
-                if error.err_code != _NAME_IN_USE:
+                if error.err_code != _NAME_IN_USE_CODE:
                     raise
                 # Somebody made it otherwise, with replicas for instance: theirs is the better one.
 
@@ -150,7 +150,7 @@ class Link:
 
 
 @asynccontextmanager
-async def connected(urls: str, name: str, ping_seconds: float = _PING_SECONDS) -> AsyncIterator[Link]:
+async def connected(urls: str, name: str, ping_seconds: float = _PING_SECONDS) -> AsyncIterator[NatsLink]:
     """A connection to one of these servers, called `name` there; `BusError` where none answers in time."""
     try:
         from nats.aio.client import Client
@@ -197,7 +197,7 @@ async def connected(urls: str, name: str, ping_seconds: float = _PING_SECONDS) -
             reconnect_time_wait=0,
             connect_timeout=int(_CONNECT_SECONDS),
             ping_interval=ping_seconds,  # type: ignore[arg-type]  # it only sleeps for so long
-            max_outstanding_pings=_OUTSTANDING_PINGS,
+            max_outstanding_pings=_MAX_OUTSTANDING_PINGS,
         )
     )
     try:
@@ -211,7 +211,7 @@ async def connected(urls: str, name: str, ping_seconds: float = _PING_SECONDS) -
                 f"the bus at {where} does not take the connection: {_said(first)}",
                 "check fleet.bus and the server; pokes and the regular look go on without it",
             ) from None
-        yield Link(client, where, ended)
+        yield NatsLink(client, where, ended)
     finally:
         _settle(ended, "it was closed")
         await end(connecting)

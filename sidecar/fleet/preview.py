@@ -15,28 +15,29 @@ import msgspec
 from sidecar.config.settings import Settings
 from sidecar.errors import Rejected, SettingsError
 from sidecar.fleet.context import Context, open_context
-from sidecar.fleet.crew import Listener
 from sidecar.fleet.index_history import named
-from sidecar.fleet.machines import Found, Skipped, Target
-from sidecar.fleet.table import SHOWN, table
+from sidecar.fleet.machine_updates import ProgressListener
+from sidecar.fleet.machines import DiscoveredFleet, Skipped, Target
+from sidecar.fleet.table import table
 from sidecar.generate import Generated, generate
-from sidecar.generate.cache import Memo
-from sidecar.generate.check import Limits, check, check_regions, counts
+from sidecar.generate.cache import ResultCache
+from sidecar.generate.check import LossLimits, check, check_regions, counts
 from sidecar.generate.ownership import compared
 from sidecar.inputs.index import read_index
 from sidecar.inputs.machine import Inputs, Machine
 from sidecar.inputs.store import own_index
 from sidecar.model.artifacts import HTPASSWD
-from sidecar.model.changes import Changes, Names
+from sidecar.model.changes import Changes, NamedCount
 from sidecar.model.record import Record
+from sidecar.model.words import short
 from sidecar.system.background import in_thread
 
 UNKNOWN = (
     "Not known from here: a machine's own profile, limits and check_command, event databases that it lacks, "
     "its probes, and whether Navigator loads it."
 )
-_NAMED = 5
-_LONGEST = 200
+_MAX_NAMED = 5
+_MAX_CHARACTERS = 200
 
 
 class RegionPreview(Record, frozen=True):
@@ -50,8 +51,8 @@ class RegionPreview(Record, frozen=True):
     machines: tuple[str, ...]
     before: int = 0
     after: int = 0
-    added: Names = Names()
-    removed: Names = Names()
+    added: NamedCount = NamedCount()
+    removed: NamedCount = NamedCount()
     files: tuple[str, ...] = ()
     refused: str = ""
 
@@ -76,7 +77,7 @@ class FleetPreview(Record, frozen=True):
         return not self.refused and not any(one.refused for one in self.regions)
 
 
-async def preview(settings: Settings, wanted: str, listener: Listener) -> FleetPreview:
+async def preview(settings: Settings, wanted: str, listener: ProgressListener) -> FleetPreview:
     """The preview of a file, of an index in the history by its digest, or without either of the local one.
 
     Raises `Rejected` where it is no index at all, and `SidecarError` when something cannot be found out.
@@ -105,8 +106,10 @@ async def _candidate(context: Context, wanted: str) -> Path:
     return path
 
 
-def _compare(settings: Settings, now: Path, candidate: Path, found: Found, source: str) -> FleetPreview:
-    inputs, memo = Machine(settings, Path(settings.paths.state) / "loaded").inputs(), Memo()
+def _compare(
+    settings: Settings, now: Path, candidate: Path, found: DiscoveredFleet, source: str
+) -> FleetPreview:
+    inputs, memo = Machine(settings, Path(settings.paths.state) / "loaded").inputs(), ResultCache()
     old, new = read_index(now, inputs.deployed), read_index(candidate, inputs.deployed)
     regions: dict[str | None, list[str]] = {}
     everyone: list[Target | Skipped] = [*found.targets, *found.skipped]
@@ -118,7 +121,7 @@ def _compare(settings: Settings, now: Path, candidate: Path, found: Found, sourc
         here = inputs if source == "machines" else _in_region(inputs, region)
         before = generate(old, here.deployment, memo)
         told = RegionPreview(region, tuple(ids), len(before.tenants))
-        limits = Limits(settings.update.max_lost_tenants, settings.update.max_lost_users)
+        limits = LossLimits(settings.update.max_lost_tenants, settings.update.max_lost_users)
         try:
             after = generate(new, here.deployment, memo, before[HTPASSWD])
             told = _told(region, tuple(ids), before, after)
@@ -162,8 +165,8 @@ def _told(region: str | None, ids: tuple[str, ...], before: Generated, after: Ge
         ids,
         len(was),
         len(becomes),
-        Names(len(added), tuple(added)),
-        Names(len(removed), tuple(removed)),
+        NamedCount(len(added), tuple(added)),
+        NamedCount(len(removed), tuple(removed)),
         tuple(one.name for one in after.artifacts if before[one.name] != one.content),
     )
 
@@ -177,27 +180,27 @@ def preview_lines(told: FleetPreview) -> list[str]:
             f"{one.before} -> {one.after}",
             f"+{one.added.count} -{one.removed.count}",
             str(len(one.files)),
-            f"refused: {one.refused}"[:_LONGEST] if one.refused else _first(one.removed),
+            f"refused: {one.refused}"[:_MAX_CHARACTERS] if one.refused else _first(one.removed),
         )
         for one in told.regions
     ]
     lines = [
-        f"From {told.held[:SHOWN]} in the store to {told.sha256[:SHOWN]}, with the profile {told.profile}:"
+        f"From {short(told.held)} in the store to {short(told.sha256)}, with the profile {told.profile}:"
     ]
     lines += table(("REGION", "MACHINES", "EVENTS", "", "FILES", ""), rows) if rows else []
     for kind, what, names in told.changes.each():
-        lines.append(f"{names.count} {kind} {what}: {', '.join(names.names[:_NAMED])}{_more(names)}")
+        lines.append(f"{names.count} {kind} {what}: {', '.join(names.names[:_MAX_NAMED])}{_more(names)}")
     if told.refused:
         lines.append(f"Refused: {told.refused}")
     return [*lines, UNKNOWN]
 
 
-def _first(removed: Names) -> str:
-    return f"gone: {', '.join(removed.names[:_NAMED])}{_more(removed)}" if removed.count else ""
+def _first(removed: NamedCount) -> str:
+    return f"gone: {', '.join(removed.names[:_MAX_NAMED])}{_more(removed)}" if removed.count else ""
 
 
-def _more(names: Names) -> str:
-    return f" and {names.count - _NAMED} more" if names.count > _NAMED else ""
+def _more(names: NamedCount) -> str:
+    return f" and {names.count - _MAX_NAMED} more" if names.count > _MAX_NAMED else ""
 
 
 def _digest(path: Path) -> str:

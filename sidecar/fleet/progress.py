@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from sidecar.fleet.report import Report, Result
+from sidecar.fleet.report import FleetReport, MachineResult
 from sidecar.fleet.verdicts import BAD, GOOD
 from sidecar.model.record import Problem
 from sidecar.model.text import printable
@@ -30,7 +30,7 @@ _CLEAR = "\x1b[K"
 _BELOW = "\x1b[J"
 
 
-class Silence:
+class NoProgress:
     """For JSON: nothing but the end is printed."""
 
     def step(self, step: str) -> None:
@@ -39,18 +39,18 @@ class Silence:
     def say(self, sentence: str) -> None:
         """Nothing."""
 
-    def expect(self, results: list[Result]) -> None:
+    def expect(self, results: list[MachineResult]) -> None:
         """Nothing."""
 
-    def tell(self, result: Result) -> None:
+    def tell(self, result: MachineResult) -> None:
         """Nothing."""
 
 
-class Records:
+class JsonProgress:
     """For programs: a JSON object a line, each with its `kind`.
 
-    `step` (its name), `line` (its text), `machines` (their ids), `machine` (a `Result`), and at the end
-    `report` (a `Report`) or `error` (a `Problem`).
+    `step` (its name), `line` (its text), `machines` (their ids), `machine` (a `MachineResult`), and at the
+    end `report` (a `FleetReport`) or `error` (a `Problem`).
     """
 
     def __init__(self, write: Callable[[str], object]) -> None:
@@ -64,17 +64,17 @@ class Records:
         """A sentence about the whole, or a command's line."""
         self._record("line", line=sentence)
 
-    def expect(self, results: list[Result]) -> None:
+    def expect(self, results: list[MachineResult]) -> None:
         """Who will be poked."""
         self._record("machines", machines=[one.machine for one in results])
 
-    def tell(self, result: Result) -> None:
+    def tell(self, result: MachineResult) -> None:
         """Where a machine stands."""
         self._record("machine", machine=result)
 
-    def end(self, end: Report | Problem) -> None:
+    def end(self, end: FleetReport | Problem) -> None:
         """How it ended."""
-        if isinstance(end, Report):
+        if isinstance(end, FleetReport):
             self._record("report", report=end)
         else:
             self._record("error", error=end)
@@ -83,7 +83,7 @@ class Records:
         self._write(f"{msgspec.json.encode({'kind': kind, **more}).decode()}\n")
 
 
-class Lines:
+class LineProgress:
     """A line for everything worth one."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
@@ -97,18 +97,18 @@ class Lines:
         """A sentence about the whole."""
         self._write(f"{printable(sentence)}\n")
 
-    def expect(self, results: list[Result]) -> None:
+    def expect(self, results: list[MachineResult]) -> None:
         """How many there are, and who. It is a number of machines, in the plural, that is looked for."""
         names = ", ".join(one.machine for one in results)
         self._write(f"Will update {len(results)} active machines{names and f': {names}'}\n")
 
-    def tell(self, result: Result) -> None:
+    def tell(self, result: MachineResult) -> None:
         """A machine's end, or why it is tried again."""
         if result.state in _WORTH_A_LINE:
             self._write(f"{line(result)}{' ✓ Success' if result.state in GOOD else ''}\n")
 
 
-class Live(Lines):
+class LiveProgress(LineProgress):
     """A line a machine, redrawn in place; when there are too many, those that are done are counted."""
 
     def __init__(
@@ -122,7 +122,7 @@ class Live(Lines):
         self._size = size
         self._clock = clock
         self._every = every
-        self._results: dict[str, Result] = {}
+        self._results: dict[str, MachineResult] = {}
         self._drawn = 0
         self._at = float("-inf")
         self._stale = False
@@ -133,12 +133,12 @@ class Live(Lines):
         super().say(sentence)
         self._draw()
 
-    def expect(self, results: list[Result]) -> None:
+    def expect(self, results: list[MachineResult]) -> None:
         """The first picture."""
         self._results = {one.machine: one for one in results}
         self._draw()
 
-    def tell(self, result: Result) -> None:
+    def tell(self, result: MachineResult) -> None:
         """A new picture, but not too many of them."""
         self._results[result.machine] = result
         last = all(one.state in _DONE for one in self._results.values())
@@ -170,7 +170,7 @@ class Live(Lines):
         self._drawn = 0
 
 
-def picture(results: Iterable[Result], width: int, height: int) -> list[str]:
+def picture(results: Iterable[MachineResult], width: int, height: int) -> list[str]:
     """The lines to show on a terminal of this size: everyone, or those under way and a count of the rest."""
     everyone = list(results)
     shown = everyone if len(everyone) < height - 1 else [one for one in everyone if one.state not in _DONE]
@@ -183,7 +183,7 @@ def picture(results: Iterable[Result], width: int, height: int) -> list[str]:
     return texts
 
 
-def line(result: Result) -> str:
+def line(result: MachineResult) -> str:
     """Where a machine stands."""
     where = f" ({result.region})" if result.region else ""
     after = f" after {result.seconds:.1f} s" if result.state in _DONE and result.attempts else ""

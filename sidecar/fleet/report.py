@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable
 
 from sidecar.fleet.machines import Skipped
-from sidecar.fleet.table import SHOWN, span, table
+from sidecar.fleet.table import rough_span, table
 from sidecar.fleet.verdicts import BAD, GOOD
-from sidecar.model.machine_report import Served
+from sidecar.model.machine_report import MachineReport
 from sidecar.model.record import Problem, Record
 from sidecar.model.states import FleetWord
 from sidecar.model.stream import FleetEvent
+from sidecar.model.words import short
 
 _ENDS = {
     "taken_back": "Taken back, {}. ",
@@ -19,7 +20,7 @@ _ENDS = {
 }
 
 
-class Result(FleetEvent, frozen=True):
+class MachineResult(FleetEvent, frozen=True):
     """What became of one machine in a fleet update, or where it stands.
 
     `state` is one of `verdicts`, or a step on the way. `generation` is the one that is loaded, `sha256` its
@@ -37,7 +38,7 @@ class Result(FleetEvent, frozen=True):
     note: str = ""
 
 
-class Report(Record, frozen=True):
+class FleetReport(Record, frozen=True):
     """A whole fleet update.
 
     `sha256` is the index that it was about, `upload` what was done with the local one: uploaded, unchanged,
@@ -53,7 +54,7 @@ class Report(Record, frozen=True):
     wait: str
     quorum: int | None
     dry_run: bool
-    machines: tuple[Result, ...]
+    machines: tuple[MachineResult, ...]
     skipped: tuple[Skipped, ...]
     good: bool
     failures: tuple[str, ...] = ()
@@ -61,7 +62,7 @@ class Report(Record, frozen=True):
     reason: str = ""
 
 
-class Row(Record, frozen=True):
+class MachineRow(Record, frozen=True):
     """How one machine is.
 
     `state` is in_sync (it serves the store's index), behind, its health when that is not good, or why it gave
@@ -82,13 +83,13 @@ class Row(Record, frozen=True):
     health: str | None = None
 
 
-class Overview(Record, frozen=True):
+class FleetOverview(Record, frozen=True):
     """How the fleet is: the store's index, its age in seconds since 1970, and the machines."""
 
     at: float
     sha256: str
     modified: float | None
-    machines: tuple[Row, ...]
+    machines: tuple[MachineRow, ...]
     skipped: tuple[Skipped, ...]
 
     @property
@@ -97,7 +98,7 @@ class Overview(Record, frozen=True):
         return all(row.state == "in_sync" for row in self.machines)
 
 
-class State(Record, frozen=True):
+class FleetState(Record, frozen=True):
     """How the fleet update under way stands, or how the last one ended.
 
     `state` is idle, running, done or failed; `started` in seconds since 1970. `overview` is how the fleet was
@@ -110,13 +111,13 @@ class State(Record, frozen=True):
     started: float | None = None
     seconds: float | None = None
     sha256: str | None = None
-    machines: tuple[Result, ...] = ()
+    machines: tuple[MachineResult, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     error: Problem | None = None
-    overview: Overview | None = None
+    overview: FleetOverview | None = None
 
 
-def enough(results: Iterable[Result], quorum: int | None) -> bool:
+def enough(results: Iterable[MachineResult], quorum: int | None) -> bool:
     """Whether the update counts as done: all who are active have loaded it, or as many as are asked for."""
     tally = Counter(one.state for one in results)
     if quorum is not None:
@@ -124,7 +125,7 @@ def enough(results: Iterable[Result], quorum: int | None) -> bool:
     return not any(tally[state] for state in BAD)
 
 
-def row(target: Result, served: Served, digest: str, modified: float | None) -> Row:
+def row(target: MachineResult, served: MachineReport, digest: str, modified: float | None) -> MachineRow:
     """One machine's line of the overview, from what it says."""
     is_served = served.sha256 == digest
     older = None
@@ -136,7 +137,7 @@ def row(target: Result, served: Served, digest: str, modified: float | None) -> 
     note = ", ".join(words)
     if served.refused == digest and digest not in (served.sha256, served.published):
         note = f"refused it ({served.reason})"
-    return Row(
+    return MachineRow(
         target.machine,
         target.name,
         target.region or served.region or "",
@@ -151,7 +152,7 @@ def row(target: Result, served: Served, digest: str, modified: float | None) -> 
     )
 
 
-def summary(report: Report) -> str:
+def summary(report: FleetReport) -> str:
     """The end in a sentence."""
     if report.dry_run:
         return f"A dry run: {_count(len(report.machines), 'machine')} would be poked; nothing was done."
@@ -164,7 +165,7 @@ def summary(report: Report) -> str:
     return f"{end}{_count(len(report.machines), 'machine')}: {parts}{needed}, in {report.seconds:.1f} s."
 
 
-def lines(report: Report) -> list[str]:
+def lines(report: FleetReport) -> list[str]:
     """The table, who was left out, and the summary."""
     rows = [
         (
@@ -172,7 +173,7 @@ def lines(report: Report) -> list[str]:
             one.region or "-",
             one.state.replace("_", " "),
             str(one.generation or "-"),
-            (one.sha256 or "-")[:SHOWN],
+            short(one.sha256 or "-"),
             "-" if report.dry_run else f"{one.seconds:.1f} s",
             one.note,
         )
@@ -187,7 +188,7 @@ def lines(report: Report) -> list[str]:
     ]
 
 
-def overview_lines(overview: Overview) -> list[str]:
+def overview_lines(overview: FleetOverview) -> list[str]:
     """The same for how the fleet is."""
     rows = [
         (
@@ -195,23 +196,23 @@ def overview_lines(overview: Overview) -> list[str]:
             one.region or "-",
             one.state.replace("_", " "),
             str(one.generation or "-"),
-            (one.sha256 or "-")[:SHOWN],
-            "-" if one.since is None else f"{span(overview.at - one.since)} ago",
-            "-" if one.behind is None else span(one.behind),
+            short(one.sha256 or "-"),
+            "-" if one.since is None else f"{rough_span(overview.at - one.since)} ago",
+            "-" if one.behind is None else rough_span(one.behind),
             one.note,
         )
         for one in overview.machines
     ]
     head = ("MACHINE", "REGION", "STATE", "GENERATION", "INDEX", "SINCE", "BEHIND", "")
-    age = "" if overview.modified is None else f", of {span(overview.at - overview.modified)} ago"
+    age = "" if overview.modified is None else f", of {rough_span(overview.at - overview.modified)} ago"
     return [
         *(table(head, rows) if rows else ()),
         *left_out(overview.skipped),
-        f"The store holds {overview.sha256[:SHOWN]}{age}; {standing(overview)}.",
+        f"The store holds {short(overview.sha256)}{age}; {standing(overview)}.",
     ]
 
 
-def standing(overview: Overview, what: str = "it") -> str:
+def standing(overview: FleetOverview, what: str = "it") -> str:
     """How many serve `what` the store holds, how many do not, and of how many that is not known."""
     tally = Counter(
         "served" if one.state == "in_sync" else "unknown" if one.health is None else "behind"

@@ -32,8 +32,8 @@ from sidecar.model.record import Record
 LEASE_SECONDS = 30.0
 RENEW_SECONDS = 10.0
 """For how long a driver has a rollout, and how often it says that it lives."""
-_SECOND_WAVE = 0.25
-_MAY_LAG = 0.1
+_SECOND_WAVE_SHARE = 0.25
+_MAY_LAG_SHARE = 0.1
 
 Phase = Literal["wave", "soak", "store", "rest", "back", "done", "taken_back", "frozen"]
 Wish = Literal["", "pause", "abort"]
@@ -77,13 +77,13 @@ class Rollout(Record, frozen=True):
     @property
     def may_lag(self) -> int:
         """How many machines may be unreachable."""
-        return max(1, int(self.machines * _MAY_LAG))
+        return max(1, int(self.machines * _MAY_LAG_SHARE))
 
 
 def waves(machines: Sequence[str], canary: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """The canary, and then a quarter of all. The rest follows once the store holds the index."""
     others = [one for one in machines if one not in canary]
-    second = others[: math.ceil(len(machines) * _SECOND_WAVE)]
+    second = others[: math.ceil(len(machines) * _SECOND_WAVE_SHARE)]
     return (tuple(canary), *((tuple(second),) if second else ()))
 
 

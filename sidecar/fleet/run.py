@@ -22,30 +22,31 @@ import msgspec
 
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, StoreError
-from sidecar.fleet.around import Around, Notice
 from sidecar.fleet.bus import announcing
 from sidecar.fleet.context import Context, open_context, require_secret
 from sidecar.fleet.coordinator import Coordinator, driver_name
-from sidecar.fleet.crew import Listener
 from sidecar.fleet.extra import upload_extras
+from sidecar.fleet.hooks import FleetHooks, Notice
 from sidecar.fleet.index_history import TAKEN_BACK, PastIndex, ending
 from sidecar.fleet.index_history_writer import Replacement, how
-from sidecar.fleet.machines import FleetError, Found, Target, only, without
-from sidecar.fleet.poke import Order, Talk
-from sidecar.fleet.report import Overview, Report, Result, Row, enough, row
+from sidecar.fleet.machine_client import HttpMachineClient, PokePayload
+from sidecar.fleet.machine_updates import ProgressListener
+from sidecar.fleet.machines import DiscoveredFleet, FleetError, Target, only, without
+from sidecar.fleet.report import FleetOverview, FleetReport, MachineResult, MachineRow, enough, row
 from sidecar.fleet.rollout import Rollout
-from sidecar.fleet.upload import Current, Proposal
-from sidecar.fleet.verdicts import GOOD, Answer, Verdict, of_status
+from sidecar.fleet.upload import CurrentIndex, UploadPlan
+from sidecar.fleet.verdicts import GOOD, MachineAnswer, Verdict, of_status
 from sidecar.inputs.extra import extras
 from sidecar.inputs.store import Store
-from sidecar.inputs.store.inventory import Inventory, Item, first_date
+from sidecar.inputs.store.inventory import Inventory, InventoryItem, first_date
 from sidecar.inputs.store.transfer import format_age
-from sidecar.model.machine_report import Served, decode
+from sidecar.model.machine_report import MachineReport, decode
 from sidecar.model.record import Record
+from sidecar.model.words import short
 from sidecar.system import tasks
 
 
-class Wanted(Record, frozen=True):
+class FleetRequest(Record, frozen=True):
     """What is asked for.
 
     `index` is the local database to upload; None: poke with what the store holds. `replace` lets it replace
@@ -70,7 +71,7 @@ class Wanted(Record, frozen=True):
     unattended: bool = False
 
 
-class Updates:
+class FleetUpdates:
     """Fleet updates and overviews with one machine's settings."""
 
     def __init__(self, settings: Settings, store: Store | None = None) -> None:
@@ -78,7 +79,7 @@ class Updates:
         self._settings = settings
         self._store = store
 
-    async def update(self, wanted: Wanted, listener: Listener) -> Report:
+    async def update(self, wanted: FleetRequest, listener: ProgressListener) -> FleetReport:
         """One fleet update. What concerns the whole raises; what concerns one machine is in the report."""
         settings = self._settings
         require_secret(settings)
@@ -90,7 +91,7 @@ class Updates:
             left = None if wanted.dry_run else await _left_behind(coordinator, wanted, listener)
             if left is not None and wanted.index is None:
                 raise _unfinished(left[0])
-            around = Around(settings, context.session, listener.say)
+            around = FleetHooks(settings, context.session, listener.say)
             if wanted.around and not wanted.dry_run and settings.fleet.before:
                 listener.step("before")
                 await around.before()
@@ -139,7 +140,7 @@ class Updates:
             failures: tuple[str, ...] = ()
             if wanted.around and not wanted.dry_run and done:
                 failures = await self._follow_up(around, current, results, listener)
-        return Report(
+        return FleetReport(
             started=started,
             seconds=time.monotonic() - clock,
             sha256=current.sha256,
@@ -156,7 +157,7 @@ class Updates:
         )
 
     async def _may_lose(
-        self, context: Context, proposal: Proposal, wanted: Wanted, listener: Listener
+        self, context: Context, proposal: UploadPlan, wanted: FleetRequest, listener: ProgressListener
     ) -> Replacement | None:
         """What it would replace; `Rejected` `loss` where one region would lose many events, unless forced."""
         replacement = await context.history.compared(proposal)
@@ -166,7 +167,7 @@ class Updates:
                 listener.say("no region would lose many of its events")
         return replacement
 
-    def _canary(self, wanted: Wanted, proposal: Proposal, listener: Listener) -> str:
+    def _canary(self, wanted: FleetRequest, proposal: UploadPlan, listener: ProgressListener) -> str:
         """Which machines are to have it first; none: all at once."""
         canary = wanted.canary
         if canary is None:
@@ -187,10 +188,10 @@ class Updates:
     async def _begin(
         self,
         context: Context,
-        proposal: Proposal,
+        proposal: UploadPlan,
         replacement: Replacement | None,
-        wanted: Wanted,
-        listener: Listener,
+        wanted: FleetRequest,
+        listener: ProgressListener,
     ) -> PastIndex | None:
         """The history's entry of an update; None where the store takes none, which is no reason to stop."""
         try:
@@ -199,7 +200,9 @@ class Updates:
             listener.say(f"the history is not written, so there is no undo: {error.message}")
             return None
 
-    async def _found(self, context: Context, wanted: Wanted, listener: Listener) -> Found:
+    async def _found(
+        self, context: Context, wanted: FleetRequest, listener: ProgressListener
+    ) -> DiscoveredFleet:
         """Who is to be poked."""
         listener.step("find")
         found = without(only(await context.discovery.find(), wanted.only), wanted.but)
@@ -212,15 +215,20 @@ class Updates:
         return found
 
     async def _all_at_once(
-        self, context: Context, found: Found, current: Current, wanted: Wanted, listener: Listener
-    ) -> tuple[Result, ...]:
+        self,
+        context: Context,
+        found: DiscoveredFleet,
+        current: CurrentIndex,
+        wanted: FleetRequest,
+        listener: ProgressListener,
+    ) -> tuple[MachineResult, ...]:
         """Poke and follow all of them, now that the store holds the index."""
-        waiting = [Result(one.id, one.name, one.region, "waiting") for one in found.targets]
+        waiting = [MachineResult(one.id, one.name, one.region, "waiting") for one in found.targets]
         listener.expect(waiting)
         if wanted.dry_run:
             return tuple(waiting)
         listener.step("update")
-        order, ready = Order(current.sha256, await self._body(current)), wanted.wait == "ready"
+        order, ready = PokePayload(current.sha256, await self._body(current)), wanted.wait == "ready"
         # What only some shall load is no hint for all; an index that goes along needs no look at the store.
         if wanted.only or order.body:
             return await context.crew(order, listener, ready=ready).update(found.targets)
@@ -228,7 +236,11 @@ class Updates:
             return await context.crew(order, listener, ready=ready, talk=talk).update(found.targets)
 
     async def _follow_up(
-        self, around: Around, current: Current, results: tuple[Result, ...], listener: Listener
+        self,
+        around: FleetHooks,
+        current: CurrentIndex,
+        results: tuple[MachineResult, ...],
+        listener: ProgressListener,
     ) -> tuple[str, ...]:
         """What a good update is followed by; the commands that failed."""
         failures: tuple[str, ...] = ()
@@ -241,7 +253,9 @@ class Updates:
             await around.notify(Notice(current.sha256, current.upload, done))
         return failures
 
-    async def _renew_inventory(self, context: Context, current: Current, listener: Listener) -> None:
+    async def _renew_inventory(
+        self, context: Context, current: CurrentIndex, listener: ProgressListener
+    ) -> None:
         """Tell the application's tools, which look there first for an object's true age."""
         path = Path(self._settings.index_key)
         if current.path is None or current.modified is None:
@@ -255,13 +269,13 @@ class Updates:
                 if stored is None or context.memory.knows(stored.etag) != current.sha256:
                     return
                 etag = stored.etag
-            item = Item(f'"{etag}"', date, format_age(current.modified))
+            item = InventoryItem(f'"{etag}"', date, format_age(current.modified))
             await inventory.renew({path.name: item})
         except StoreError as error:
             # Those tools ask the object itself where the inventory knows another ETag.
             listener.say(f"{inventory.key} was not renewed: {error.message}")
 
-    async def overview(self, listener: Listener) -> Overview:
+    async def overview(self, listener: ProgressListener) -> FleetOverview:
         """How every active machine is, against what the store holds."""
         async with open_context(self._settings, self._store, listener) as context:
             finding = asyncio.create_task(context.discovery.find())
@@ -271,9 +285,9 @@ class Updates:
             finally:
                 await tasks.end(finding)
             rows = await self._ask_all(context.talk(signed=False), found, current)
-        return Overview(time.time(), current.sha256, current.modified, rows, found.skipped)
+        return FleetOverview(time.time(), current.sha256, current.modified, rows, found.skipped)
 
-    async def overview_by_bus(self, listener: Listener) -> Overview:
+    async def overview_by_bus(self, listener: ProgressListener) -> FleetOverview:
         """The same from what the machines have stated of late on the bus: none is listed, none is asked."""
         if not self._settings.fleet.bus:
             raise SettingsError("fleet.bus is not set", "set it to the URL of the fleet's NATS server")
@@ -281,35 +295,37 @@ class Updates:
             current = await context.uploader.look(content=False)
             async with announcing(self._settings) as announcement:
                 stated = sorted(announcement.statements.items())
-        targets = [(Result(name, "", one.served.region or "", ""), one.served) for name, one in stated]
+        targets = [(MachineResult(name, "", one.served.region or "", ""), one.served) for name, one in stated]
         rows = tuple(row(target, served, current.sha256, current.modified) for target, served in targets)
-        return Overview(time.time(), current.sha256, current.modified, rows, ())
+        return FleetOverview(time.time(), current.sha256, current.modified, rows, ())
 
-    async def _ask_all(self, talk: Talk, found: Found, current: Current) -> tuple[Row, ...]:
+    async def _ask_all(
+        self, talk: HttpMachineClient, found: DiscoveredFleet, current: CurrentIndex
+    ) -> tuple[MachineRow, ...]:
         slots = asyncio.Semaphore(self._settings.fleet.parallel)
 
-        async def ask(target: Target) -> Row:
+        async def ask(target: Target) -> MachineRow:
             async with slots:
                 answer = await talk.ask(target)
-            result = Result(target.id, target.name, target.region, "")
+            result = MachineResult(target.id, target.name, target.region, "")
             said = _word(answer, target)
-            if isinstance(said, Served):
+            if isinstance(said, MachineReport):
                 return row(result, said, current.sha256, current.modified)
-            return Row(target.id, target.name, target.region, said.state, note=said.reason)
+            return MachineRow(target.id, target.name, target.region, said.state, note=said.reason)
 
         async with asyncio.TaskGroup() as group:
             asking = [group.create_task(ask(target)) for target in found.targets]
         return tuple(task.result() for task in asking)
 
-    async def _proposal(self, context: Context, wanted: Wanted) -> Proposal:
+    async def _proposal(self, context: Context, wanted: FleetRequest) -> UploadPlan:
         if wanted.index is not None:
             return await context.uploader.compare(
                 wanted.index, replace=wanted.replace, dry_run=wanted.dry_run
             )
         current = await context.uploader.look(content=self._settings.fleet.send == "index")
-        return Proposal(current, None, current.sha256)
+        return UploadPlan(current, None, current.sha256)
 
-    async def _body(self, current: Current) -> bytes:
+    async def _body(self, current: CurrentIndex) -> bytes:
         if self._settings.fleet.send != "index" or current.path is None:
             return b""
         return await asyncio.to_thread(
@@ -318,7 +334,7 @@ class Updates:
 
 
 async def _left_behind(
-    coordinator: Coordinator, wanted: Wanted, listener: Listener
+    coordinator: Coordinator, wanted: FleetRequest, listener: ProgressListener
 ) -> tuple[Rollout, str] | None:
     """The rollout that a driver left behind; `FleetError` while one drives.
 
@@ -337,7 +353,7 @@ async def _left_behind(
 
 def _unfinished(left: Rollout) -> FleetError:
     return FleetError(
-        f"{left.driver} left a rollout of {left.target[:12]} behind ({left.phase})",
+        f"{left.driver} left a rollout of {short(left.target)} behind ({left.phase})",
         "`sidecar fleet resume` goes on with it, `sidecar fleet abort` takes it back",
         code="fleet_unfinished",
     )
@@ -350,7 +366,9 @@ async def _finish(coordinator: Coordinator, left: tuple[Rollout, str], sha256: s
     )
 
 
-async def _may_replace(context: Context, proposal: Proposal, wanted: Wanted, listener: Listener) -> None:
+async def _may_replace(
+    context: Context, proposal: UploadPlan, wanted: FleetRequest, listener: ProgressListener
+) -> None:
     """Say which rollback ends; `FleetError` `fleet_held` when nobody asks for what people took back."""
     try:
         entries = await context.records.entries()
@@ -365,12 +383,12 @@ async def _may_replace(context: Context, proposal: Proposal, wanted: Wanted, lis
     refused = newest is not None and newest.state in TAKEN_BACK
     if wanted.unattended and (refused or (ended is not None and ended.replaced == sha256)):
         raise FleetError(
-            f"the index {sha256[:12]} was taken back, and it has not changed since",
+            f"the index {short(sha256)} was taken back, and it has not changed since",
             "change it; or ask for it with `sidecar fleet update`",
             code="fleet_held",
         )
     if ended is not None:
-        listener.say(f"this ends the rollback by {ended.who} to {ended.sha256[:12]}")
+        listener.say(f"this ends the rollback by {ended.who} to {short(ended.sha256)}")
 
 
 def _prepare(state: Path) -> None:
@@ -387,7 +405,7 @@ def _prepare(state: Path) -> None:
         )
 
 
-def _word(answer: Answer | Verdict, target: Target) -> Served | Verdict:
+def _word(answer: MachineAnswer | Verdict, target: Target) -> MachineReport | Verdict:
     """What a machine says of itself, or why it is not known."""
     if isinstance(answer, Verdict):
         return answer
@@ -398,7 +416,7 @@ def _word(answer: Answer | Verdict, target: Target) -> Served | Verdict:
     return verdict or Verdict("failing", "its state cannot be understood")
 
 
-def _sentence(current: Current) -> str:
+def _sentence(current: CurrentIndex) -> str:
     what = {
         "uploaded": "uploaded the local index",
         "unchanged": "the store holds the local index already",
@@ -406,4 +424,4 @@ def _sentence(current: Current) -> str:
         "taken_back": "the index was taken back",
         "none": "the index in the store is the one to load",
     }[current.upload]
-    return f"{what}: SHA-256 {current.sha256[:12]}"
+    return f"{what}: SHA-256 {short(current.sha256)}"

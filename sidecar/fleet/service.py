@@ -17,11 +17,11 @@ from sidecar.errors import SettingsError, SidecarError
 from sidecar.fleet.control import go_on, tell, under_way
 from sidecar.fleet.index_history_writer import compare
 from sidecar.fleet.machines import FleetError
-from sidecar.fleet.progress import STEPS, Silence, line
-from sidecar.fleet.report import Overview, Report, Result, State, lines
+from sidecar.fleet.progress import STEPS, NoProgress, line
+from sidecar.fleet.report import FleetOverview, FleetReport, FleetState, MachineResult, lines
 from sidecar.fleet.rollout import Rollout
-from sidecar.fleet.run import Updates, Wanted
-from sidecar.fleet.undo import Past, RollbackPlan, Undo
+from sidecar.fleet.run import FleetRequest, FleetUpdates
+from sidecar.fleet.undo import IndexHistory, RollbackPlan, Undo
 from sidecar.generate.check import LOSS
 from sidecar.inputs.store import Store, own_index
 from sidecar.model.changes import Changes
@@ -36,11 +36,11 @@ logger = logging.getLogger(__name__)
 FLEET_ENDINGS = ("loaded", "failed", "taken_back", "frozen")
 """How fleet updates end, for the metrics."""
 
-_KEPT_LINES = 400
+_MAX_LINES = 400
 _REACHED = "fleet-reached.json"
 
 
-Work = Callable[["Standing"], Awaitable[Report]]
+Work = Callable[["FleetProgress"], Awaitable[FleetReport]]
 
 
 class _Reached(Record, frozen=True):
@@ -49,15 +49,15 @@ class _Reached(Record, frozen=True):
     sha256: str
 
 
-class Standing:
+class FleetProgress:
     """How the update under way stands, or how the last one ended; a listener that tells events."""
 
     def __init__(self, who: str, emit: Emit) -> None:
         self.who = who
         self.started = time.time()
         self.lines: list[str] = []
-        self.machines: dict[str, Result] = {}
-        self.report: Report | None = None
+        self.machines: dict[str, MachineResult] = {}
+        self.report: FleetReport | None = None
         self.error: Problem | None = None
         self._emit = emit
 
@@ -70,12 +70,12 @@ class Standing:
         self._note(sentence)
         self._emit(FleetLogLine(sentence))
 
-    def expect(self, results: list[Result]) -> None:
+    def expect(self, results: list[MachineResult]) -> None:
         """Who will be poked."""
         self.machines = {one.machine: one for one in results}
         self._emit(FleetSize(len(results)))
 
-    def tell(self, result: Result) -> None:
+    def tell(self, result: MachineResult) -> None:
         """Where a machine stands."""
         self.machines[result.machine] = result
         if result.state == "retrying":
@@ -84,16 +84,16 @@ class Standing:
 
     def _note(self, sentence: str) -> None:
         self.lines.append(sentence)
-        del self.lines[:-_KEPT_LINES]
+        del self.lines[:-_MAX_LINES]
 
-    def state(self) -> State:
+    def state(self) -> FleetState:
         """Who asked, since when, each machine, and how it ended."""
         report, error = self.report, self.error
         if report is not None and report.rollout in ("taken_back", "frozen"):
             what = "was taken back" if report.rollout == "taken_back" else "could not be taken back wholly"
             error = Problem("fleet_rollout", f"the index {what}, {report.reason}", "mend the index", 502)
         running = report is None and self.error is None
-        return State(
+        return FleetState(
             state="running" if running else "done" if report is not None and report.good else "failed",
             running=running,
             who=self.who,
@@ -127,7 +127,7 @@ class FleetService:
         """`remember` is for the history, `count` for the metrics."""
         self._settings = settings
         self._store = store
-        self._updates = Updates(settings, store)
+        self._updates = FleetUpdates(settings, store)
         self._machine = machine
         named = settings.fleet.machines or settings.fleet.app or settings.machine.app
         self._configured = bool(named and settings.trigger.secret)
@@ -138,24 +138,24 @@ class FleetService:
         self._remember = remember
         self._count = count
         self._undo = Undo(settings, store)
-        self._standing: Standing | None = None
-        self._running: asyncio.Task[Report] | None = None
-        self._looking: asyncio.Task[Overview] | None = None
-        self.overview: Overview | None = None
+        self._standing: FleetProgress | None = None
+        self._running: asyncio.Task[FleetReport] | None = None
+        self._looking: asyncio.Task[FleetOverview] | None = None
+        self.overview: FleetOverview | None = None
         """How the fleet was when it was looked at last."""
-        self.ended: State | None = None
+        self.ended: FleetState | None = None
         """How the last update ended."""
 
-    def state(self) -> State:
+    def state(self) -> FleetState:
         """How the update under way stands, or how the last one ended; and how the fleet was seen last."""
-        state = self._standing.state() if self._standing is not None else State()
+        state = self._standing.state() if self._standing is not None else FleetState()
         return msgspec.structs.replace(state, overview=self.overview)
 
-    def known(self) -> State | None:
+    def known(self) -> FleetState | None:
         """The same; None where this machine knows of no fleet."""
         return self.state() if self._configured else None
 
-    async def update(self, wanted: Wanted, who: str, *, upload: bool = True) -> Report:
+    async def update(self, wanted: FleetRequest, who: str, *, upload: bool = True) -> FleetReport:
         """Run one; `FleetConflict` `fleet_busy` while another is under way.
 
         With `upload` the machine's own index goes into the store first, where it owns that, and the commands
@@ -167,7 +167,7 @@ class FleetService:
         # Only what every machine was asked for is where the fleet is.
         is_whole = not (wanted.only or wanted.but or wanted.quorum or wanted.dry_run)
 
-        async def work(standing: Standing) -> Report:
+        async def work(standing: FleetProgress) -> FleetReport:
             index = await self._local_digest() if is_whole and wanted.index is not None else None
             report = await self._updates.update(wanted, standing)
             if index is not None and report.good:
@@ -176,17 +176,17 @@ class FleetService:
 
         return await self._start(work, who)
 
-    async def history(self) -> Past:
+    async def history(self) -> IndexHistory:
         """What the store has held."""
         with _configured():
-            return await self._undo.history(Silence())
+            return await self._undo.history(NoProgress())
 
     async def plan(self, digest: str) -> RollbackPlan:
         """What a rollback would change; without a digest one step back."""
         with _configured():
-            return await self._undo.plan(digest, None, Silence())
+            return await self._undo.plan(digest, None, NoProgress())
 
-    async def roll_back(self, digest: str, held: str, who: str) -> Report:
+    async def roll_back(self, digest: str, held: str, who: str) -> FleetReport:
         """Put an older index back, and see that all machines load it; `held` is what the store must hold.
 
         `FleetConflict` `fleet_busy` while an update is under way, `store_changed` when it holds another one.
@@ -203,7 +203,7 @@ class FleetService:
     async def rollout(self) -> Rollout | None:
         """The rollout under way, whoever drives it; None where there is none."""
         with _configured():
-            return await under_way(self._settings, Silence(), self._store)
+            return await under_way(self._settings, NoProgress(), self._store)
 
     async def control(self, word: str, who: str) -> Rollout:
         """Pause, resume or abort the rollout under way, whoever drives it: the rollout as it is then.
@@ -213,13 +213,13 @@ class FleetService:
         """
         name, settings, store = self._name(who), self._settings, self._store
         with _configured():
-            told = await tell(settings, word, Silence(), name, store)
+            told = await tell(settings, word, NoProgress(), name, store)
         if told is not None:
             return told
         ended: list[Rollout] = []
 
-        async def work(standing: Standing) -> Report:
-            end, report = await go_on(settings, word, standing, name, store)
+        async def work(progress: FleetProgress) -> FleetReport:
+            end, report = await go_on(settings, word, progress, name, store)
             ended.append(end)
             return report
 
@@ -229,7 +229,7 @@ class FleetService:
     def _name(self, who: str) -> str:
         return f"{who} at {self._machine}"
 
-    async def _start(self, work: Work, who: str) -> Report:
+    async def _start(self, work: Work, who: str) -> FleetReport:
         """One at a time; it goes on to its end when the caller goes away."""
         if self._running is not None and not self._running.done():
             raise FleetConflict(
@@ -239,20 +239,20 @@ class FleetService:
         self._running.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(self._running)
 
-    async def look(self) -> Overview:
+    async def look(self) -> FleetOverview:
         """Ask every active machine how it is. Whoever asks meanwhile gets the same answer."""
         if self._looking is None or self._looking.done():
             self._looking = self._begin_look()
         return await asyncio.shield(self._looking)
 
-    def _begin_look(self) -> asyncio.Task[Overview]:
+    def _begin_look(self) -> asyncio.Task[FleetOverview]:
         task = asyncio.create_task(self._look())
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
-    async def _look(self) -> Overview:
+    async def _look(self) -> FleetOverview:
         with _configured():
-            self.overview = await self._updates.overview(Silence())
+            self.overview = await self._updates.overview(NoProgress())
         return self.overview
 
     async def changes(self) -> Changes | None:
@@ -270,7 +270,7 @@ class FleetService:
 
     async def relay(self) -> bool:
         """Tell all other machines to look at the store, for a webhook that reached this one; is all done?"""
-        return (await self.update(Wanted(but=self._machine), "a webhook", upload=False)).good
+        return (await self.update(FleetRequest(but=self._machine), "a webhook", upload=False)).good
 
     async def follow(self) -> bool:
         """Bring the fleet to the local index, unless it was brought there before; is it there now?"""
@@ -279,7 +279,7 @@ class FleetService:
         if index is None or (reached is not None and reached.sha256 == index):
             return True
         try:
-            return (await self.update(Wanted(unattended=True), "a change of the local index")).good
+            return (await self.update(FleetRequest(unattended=True), "a change of the local index")).good
         except SidecarError as error:
             if error.code not in ("fleet_held", LOSS):
                 raise
@@ -305,8 +305,8 @@ class FleetService:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, work: Work, who: str) -> Report:
-        standing = self._standing = Standing(who, self._emit)
+    async def _run(self, work: Work, who: str) -> FleetReport:
+        standing = self._standing = FleetProgress(who, self._emit)
         self._emit(FleetStarted(standing.started, who))
         try:
             with _configured():
@@ -336,7 +336,7 @@ def _configured() -> Iterator[None]:
         raise FleetConflict(error.message, error.hint, code="fleet_settings") from error
 
 
-def _ending(standing: Standing) -> str:
+def _ending(standing: FleetProgress) -> str:
     """One of `FLEET_ENDINGS`."""
     report = standing.report
     if report is None or not (report.good or report.rollout in ("taken_back", "frozen")):
@@ -344,7 +344,7 @@ def _ending(standing: Standing) -> str:
     return report.rollout if report.rollout in ("taken_back", "frozen") else "loaded"
 
 
-def _outcome(standing: Standing) -> Outcome:
+def _outcome(standing: FleetProgress) -> Outcome:
     """An entry for the history."""
     report, error = standing.report, standing.error
     if report is not None and not report.good:
@@ -358,6 +358,6 @@ def _outcome(standing: Standing) -> Outcome:
         started=standing.started,
         seconds=time.time() - standing.started,
         sha256=report.sha256 if report else None,
-        log=tuple([*standing.lines, *(lines(report) if report else ())][-_KEPT_LINES:]),
+        log=tuple([*standing.lines, *(lines(report) if report else ())][-_MAX_LINES:]),
         error=error,
     )

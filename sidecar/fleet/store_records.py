@@ -58,8 +58,9 @@ class StoreRecords:
         await self.put(key, entry, stored.etag if stored else None)
 
     async def drop(self, entry: PastIndex) -> None:
-        """Forget an entry of what came to nothing; its content goes when the history is pruned."""
+        """Forget an entry of what came to nothing."""
         await self._store.remove(self._key(entry))
+        await self._forget({entry.sha256})
 
     async def keep(self, sha256: str, path: Path, modified: float) -> None:
         """Keep an index's content, unless it is kept already; the file stays as it is while this is used."""
@@ -96,10 +97,12 @@ class StoreRecords:
         for key in gone:
             await self._store.remove(key)
         if gone:
-            # Once more: another driver may have begun with one of them.
-            named = {one.sha256 for _, one in await self._listed()}
-            for sha256 in {one.sha256 for key, one in pairs if key in gone} - named:
-                await self._store.remove(self._history + sha256)
+            await self._forget({one.sha256 for key, one in pairs if key in gone})
+
+    async def _forget(self, digests: set[str]) -> None:
+        """Remove contents, but for those that an entry names: another driver may have begun with one."""
+        for sha256 in digests - {one.sha256 for one in await self.entries()}:
+            await self._store.remove(self._history + sha256)
 
     async def get(self, key: str, kind: type[Kept]) -> tuple[Kept, str] | None:
         """A record and its ETag; None when there is none that can be understood."""

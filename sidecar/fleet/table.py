@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-SHOWN = 12
-"""How many digits of a digest are shown."""
-
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Columns as wide as what stands in them; the last one is free."""
@@ -20,7 +17,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     ]
 
 
-def span(seconds: float) -> str:
+def rough_span(seconds: float) -> str:
     """A rough time: 40s, 12m, 5h, 3d."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:

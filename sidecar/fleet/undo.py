@@ -11,22 +11,23 @@ from sidecar.errors import ReadError, Rejected, StoreError
 from sidecar.fleet import index_history
 from sidecar.fleet.context import Context, open_context, require_secret
 from sidecar.fleet.coordinator import Coordinator, driver_name
-from sidecar.fleet.crew import Listener
 from sidecar.fleet.index_history import PastIndex
 from sidecar.fleet.index_history_writer import compare, how
+from sidecar.fleet.machine_client import PokePayload
+from sidecar.fleet.machine_updates import ProgressListener
 from sidecar.fleet.machines import FleetError, Skipped
-from sidecar.fleet.poke import Order
-from sidecar.fleet.report import Report, Result, enough
-from sidecar.fleet.table import SHOWN, span, table
-from sidecar.fleet.upload import Current, Proposal
+from sidecar.fleet.report import FleetReport, MachineResult, enough
+from sidecar.fleet.table import rough_span, table
+from sidecar.fleet.upload import CurrentIndex, UploadPlan
 from sidecar.inputs.store import Store
 from sidecar.model.changes import Changes
 from sidecar.model.objects import Stored
 from sidecar.model.record import Record
+from sidecar.model.words import short
 from sidecar.system.background import in_thread
 
 
-class Past(Record, frozen=True):
+class IndexHistory(Record, frozen=True):
     """The history, newest first, and the SHA-256 of what the store holds (None: nothing)."""
 
     held: str | None
@@ -54,14 +55,14 @@ class Undo:
         self._settings = settings
         self._store = store
 
-    async def history(self, listener: Listener) -> Past:
+    async def history(self, listener: ProgressListener) -> IndexHistory:
         """What the store has held."""
         async with open_context(self._settings, self._store, listener) as context:
             stored = await context.store.head(self._settings.index_key)
             held = (await context.uploader.look(content=False)).sha256 if stored is not None else None
-            return Past(held, tuple(await context.records.entries()))
+            return IndexHistory(held, tuple(await context.records.entries()))
 
-    async def plan(self, digest: str, moment: float | None, listener: Listener) -> RollbackPlan:
+    async def plan(self, digest: str, moment: float | None, listener: ProgressListener) -> RollbackPlan:
         """What a rollback to an index by its digest, to a moment, or by one step would change."""
         async with open_context(self._settings, self._store, listener) as context:
             stored = await context.store.head(self._settings.index_key)
@@ -80,21 +81,21 @@ class Undo:
                 to = index_history.previous(entries, fetched.sha256)
             if to.sha256 == fetched.sha256:
                 raise FleetError(
-                    f"the store holds the index {digest or to.sha256[:SHOWN]} already",
+                    f"the store holds the index {digest or short(to.sha256)} already",
                     "`sidecar fleet history` lists the others",
                     code="fleet_history",
                 )
             if all(one.state in index_history.TAKEN_BACK for one in entries if one.sha256 == to.sha256):
                 raise FleetError(
-                    f"the index {to.sha256[:SHOWN]} was taken back, and a rollback goes to all at once"
-                    f"{f': {to.note}' if to.note else ''}",
+                    f"the index {short(to.sha256)} was taken back, and a rollback goes to all at "
+                    f"once{f': {to.note}' if to.note else ''}",
                     "name another one, or roll it out anew with `sidecar fleet update --canary 1`",
                     code="fleet_history",
                 )
             found, problem = await self._changes(now, await context.records.content(to.sha256))
             return RollbackPlan(to, fetched.sha256, stored, found, problem)
 
-    async def roll_back(self, plan: RollbackPlan, who: str, listener: Listener) -> Report:
+    async def roll_back(self, plan: RollbackPlan, who: str, listener: ProgressListener) -> FleetReport:
         """Put it back, if the store still holds what the plan was compared with, and follow every machine."""
         require_secret(self._settings)
         started, clock = time.time(), time.monotonic()
@@ -108,19 +109,19 @@ class Undo:
                 )
             listener.step("upload")
             content = await context.records.content(plan.to.sha256)
-            current = Current(plan.to.sha256, plan.to.modified, "planned", content)
-            proposal = Proposal(current, plan.stored, plan.held)
+            current = CurrentIndex(plan.to.sha256, plan.to.modified, "planned", content)
+            proposal = UploadPlan(current, plan.stored, plan.held)
             try:
                 replacement = await context.history.compared(proposal)
                 entry = await context.history.begin(proposal, replacement, driver_name(who), "rollback")
             except StoreError as error:
                 raise (_changed() if error.code == "store_changed" else error) from error
             await context.uploader.store(proposal)
-            listener.say(f"the store holds {plan.to.sha256[:SHOWN]} again")
+            listener.say(f"the store holds {short(plan.to.sha256)} again")
             results, skipped = await self._follow(context, plan.to.sha256, listener)
             state, note = how(results)
             await context.history.end(entry, state, results, listener.say, note)
-        return Report(
+        return FleetReport(
             started=started,
             seconds=time.monotonic() - clock,
             sha256=plan.to.sha256,
@@ -134,14 +135,14 @@ class Undo:
         )
 
     async def _follow(
-        self, context: Context, sha256: str, listener: Listener
-    ) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]:
+        self, context: Context, sha256: str, listener: ProgressListener
+    ) -> tuple[tuple[MachineResult, ...], tuple[Skipped, ...]]:
         listener.step("find")
         found = await context.discovery.find()
-        listener.expect([Result(one.id, one.name, one.region, "waiting") for one in found.targets])
+        listener.expect([MachineResult(one.id, one.name, one.region, "waiting") for one in found.targets])
         listener.step("update")
         async with context.announced(sha256, listener) as talk:
-            crew = context.crew(Order(sha256), listener, talk=talk)
+            crew = context.crew(PokePayload(sha256), listener, talk=talk)
             return await crew.update(found.targets), found.skipped
 
     async def _changes(self, before: Path, after: Path) -> tuple[Changes | None, str]:
@@ -168,8 +169,8 @@ _HEADINGS = {
 
 def plan_lines(plan: RollbackPlan, now: float) -> list[str]:
     """What a rollback changes, in words; with the names of all whom it concerns."""
-    way = f"from {plan.held[:SHOWN]} to {plan.to.sha256[:SHOWN]}"
-    lines = [f"The store goes {way}, stored {span(now - plan.to.at)} ago by {plan.to.who}."]
+    way = f"from {short(plan.held)} to {short(plan.to.sha256)}"
+    lines = [f"The store goes {way}, stored {rough_span(now - plan.to.at)} ago by {plan.to.who}."]
     if plan.changes is None:
         return [*lines, f"What that changes cannot be known: {plan.problem}."]
     for kind, what, names in plan.changes.each():
@@ -179,7 +180,7 @@ def plan_lines(plan: RollbackPlan, now: float) -> list[str]:
     return lines if lines[1:] else [*lines, "No event, studio, user or region changes."]
 
 
-def past_lines(known: Past, now: float) -> list[str]:
+def past_lines(known: IndexHistory, now: float) -> list[str]:
     """The history as a table; a star is at what the store holds."""
     return _rows(known.entries, known.held, now) or [
         "There is no history yet: it begins with the next `sidecar fleet update` that uploads."
@@ -190,9 +191,9 @@ def _rows(entries: Iterable[PastIndex], held: str | None, now: float) -> list[st
     rows = [
         (
             "*" if one.sha256 == held else "",
-            one.sha256[:SHOWN],
+            short(one.sha256),
             time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(one.at)),
-            f"{span(now - one.at)} ago",
+            f"{rough_span(now - one.at)} ago",
             one.kind,
             f"{one.state.replace('_', ' ')}{f' ({one.loaded} of {one.machines})' if one.machines else ''}",
             one.who,

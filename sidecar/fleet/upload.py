@@ -34,14 +34,14 @@ logger = logging.getLogger(__name__)
 _SEEN = "fleet-seen.json"
 
 
-class Seen(Record, frozen=True):
+class SeenObject(Record, frozen=True):
     """An object in the store, known by its ETag, and the SHA-256 of its content in hexadecimal."""
 
     etag: str
     sha256: str
 
 
-class Current(Record, frozen=True):
+class CurrentIndex(Record, frozen=True):
     """The index that the fleet shall have: SHA-256, age in seconds since 1970, and a file that holds it.
 
     `upload` is uploaded, unchanged, planned, or none when no local index was to be considered. `path` is
@@ -55,15 +55,15 @@ class Current(Record, frozen=True):
     etag: str | None = None
 
 
-class Proposal(Record, frozen=True):
+class UploadPlan(Record, frozen=True):
     """What would become of the store: the index to have there, and what it holds now (None: nothing)."""
 
-    current: Current
+    current: CurrentIndex
     stored: Stored | None
     held: str | None
 
 
-class Memory:
+class UploadMemory:
     """What this machine last saw in the store; kept in the state folder."""
 
     def __init__(self, state: Path) -> None:
@@ -75,7 +75,7 @@ class Memory:
 
         `ReadError` when this process may not read what the machine remembers.
         """
-        seen = load_readable(self._path, Seen)
+        seen = load_readable(self._path, SeenObject)
         if seen is not None and seen.etag == etag:
             return seen.sha256
         try:
@@ -86,13 +86,13 @@ class Memory:
 
     def last(self) -> str | None:
         """The SHA-256 of what it saw there last."""
-        seen = load_readable(self._path, Seen)
+        seen = load_readable(self._path, SeenObject)
         return seen.sha256 if seen is not None else None
 
     def remember(self, etag: str, sha256: str) -> None:
         """The store holds this, and this machine knows it."""
         try:
-            replace(self._path, msgspec.json.encode(Seen(etag, sha256)))
+            replace(self._path, msgspec.json.encode(SeenObject(etag, sha256)))
         except OSError as error:
             # Without it the next upload is refused rather than careless.
             logger.warning("%s cannot be written: %s", self._path, error)
@@ -105,7 +105,7 @@ class Uploader:
         self,
         store: Store,
         key: str,
-        memory: Memory,
+        memory: UploadMemory,
         folder: Path,
         limits: FetchSettings,
         records: StoreRecords,
@@ -117,7 +117,7 @@ class Uploader:
         self._memory = memory
         self._folder = folder
 
-    async def compare(self, index: Path, *, replace: bool, dry_run: bool) -> Proposal:
+    async def compare(self, index: Path, *, replace: bool, dry_run: bool) -> UploadPlan:
         """The local index against the store's; `FleetError` `store_changed` where an upload loses another.
 
         `replace` allows to replace an object that this machine has not seen, as it is now.
@@ -138,11 +138,11 @@ class Uploader:
                 if not known and not dry_run:
                     self._memory.remember(stored.etag, held)
                 same = path if held == copied.sha256 else index
-                return Proposal(Current(held, stored.modified, "unchanged", same), stored, held)
+                return UploadPlan(CurrentIndex(held, stored.modified, "unchanged", same), stored, held)
             if known is None and not replace and not await self._returns(held):
                 raise _changed(stored)
         modified = float(int(copied.modified or time.time()))
-        return Proposal(Current(copied.sha256, modified, "planned", path), stored, held)
+        return UploadPlan(CurrentIndex(copied.sha256, modified, "planned", path), stored, held)
 
     async def _returns(self, held: str) -> bool:
         """Whether the store was rolled back from what this machine saw last: then nothing there is lost."""
@@ -152,7 +152,7 @@ class Uploader:
             return False
         return ended is not None and ended.replaced == self._memory.last()
 
-    async def store(self, proposal: Proposal) -> Current:
+    async def store(self, proposal: UploadPlan) -> CurrentIndex:
         """Upload what differs; `FleetError` `store_changed` when somebody else was faster."""
         current, stored = proposal.current, proposal.stored
         if current.upload != "planned" or current.path is None or current.modified is None:
@@ -179,17 +179,17 @@ class Uploader:
             raise StoreError("there is no local index to upload", "check paths.databases")
         return copied
 
-    async def look(self, *, content: bool) -> Current:
+    async def look(self, *, content: bool) -> CurrentIndex:
         """What the store holds; with `content` as a file too. `StoreError` when it holds nothing."""
         stored = await self._store.head(self._key)
         known = self._memory.knows(stored.etag) if stored is not None else None
         if stored is not None and known is not None and not content:
-            return Current(known, stored.modified, "none", None)
+            return CurrentIndex(known, stored.modified, "none", None)
         path = self._folder / "stored"
         fetched = await self._store.fetch(self._key, path, None)
         if fetched is None:
             raise StoreError("the store gave no index", code="store_missing")
-        return Current(fetched.sha256, fetched.modified, "none", path)
+        return CurrentIndex(fetched.sha256, fetched.modified, "none", path)
 
     async def _look(self, stored: Stored) -> str:
         fetched = await self._store.fetch(self._key, self._folder / "stored", None)

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from sidecar.model.machine_report import Served, decode
+from sidecar.model.machine_report import MachineReport, decode
 from sidecar.model.record import Record
 
 GOOD = frozenset({"loaded", "ready"})
@@ -36,11 +36,11 @@ BAD = (
     "denied",
 )
 
-_LONGEST_PAUSE = 30.0
-_LONGEST_SENTENCE = 160
+_MAX_PAUSE_SECONDS = 30.0
+_MAX_SENTENCE_CHARACTERS = 160
 
 
-class Answer(Record, frozen=True):
+class MachineAnswer(Record, frozen=True):
     """An HTTP answer: status, the machine that it names (None: none), body, Retry-After in seconds."""
 
     status: int
@@ -57,7 +57,7 @@ class Verdict(Record, frozen=True):
     final: bool = False
     accepted: bool = False
     retry_after: float | None = None
-    served: Served | None = None
+    served: MachineReport | None = None
 
 
 class _Problem(msgspec.Struct):
@@ -73,7 +73,7 @@ class _Outcome(msgspec.Struct):
     error: _Problem | None = None
 
 
-def of_poke(answer: Answer, machine: str, digest: str) -> Verdict:
+def of_poke(answer: MachineAnswer, machine: str, digest: str) -> Verdict:
     """What the answer to a poke means; `machine` is the one that was meant, `digest` the index's SHA-256."""
     if answer.machine not in (None, machine):
         return _wrong(answer.machine or "", machine)
@@ -100,7 +100,7 @@ def of_poke(answer: Answer, machine: str, digest: str) -> Verdict:
     )
 
 
-def of_status(answer: Answer, machine: str, digest: str, *, ready: bool) -> Verdict | None:
+def of_status(answer: MachineAnswer, machine: str, digest: str, *, ready: bool) -> Verdict | None:
     """What a machine's state means for the update; None when it is to be asked again."""
     if answer.machine not in (None, machine):
         return _wrong(answer.machine or "", machine)
@@ -114,7 +114,7 @@ def of_status(answer: Answer, machine: str, digest: str, *, ready: bool) -> Verd
     return of_served(served, digest, ready=ready)
 
 
-def of_served(served: Served, digest: str, *, ready: bool) -> Verdict | None:
+def of_served(served: MachineReport, digest: str, *, ready: bool) -> Verdict | None:
     """The same, from what a machine says of itself."""
     if served.sha256 == digest:
         if served.health == "degraded":
@@ -151,7 +151,7 @@ def of_served(served: Served, digest: str, *, ready: bool) -> Verdict | None:
 
 def pause(attempt: int, first: float, retry_after: float | None) -> float:
     """Seconds to wait after the attempt with this number, doubling, bounded; at least what was asked for."""
-    return min(_LONGEST_PAUSE, max(first * 2.0 ** (attempt - 1), retry_after or 0.0))
+    return min(_MAX_PAUSE_SECONDS, max(first * 2.0 ** (attempt - 1), retry_after or 0.0))
 
 
 def seconds_of(header: Mapping[str, str]) -> float | None:
@@ -171,7 +171,7 @@ def _decode(body: bytes) -> _Outcome | None:
         return None
 
 
-def _said(answer: Answer, outcome: _Outcome | None) -> str:
+def _said(answer: MachineAnswer, outcome: _Outcome | None) -> str:
     """Status and sentence of an answer that is no success."""
     sentence: Any = outcome.error.message if outcome and outcome.error else ""
     if not sentence:
@@ -184,4 +184,4 @@ def _said(answer: Answer, outcome: _Outcome | None) -> str:
 
 def _clean(text: str) -> str:
     """What was sent is shown on a terminal."""
-    return "".join(letter for letter in text if letter.isprintable())[:_LONGEST_SENTENCE].rstrip(".")
+    return "".join(letter for letter in text if letter.isprintable())[:_MAX_SENTENCE_CHARACTERS].rstrip(".")

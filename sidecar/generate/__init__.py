@@ -13,7 +13,7 @@ from typing import Any
 
 from sidecar.errors import SettingsError
 from sidecar.generate import documents, login, navigator_yml, yaml_writer
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.htpasswd import htpasswd
 from sidecar.generate.ownership import owners, programmes, tenants
 from sidecar.generate.profile import expand
@@ -95,7 +95,7 @@ class _Site:
 def generate(
     index: Index,
     deployment: Deployment,
-    memo: Memo,
+    memo: ResultCache,
     previous_htpasswd: bytes = b"",
     withheld: frozenset[str] = frozenset(),
 ) -> Generated:
@@ -140,7 +140,7 @@ def generate(
     )
 
 
-def _site(index: Index, deployment: Deployment, memo: Memo, withheld: frozenset[str]) -> _Site:
+def _site(index: Index, deployment: Deployment, memo: ResultCache, withheld: frozenset[str]) -> _Site:
     owned = owners(index, memo)
     everywhere = programmes(index, owned, memo)
     here = deployment.region
@@ -202,7 +202,7 @@ def maintenance(deployment: Deployment) -> bytes:
     """navigator-maintenance.yml of a machine that has no index yet: what it boots with the first time."""
     nothing = {"tenants": [], "auth_patterns": [], "replay": [], "fingerprint": "none"}
     part = _part(deployment.profile, "maintenance")
-    return yaml_writer.dump(expand(part, _values(deployment) | nothing, "maintenance"), Memo())
+    return yaml_writer.dump(expand(part, _values(deployment) | nothing, "maintenance"), ResultCache())
 
 
 def _part(profile: Mapping[str, Any], name: str) -> Mapping[str, Any]:

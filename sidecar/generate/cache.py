@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 
-class Memo:
+class ResultCache:
     """Results by key, two generations deep. Used by one run at a time."""
 
     def __init__(self) -> None:

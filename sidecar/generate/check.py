@@ -15,25 +15,25 @@ import re2
 
 from sidecar.errors import Rejected
 from sidecar.generate import Generated
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.model.artifacts import HTPASSWD, without_own_user
 from sidecar.model.changes import RegionLoss
 
 _DATABASE = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*\Z")
 # Go gives its own expressions far more room than RE2 does by default; this is plenty for both.
-_RE2_MEMORY = 256 << 20
+_RE2_MEMORY_BYTES = 256 << 20
 # RE2 itself takes it, Go's edition does not.
 _ANY_BYTE = re.compile(r"(?<!\\)(?:\\\\)*\\C")
 LOSS = "loss"
 """The code of a refusal that force waives."""
 # Below this many, a large share of them is a handful of edits.
-_FEW = 10
+_MIN_LOSS = 10
 # A region is small: of its events so few go on an ordinary day.
-_FEW_OF_A_REGION = 5
+_MIN_REGION_LOSS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class LossLimits:
     """How large a share of the tenants or users may disappear at once, 0 to 1."""
 
     tenants: float
@@ -68,7 +68,9 @@ def _users(htpasswd: bytes) -> int:
     return without_own_user(htpasswd).count(b"\n")
 
 
-def check(generated: Generated, before: Counts | None, limits: Limits, memo: Memo, *, force: bool) -> None:
+def check(
+    generated: Generated, before: Counts | None, limits: LossLimits, memo: ResultCache, *, force: bool
+) -> None:
     """Raise `Rejected` when the set must not be published; `force` waives the limits on losses only."""
     databases, paths = generated.databases, generated.paths
     memo.get((_check_tenants, databases, paths), lambda: _check_tenants(databases, paths))
@@ -123,7 +125,7 @@ def _check_htpasswd(content: bytes) -> None:
 
 def _check_loss(what: str, before: int, now: int, limit: float) -> None:
     lost = before - now
-    if before and (now == 0 or (before >= _FEW and lost > before * limit)):
+    if before and (now == 0 or (before >= _MIN_LOSS and lost > before * limit)):
         raise Rejected(
             f"the index would drop {lost} of {before} {what}, more than the {limit:.0%} allowed at once",
             "if that is meant, repeat the update by force: `sidecar update --force`, or on the page",
@@ -139,7 +141,7 @@ def large_losses(losses: Iterable[RegionLoss], limit: float) -> list[str]:
     return [
         f"{lost} of the {one.before} events of {f'region {one.region}' if one.region else 'no region'}"
         for one in losses
-        if (lost := one.before - one.after) >= _FEW_OF_A_REGION and lost > one.before * limit**2
+        if (lost := one.before - one.after) >= _MIN_REGION_LOSS and lost > one.before * limit**2
     ]
 
 
@@ -159,7 +161,7 @@ def _re2_problem(expression: str) -> str | None:
         return "\\C is not known to Go"
     options = re2.Options()
     options.log_errors = False
-    options.max_mem = _RE2_MEMORY
+    options.max_mem = _RE2_MEMORY_BYTES
     try:
         re2.compile(expression, options)
     except re2.error as error:

@@ -18,17 +18,17 @@ import bcrypt
 from sidecar.model.artifacts import OWN_USER
 from sidecar.model.index import User
 
-_COST = 10
+_BCRYPT_COST = 10
 # The alphabet of bcrypt's own base64.
 _BCRYPT64 = bytes.maketrans(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/",
     b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789",
 )
 # A longer line would make Navigator's reader give up on the whole file at 64 KiB.
-_LONGEST_LINE = 1024
-_BCRYPT_LONGEST = 72
+_MAX_LINE_BYTES = 1024
+_MAX_BCRYPT_BYTES = 72
 # Each takes some 50 ms: what an update may spend on them is bounded, and the next one goes on.
-_MOST_HASHED = 100
+_MAX_HASHED = 100
 
 # Checking one with more rounds would keep Navigator busy for seconds, or years, at every login attempt.
 _HASH = re.compile(
@@ -53,7 +53,7 @@ _HIDDEN = re.compile(
 
 
 def htpasswd(
-    users: Iterable[User], key: bytes, previous: bytes = b"", most: int = _MOST_HASHED
+    users: Iterable[User], key: bytes, previous: bytes = b"", most: int = _MAX_HASHED
 ) -> tuple[bytes, list[str], int]:
     """The file's bytes, in the order given; a warning for each row that was skipped; how many wait.
 
@@ -104,8 +104,8 @@ def _problem(line: str, name: str, colon: str, secret: str) -> str | None:
         return "the name is that of the sidecar's own account"
     if not name or name != name.strip() or name.startswith("#"):
         return "the name is empty, starts with # or has blanks around it"
-    if len(line) > _LONGEST_LINE:
-        return f"the line is longer than {_LONGEST_LINE} characters"
+    if len(line) > _MAX_LINE_BYTES:
+        return f"the line is longer than {_MAX_LINE_BYTES} characters"
     if _HASH.fullmatch(secret):
         return None
     if _CLAIMS.match(secret):
@@ -113,8 +113,8 @@ def _problem(line: str, name: str, colon: str, secret: str) -> str | None:
     plain = secret.removeprefix("{PLAIN}")
     if not plain.strip():
         return "the password is empty"
-    if len(plain.encode()) > _BCRYPT_LONGEST:
-        return f"the plain-text password is longer than the {_BCRYPT_LONGEST} bytes that bcrypt can hash"
+    if len(plain.encode()) > _MAX_BCRYPT_BYTES:
+        return f"the plain-text password is longer than the {_MAX_BCRYPT_BYTES} bytes that bcrypt can hash"
     return None
 
 
@@ -127,4 +127,4 @@ def _salt(name: str, password: str, key: bytes) -> str:
     digest = hmac.digest(key, f"{name}:{password}".encode(), hashlib.sha256)[:16]
     # 16 bytes are 22 characters, the last of which carries two bits only: as bcrypt itself writes it.
     salt = base64.b64encode(digest).rstrip(b"=").translate(_BCRYPT64)
-    return f"$2b${_COST}${salt.decode()}"
+    return f"$2b${_BCRYPT_COST}${salt.decode()}"

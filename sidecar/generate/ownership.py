@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from itertools import groupby
 from operator import attrgetter
 
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.model.changes import Changes, changes
 from sidecar.model.index import Index, Programme, Region, Studio, Tenant
 
-EARTH_RADIUS = 6371.0
+EARTH_RADIUS_KM = 6371.0
 """Mean radius in kilometres, as the application uses it."""
 
 SINGLE = "showcase"
@@ -34,10 +34,10 @@ def distance(latitude: float, longitude: float, region: Region) -> float:
         math.sin(north / 2) ** 2
         + math.cos(math.radians(latitude)) * math.cos(math.radians(region.latitude)) * math.sin(east / 2) ** 2
     )
-    return 2 * EARTH_RADIUS * math.atan2(math.sqrt(chord), math.sqrt(max(0.0, 1 - chord)))
+    return 2 * EARTH_RADIUS_KM * math.atan2(math.sqrt(chord), math.sqrt(max(0.0, 1 - chord)))
 
 
-def compared(old: Index, new: Index, memo: Memo) -> Changes:
+def compared(old: Index, new: Index, memo: ResultCache) -> Changes:
     """What changes from one index to another, the owners of the studios included."""
     return changes(old, owners(old, memo), new, owners(new, memo))
 
@@ -54,7 +54,7 @@ def owner(studio: Studio, regions: tuple[Region, ...]) -> str | None:
     return min(places, key=lambda region: distance(latitude, longitude, region)).code
 
 
-def owners(index: Index, memo: Memo) -> dict[str, str | None]:
+def owners(index: Index, memo: ResultCache) -> dict[str, str | None]:
     """Studio key -> code of the owning region, or None where every machine serves it."""
     regions = index.regions
     scope = memo.get((owners, regions), object)  # stands for these regions in every studio's key
@@ -64,7 +64,7 @@ def owners(index: Index, memo: Memo) -> dict[str, str | None]:
     }
 
 
-def programmes(index: Index, owned: dict[str, str | None], memo: Memo) -> list[Programme]:
+def programmes(index: Index, owned: dict[str, str | None], memo: ResultCache) -> list[Programme]:
     """All programmes: years descending, studios ascending, events in their order.
 
     Relies on the order of `Index.events`: year, then studio, then the event's own order. A programme

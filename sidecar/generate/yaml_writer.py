@@ -6,7 +6,7 @@ take them for anything else, double quotes otherwise.
 
 A document is a tree of dictionaries, lists and scalars in which long runs of similar entries are
 `Entries`: a function and the items that it turns into data. The text of an entry is proven when it is
-first seen, and remembered afterwards (`Memo`), so that a changed index costs the changed entries only.
+first seen, and remembered afterwards (`ResultCache`), so that a changed index costs the changed entries only.
 
 What is proven is parsed back and compared, in parts that make up the whole:
 - each scalar, on a line of its own, as the value or the key that it is. It never has a line break, and a
@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 
 from sidecar.errors import Rejected
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.-]*(?: [A-Za-z0-9_/.-]+)*\Z")
 _SYMBOL = re.compile(r":[a-z_]+\Z")
@@ -82,7 +82,7 @@ def plain(node: Any, limit: int | None = None) -> Any:
     return node
 
 
-def dump(document: dict[Any, Any], memo: Memo) -> bytes:
+def dump(document: dict[Any, Any], memo: ResultCache) -> bytes:
     """The document as UTF-8 text, proven to parse back to the same data; `Rejected` when it does not."""
 
     proof = _Proof()

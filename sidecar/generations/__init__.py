@@ -41,9 +41,9 @@ import msgspec
 
 from sidecar.errors import Busy, NotFound, PublishError, SidecarError
 from sidecar.generations.archive import Archive
-from sidecar.generations.installed import Checkpoint, InstallIndex, Site, Targets, targets
-from sidecar.generations.plan import Plan, Present
-from sidecar.generations.records import INDEX, Done, IndexVersion, Installed, LastLoaded, Manifest
+from sidecar.generations.installed import Checkpoint, InstalledFiles, InstallIndex, Targets, targets
+from sidecar.generations.plan import Plan, PresentFiles
+from sidecar.generations.records import INDEX, IndexVersion, Installed, LastLoaded, Manifest, ReadyRecord
 from sidecar.model.artifacts import MAINTENANCE, NAMES, NAVIGATOR, Artifact
 from sidecar.model.changes import unified
 from sidecar.system.files import explained, load, replace, sha256, sync
@@ -71,7 +71,7 @@ class Generations:
         self._lock = -1
         self._loaded: LastLoaded | None = None
         self.archive = Archive(state / "generations")
-        self.site = Site(where, install_index, clear_marker, self._other_indexes)
+        self.site = InstalledFiles(where, install_index, clear_marker, self._other_indexes)
         self.current: Manifest | None = None
 
     @property
@@ -222,7 +222,7 @@ class Generations:
             return
         self.current = manifest
 
-    def drift(self, present: Present) -> dict[str, str]:
+    def drift(self, present: PresentFiles) -> dict[str, str]:
         """What is not as it was installed, or not as the settings say, the index included.
 
         By name a diff of what somebody else has changed, or words where there is none.
@@ -243,7 +243,7 @@ class Generations:
             return f"changed; generation {current.number}'s own copy is gone or damaged, so there is no diff"
         return unified(name, published, content or b"") or "the bytes differ, the text is the same"
 
-    def is_whole(self, present: Present) -> bool:
+    def is_whole(self, present: PresentFiles) -> bool:
         """Whether all that is in place has the content of the current generation; modes may differ."""
         return self.current is not None and not _changed(present, self.current) and not present.index
 
@@ -265,12 +265,12 @@ class Generations:
 
     def ready(self) -> int | None:
         """The number of the last generation whose ready work was done."""
-        found = load(self._state / "ready.json", Done)
+        found = load(self._state / "ready.json", ReadyRecord)
         return found.generation if found else None
 
     def mark_ready(self, number: int) -> None:
         """Remember that a generation's ready work is done."""
-        self._note("ready.json", msgspec.json.encode(Done(number, time.time())))
+        self._note("ready.json", msgspec.json.encode(ReadyRecord(number, time.time())))
 
     def _note(self, name: str, content: bytes) -> None:
         self._check_lock()
@@ -411,7 +411,7 @@ class Generations:
         self.archive.remove(number)
 
 
-def _changed(present: Present, manifest: Manifest) -> list[str]:
+def _changed(present: PresentFiles, manifest: Manifest) -> list[str]:
     """The artifacts whose content is not what the manifest says."""
     return [
         name

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from sidecar.config.settings import Settings
 from sidecar.errors import PublishError, SettingsError
-from sidecar.generations.plan import Present
+from sidecar.generations.plan import PresentFiles
 from sidecar.generations.records import INDEX, Stamp
 from sidecar.model.artifacts import (
     HTPASSWD,
@@ -94,7 +94,7 @@ def ids(section: str, user: str, group: str) -> tuple[int, int]:
         raise SettingsError(f"{section}: {error.args[0]}", "create it, or name another") from None
 
 
-class Site:
+class InstalledFiles:
     """The targets of one machine."""
 
     def __init__(
@@ -119,7 +119,7 @@ class Site:
 
     # What lies there
 
-    def present(self) -> Present:
+    def present(self) -> PresentFiles:
         """What is at the targets; `PublishError` for one that cannot be read."""
         contents: dict[str, bytes | None] = {}
         manners: dict[str, str] = {}
@@ -134,7 +134,7 @@ class Site:
                     f"{target} cannot be read: {error.strerror}",
                     "check its owner and mode, and that it is a file",
                 ) from error
-        return Present(contents, manners, self.index_fault())
+        return PresentFiles(contents, manners, self.index_fault())
 
     def _manners(self, name: str, there: os.stat_result) -> str:
         """In words: what of a file's mode and owner is not as the settings say."""

@@ -9,7 +9,7 @@ from sidecar.model.artifacts import NAVIGATOR, Artifact
 
 
 @dataclass(frozen=True, slots=True)
-class Present:
+class PresentFiles:
     """What lies at the targets: each artifact's content, None where nothing is.
 
     `manners` tells in words whose mode or owner is not what the settings say, `index` what is wrong with the
@@ -32,7 +32,7 @@ class Plan:
         return bool(self.artifacts) or self.index
 
 
-def plan(wanted: Sequence[Artifact], present: Present, *, index: bool, unknown: bool = False) -> Plan:
+def plan(wanted: Sequence[Artifact], present: PresentFiles, *, index: bool, unknown: bool = False) -> Plan:
     """What to write so that `present` becomes `wanted`; nothing when they are the same.
 
     Any change brings navigator.yml along: its new mtime is what makes Navigator look, and at htpasswd too. A

@@ -64,7 +64,7 @@ class Installed(Record, frozen=True):
     index: Stamp | None = None
 
 
-class Done(Record, frozen=True):
+class ReadyRecord(Record, frozen=True):
     """The generation whose ready work was done last, and when, in seconds since 1970."""
 
     generation: int

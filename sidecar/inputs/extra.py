@@ -9,7 +9,7 @@ from pathlib import Path
 from sidecar.config.settings import ExtraFile, Settings
 
 
-class Extra:
+class ExtraEntry:
     """One entry of `files.extra`: a key and its file, or with `*` in its name several and their folder."""
 
     def __init__(self, entry: ExtraFile, application: Path) -> None:
@@ -39,7 +39,7 @@ class Extra:
             yield self.key, self._path
 
 
-def extras(settings: Settings) -> tuple[Extra, ...]:
+def extras(settings: Settings) -> tuple[ExtraEntry, ...]:
     """The entries of the settings."""
     application = Path(settings.paths.application)
-    return tuple(Extra(entry, application) for entry in settings.files.extra)
+    return tuple(ExtraEntry(entry, application) for entry in settings.files.extra)

@@ -40,21 +40,21 @@ _WHAT = "the index"
 _REPLACED = "\ufffd"
 # A part of a URL path, a file name, a word in a shell, a line of a list: letters and digits of any script.
 _KEY = re.compile(r"(?!.*\.\.)[^\W_][\w.-]{0,99}\Z")
-_LONGEST_NAME = 1_000
-_MOST_ROWS = 1_000_000
+_MAX_NAME_CHARACTERS = 1_000
+_MAX_ROWS = 1_000_000
 # A default takes no room in a row, and is there as often as there are rows.
-_LONGEST_DEFAULT = 100
+_MAX_DEFAULT_CHARACTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Deployed:
+class DeploymentFiles:
     """The two optional JSON files beside the index, which win over its `regions` table."""
 
     codes: tuple[str, ...] | None = None
     regions: tuple[Region, ...] | None = None
 
 
-def read_index(path: Path, deployed: Deployed = Deployed()) -> Index:
+def read_index(path: Path, deployed: DeploymentFiles = DeploymentFiles()) -> Index:
     """Check the database file and read it; `Rejected` says what is wrong with it.
 
     `ReadError` says why this machine cannot tell.
@@ -80,19 +80,19 @@ def _check_tables(connection: sqlite3.Connection) -> None:
                 "migrate the index database where it is made",
                 code="schema",
             )
-        if any(len(defaults[column]) > _LONGEST_DEFAULT for column in columns):
+        if any(len(defaults[column]) > _MAX_DEFAULT_CHARACTERS for column in columns):
             raise Rejected(
-                f"the index's table {table!r} has a default of more than {_LONGEST_DEFAULT} characters",
+                f"the index's table {table!r} has a default longer than {_MAX_DEFAULT_CHARACTERS} characters",
                 code="schema",
             )
         (rows,) = connection.execute(f"select count(*) from {table} not indexed").fetchone()  # noqa: S608 - ours
-        if rows > _MOST_ROWS:
+        if rows > _MAX_ROWS:
             raise Rejected(
-                f"the index's table {table!r} has {rows} rows, more than {_MOST_ROWS}", code="schema"
+                f"the index's table {table!r} has {rows} rows, more than {_MAX_ROWS}", code="schema"
             )
 
 
-def _read(connection: sqlite3.Connection, deployed: Deployed) -> Index:
+def _read(connection: sqlite3.Connection, deployed: DeploymentFiles) -> Index:
     if connection.execute("select 1 from locations group by id having count(*) > 1 limit 1").fetchone():
         raise Rejected("locations: an id occurs twice", "keep one of them", code="duplicate")
     warnings: list[str] = []
@@ -108,7 +108,7 @@ def _read(connection: sqlite3.Connection, deployed: Deployed) -> Index:
     )
 
 
-def _read_replacing(connection: sqlite3.Connection, deployed: Deployed) -> Index:
+def _read_replacing(connection: sqlite3.Connection, deployed: DeploymentFiles) -> Index:
     """Read an index in which some text is not UTF-8: a name is shown as far as it can be, a login is not."""
     connection.text_factory = _text
     index = _read(connection, deployed)
@@ -242,7 +242,9 @@ def _age(row: Row) -> float:
     return row[5] if isinstance(row[5], int) else math.inf
 
 
-def _regions(connection: sqlite3.Connection, deployed: Deployed, warnings: list[str]) -> tuple[Region, ...]:
+def _regions(
+    connection: sqlite3.Connection, deployed: DeploymentFiles, warnings: list[str]
+) -> tuple[Region, ...]:
     if deployed.regions is not None:
         known: dict[str, Region] = {region.code: region for region in deployed.regions}
     else:
@@ -257,7 +259,7 @@ def _regions(connection: sqlite3.Connection, deployed: Deployed, warnings: list[
             except ValueError as unfit:
                 place = None, None
                 warnings.append(f"region {code!r}: {unfit}; no location is near to it")
-            known.setdefault(code, Region(code, _text(name)[:_LONGEST_NAME], *place))
+            known.setdefault(code, Region(code, _text(name)[:_MAX_NAME_CHARACTERS], *place))
     codes = known.keys() if deployed.codes is None else deployed.codes
     return tuple(region for code, region in known.items() if code in codes)
 
@@ -298,10 +300,10 @@ def _degrees(value: object, limit: int, what: str) -> float | None:
 
 def _short(text: str, table: str, number: object, warnings: list[str]) -> str:
     """A text to be shown, as far as that is sensible."""
-    if len(text) <= _LONGEST_NAME:
+    if len(text) <= _MAX_NAME_CHARACTERS:
         return text
     warnings.append(f"{table}, id {number!r:.80}: a text of {len(text)} characters is cut off")
-    return text[:_LONGEST_NAME]
+    return text[:_MAX_NAME_CHARACTERS]
 
 
 def _text(value: object) -> str:
@@ -311,9 +313,9 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def read_deployed(deployed_json: Path, regions_json: Path) -> Deployed:
+def read_deployed(deployed_json: Path, regions_json: Path) -> DeploymentFiles:
     """The deployment's own JSON files, each of which counts only where it exists and parses."""
-    return Deployed(_deployed_codes(_json(deployed_json)), _known_regions(_json(regions_json)))
+    return DeploymentFiles(_deployed_codes(_json(deployed_json)), _known_regions(_json(regions_json)))
 
 
 def read_pending(deployed_json: Path) -> tuple[list[str], list[str]]:

@@ -18,7 +18,7 @@ from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError
 from sidecar.generate import Deployment, maintenance
 from sidecar.generate.login import own_login
-from sidecar.inputs.index import Deployed, read_deployed
+from sidecar.inputs.index import DeploymentFiles, read_deployed
 from sidecar.inputs.profiles import Profile, load_profile
 from sidecar.model.artifacts import HTPASSWD
 from sidecar.system.files import replace
@@ -31,7 +31,7 @@ class Inputs:
     """Everything besides the index that a generation is made of; `digest` tells when any of it changed."""
 
     deployment: Deployment
-    deployed: Deployed
+    deployed: DeploymentFiles
     digest: str
 
 

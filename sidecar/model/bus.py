@@ -21,16 +21,16 @@ from msgspec import Meta
 
 from sidecar.errors import BadRequest
 from sidecar.model import signing
-from sidecar.model.machine_report import Served
+from sidecar.model.machine_report import MachineReport
 from sidecar.model.record import Record
 
 HINTS, STATEMENTS = "sidecar_index", "sidecar_machines"
 """The buckets. In the first a key is an index, in the second an index and a machine."""
 
-LONGEST_SPREAD = 600.0
+MAX_SPREAD_SECONDS = 600.0
 """Seconds over which a hint may have the machines look."""
 
-_LARGEST_BYTES = 16 << 10
+_MAX_BYTES = 16 << 10
 _STEP_SECONDS = 1e-6  # the last digit of a stamp
 
 Kind = TypeVar("Kind")
@@ -40,13 +40,13 @@ class Hint(Record, frozen=True):
     """The SHA-256 that the store holds, and over how many seconds the machines shall spread their looks."""
 
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-    spread: Annotated[float, Meta(ge=0, le=LONGEST_SPREAD)] = 0.0
+    spread: Annotated[float, Meta(ge=0, le=MAX_SPREAD_SECONDS)] = 0.0
 
 
 class Statement(Record, frozen=True):
     """What a machine serves, and the stamp of the newest hint that it has followed; 0: none yet."""
 
-    served: Served
+    served: MachineReport
     hint: float = 0.0
 
 
@@ -80,8 +80,8 @@ def opened(kind: type[Kind], key: str, data: bytes, secrets: Sequence[str]) -> t
 
     `Unauthorized` when nobody of ours did, `BadRequest` when it cannot be understood.
     """
-    if len(data) > _LARGEST_BYTES:
-        raise BadRequest(f"what is on the bus is larger than {_LARGEST_BYTES} bytes")
+    if len(data) > _MAX_BYTES:
+        raise BadRequest(f"what is on the bus is larger than {_MAX_BYTES} bytes")
     try:
         envelope = msgspec.json.decode(data, type=_Envelope)
         body = envelope.body.encode()

@@ -11,15 +11,15 @@ from sidecar.model.artifacts import HTPASSWD, without_own_user
 from sidecar.model.index import Index, User
 from sidecar.model.record import Record
 
-_SHOWN = 200
+_MAX_NAMES = 200
 _WAYS = ("added", "removed", "moved", "changed")
 # What a changed field is called, and those whose values are worth reading.
 _FIELDS = {"latitude": "place", "longitude": "place", "locale": "language"}
 _WITH_VALUES = ("name", "date", "region")
-_MAX_VALUE_LENGTH = 60
+_MAX_VALUE_CHARACTERS = 60
 
 
-class Names(Record, frozen=True):
+class NamedCount(Record, frozen=True):
     """How many, and the first of their names."""
 
     count: int = 0
@@ -32,10 +32,10 @@ class Delta(Record, frozen=True):
     Of users `changed` has the names alone; of all else also what changed: `york: name York to New York`.
     """
 
-    added: Names = Names()
-    removed: Names = Names()
-    changed: Names = Names()
-    moved: Names = Names()
+    added: NamedCount = NamedCount()
+    removed: NamedCount = NamedCount()
+    changed: NamedCount = NamedCount()
+    moved: NamedCount = NamedCount()
 
 
 class RegionLoss(Record, frozen=True):
@@ -58,11 +58,11 @@ class Changes(Record, frozen=True):
     regions: Delta = Delta()
     losses: tuple[RegionLoss, ...] = ()
 
-    def each(self) -> Iterator[tuple[str, str, Names]]:
+    def each(self) -> Iterator[tuple[str, str, NamedCount]]:
         """What was added, removed, moved or changed of each kind, where that is any."""
         for kind in ("events", "studios", "users", "regions"):
             for what in _WAYS:
-                names: Names = getattr(getattr(self, kind), what)
+                names: NamedCount = getattr(getattr(self, kind), what)
                 if names.count:
                     yield kind, what, names
 
@@ -132,9 +132,9 @@ def _delta(
     )
 
 
-def _names(keys: Iterable[Any]) -> Names:
+def _names(keys: Iterable[Any]) -> NamedCount:
     found = sorted(map(_name, keys))
-    return Names(len(found), tuple(found[:_SHOWN]))
+    return NamedCount(len(found), tuple(found[:_MAX_NAMES]))
 
 
 def _name(key: Any) -> str:
@@ -154,7 +154,7 @@ def _difference(old: Any, new: Any) -> str:
 
 def _value(value: Any) -> str:
     text = str(value or "none")
-    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}…"
+    return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[:_MAX_VALUE_CHARACTERS]}…"
 
 
 def unified(name: str, old: bytes | None, new: bytes) -> str:

@@ -8,7 +8,7 @@ from sidecar.model.record import Record
 from sidecar.model.status import Status
 
 
-class Served(Record, frozen=True):
+class MachineReport(Record, frozen=True):
     """A machine's word about itself.
 
     `sync` and `health` are its two words (see `model.states`), `busy` while an update is under way.
@@ -44,14 +44,14 @@ class LoadedIndex(Record, frozen=True):
     created: float
 
 
-def served(status: Status, loaded: LoadedIndex | None, refusal: tuple[str, str] | None) -> Served:
+def served(status: Status, loaded: LoadedIndex | None, refusal: tuple[str, str] | None) -> MachineReport:
     """What `GET /status` tells, cut down to what the public may know.
 
     `refusal` is the SHA-256 of the index that was refused last, with the code of the reason.
     """
     generation, work = status.generation, status.ready
     in_force = loaded is not None and generation.loaded is not None
-    return Served(
+    return MachineReport(
         machine=status.machine,
         region=status.region,
         sync=status.sync.state,
@@ -72,9 +72,9 @@ def served(status: Status, loaded: LoadedIndex | None, refusal: tuple[str, str] 
     )
 
 
-def decode(body: bytes) -> Served | None:
+def decode(body: bytes) -> MachineReport | None:
     """A machine's answer, or None when it is nothing of the kind."""
     try:
-        return msgspec.json.decode(body, type=Served)
+        return msgspec.json.decode(body, type=MachineReport)
     except msgspec.MsgspecError:
         return None

@@ -21,6 +21,11 @@ def span(seconds: float) -> str:
     return "0 seconds"
 
 
+def short(digest: str) -> str:
+    """As much of a digest as people read and type: its first twelve digits."""
+    return digest[:12]
+
+
 def ago(seconds: float) -> str:
     """A rough age."""
     return "just now" if seconds < 5 else f"{span(seconds)} ago"

@@ -54,14 +54,14 @@ class Work(Record, frozen=True):
         return self.state == "done"
 
 
-class Pushed(Record, frozen=True):
+class PushResult(Record, frozen=True):
     """How a push went: what was said of each database, and the names of those that failed."""
 
     said: tuple[str, ...]
     failed: tuple[str, ...]
 
 
-class Asked(Record, frozen=True):
+class AddedTenants(Record, frozen=True):
     """Tenants that a publication adds, by the stems of their databases.
 
     `withheld` wait for their databases already. `first`: nothing of ours was here before, so that the files
@@ -73,7 +73,7 @@ class Asked(Record, frozen=True):
     first: bool = False
 
 
-class Prepared(Record, frozen=True):
+class PreparedTenants(Record, frozen=True):
     """Sentences about what could not be done, and the tenants that must not be served yet."""
 
     warnings: tuple[str, ...] = ()

@@ -11,9 +11,9 @@ from watchfiles import Change, awatch
 from sidecar.model.record import Record
 
 # How long watchfiles gathers changes, in milliseconds: short, because somebody waits for them.
-_STEP = 10
-_DEBOUNCE = 50
-_KEPT = 20
+_WATCH_STEP_MILLISECONDS = 10
+_DEBOUNCE_MILLISECONDS = 50
+_MAX_KEPT = 20
 
 
 class Marker(Record, frozen=True):
@@ -43,7 +43,7 @@ class Markers:
     def clear(self, fingerprint: str) -> None:
         """Remove a set's marker, so that the next one proves a new load, and all that are long past."""
         with suppress(OSError):
-            old = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-_KEPT]
+            old = sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-_MAX_KEPT]
             for path in (*old, self._folder / fingerprint):
                 path.unlink(missing_ok=True)
 
@@ -54,8 +54,8 @@ class Markers:
             async for _ in awatch(
                 self._folder,
                 watch_filter=_any_change,
-                debounce=_DEBOUNCE,
-                step=_STEP,
+                debounce=_DEBOUNCE_MILLISECONDS,
+                step=_WATCH_STEP_MILLISECONDS,
                 rust_timeout=int(pause * 1000),
                 yield_on_timeout=True,
                 recursive=False,

@@ -17,8 +17,8 @@ from sidecar.config.settings import Probe
 from sidecar.navigator.process import NavigatorError
 
 # Navigator holds requests while its resume hooks run, and while a tenant boots.
-_LOOK_TIMEOUT = 30.0
-_CONNECT_TIMEOUT = 0.5
+_LOOK_SECONDS = 30.0
+_CONNECT_SECONDS = 0.5
 _MAX_ANSWER_BYTES = 65536
 _LOGIN_SECONDS = 5.0
 
@@ -89,7 +89,7 @@ async def _status(
         ) from None
 
 
-class Gate:
+class NavigatorPort:
     """Navigator's own port: whether it answers, and a request that makes it look at its configuration."""
 
     def __init__(self, port: int, maintenance: Path) -> None:
@@ -100,7 +100,7 @@ class Gate:
     async def answers(self) -> bool:
         """Whether it takes connections; before that a signal would end it."""
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT):
+            async with asyncio.timeout(_CONNECT_SECONDS):
                 _, writer = await asyncio.open_connection("127.0.0.1", self._port)
         except (OSError, TimeoutError):
             return False
@@ -112,7 +112,7 @@ class Gate:
     async def look(self) -> None:
         """Have Navigator run its CGI, and so look at its configuration; `NavigatorError` when it cannot."""
         url = f"http://127.0.0.1:{self._port}{self._path()}"
-        timeout = aiohttp.ClientTimeout(total=_LOOK_TIMEOUT)
+        timeout = aiohttp.ClientTimeout(total=_LOOK_SECONDS)
         try:
             async with aiohttp.ClientSession(timeout=timeout) as session, session.post(url) as answer:
                 await answer.content.read(_MAX_ANSWER_BYTES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sidecar.navigator.markers import Markers
-from sidecar.navigator.probes import Gate, Probes
+from sidecar.navigator.probes import NavigatorPort, Probes
 from sidecar.navigator.process import NavigatorProcess
 
 
@@ -15,5 +15,5 @@ class Navigator:
 
     process: NavigatorProcess
     markers: Markers
-    gate: Gate
+    gate: NavigatorPort
     probes: Probes

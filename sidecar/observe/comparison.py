@@ -8,10 +8,10 @@ from collections.abc import Callable
 import msgspec
 
 from sidecar.errors import NotFound, SidecarError
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.ownership import compared
 from sidecar.generations import Generations
-from sidecar.inputs.index import Deployed, read_index
+from sidecar.inputs.index import DeploymentFiles, read_index
 from sidecar.model.artifacts import NAMES
 from sidecar.model.changes import Changes, Differences, unified
 from sidecar.model.index import Index
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class Comparison:
     """Compares generations with today's knowledge of the deployment. All methods block."""
 
-    def __init__(self, generations: Generations, deployed: Callable[[], Deployed]) -> None:
+    def __init__(self, generations: Generations, deployed: Callable[[], DeploymentFiles]) -> None:
         self._generations = generations
         self._deployed = deployed
 
@@ -56,7 +56,7 @@ class Comparison:
                 "the indexes of generations %d and %d cannot be compared: %s", before, after, error
             )
             return None
-        return compared(older, newer, Memo())
+        return compared(older, newer, ResultCache())
 
     def _index(self, number: int) -> Index:
         """As it was read then: with the regions of that time."""

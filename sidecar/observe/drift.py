@@ -10,8 +10,8 @@ from sidecar.generations import Generations
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY = 3.0
-_LONGEST_DIFF = 20_000
+_LOOK_SECONDS = 3.0
+_MAX_DIFF_CHARACTERS = 20_000
 
 
 class Drift:
@@ -31,7 +31,7 @@ class Drift:
     async def run(self) -> None:
         """Look now and then, until cancelled."""
         while True:
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(_LOOK_SECONDS)
             await asyncio.to_thread(self.look)
 
     def look(self) -> None:
@@ -54,7 +54,7 @@ class Drift:
         self._examined = state
         for name in found.keys() - self.diffs.keys():
             logger.warning("%s is not as it was published; the next update will replace it", name)
-        self.diffs = {name: text[:_LONGEST_DIFF] for name, text in found.items()}
+        self.diffs = {name: text[:_MAX_DIFF_CHARACTERS] for name, text in found.items()}
 
     def _state(self) -> object:
         return self._generations.current, self._generations.site.stamps()

@@ -18,7 +18,7 @@ from sidecar.model.stream import (
     StreamEvent,
 )
 
-_BACKLOG = 1000
+_MAX_BACKLOG = 1000
 
 
 class StreamedEvent(Record, frozen=True):
@@ -77,7 +77,7 @@ class Broker:
     @contextmanager
     def listening(self) -> Iterator[asyncio.Queue[StreamedEvent | None]]:
         """A queue of the events from now on; None says that the daemon stops."""
-        queue: asyncio.Queue[StreamedEvent | None] = asyncio.Queue(_BACKLOG)
+        queue: asyncio.Queue[StreamedEvent | None] = asyncio.Queue(_MAX_BACKLOG)
         self._listeners.add(queue)
         try:
             yield queue

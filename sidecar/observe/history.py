@@ -296,7 +296,7 @@ class HistoryWriter:
         self._threads = ThreadPoolExecutor(1, "history")
         self._expected: dict[int, list[Callable[[], None]]] = {}
 
-    def expect(self, generation: int) -> None:
+    def track(self, generation: int) -> None:
         """A generation was published; its entry follows when the run has ended.
 
         It may be loaded before that: what is told of it until then is written behind its entry.

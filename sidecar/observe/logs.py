@@ -22,7 +22,7 @@ _PRIORITIES = ((logging.CRITICAL, "<2>"), (logging.ERROR, JOURNAL_ERROR), (loggi
 
 _EXTRAS = ("generation", "trigger")
 # Facts that strangers can cause at will: one in so many seconds.
-_PAUSE = 10.0
+_PAUSE_SECONDS = 10.0
 _NO_FILE = "socket.accept() out of system resource"
 
 
@@ -59,7 +59,7 @@ class TextFormatter(logging.Formatter):
         return f"{text}\n{traceback}"
 
 
-class Seldom(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Lets facts that strangers can cause at will pass once in a while only, and counts the others.
 
     They are the records with the attribute `seldom`, and asyncio's that no file is left for a connection.
@@ -77,7 +77,7 @@ class Seldom(logging.Filter):
         if not no_file and not getattr(record, "seldom", False):
             return True
         kind, now = _NO_FILE if no_file else str(record.msg), self._clock()
-        if now - self._last.get(kind, float("-inf")) < _PAUSE:
+        if now - self._last.get(kind, float("-inf")) < _PAUSE_SECONDS:
             self._left_out[kind] = self._left_out.get(kind, 0) + 1
             return False
         self._last[kind] = now
@@ -126,7 +126,7 @@ def set_up(settings: LoggingSettings) -> None:
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     formatter = JsonFormatter() if as_json else TextFormatter()
     handler.setFormatter(JournalFormatter(formatter) if is_journal(sys.stderr) else formatter)
-    handler.addFilter(Seldom())
+    handler.addFilter(RateLimitFilter())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     for noisy in ("aiobotocore", "aioboto3", "boto3", "botocore", "aiohttp.access", "asyncio", "watchfiles"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

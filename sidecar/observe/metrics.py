@@ -21,7 +21,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sidecar import __version__
-from sidecar.fleet.report import Overview, Row, State
+from sidecar.fleet.report import FleetOverview, FleetState, MachineRow
 from sidecar.fleet.service import FLEET_ENDINGS
 from sidecar.model.events import LifecycleEvent, Loaded, NotLoaded
 from sidecar.model.runs import TRIGGERS, Outcome
@@ -61,8 +61,8 @@ _STORE_OUTCOMES = (
     "error",
 )
 READY_OUTCOMES = ("done", "skipped", "failed")
-_READY_SECONDS = (0.01, 0.05, 0.2, 1, 5, 15, 60, 300, 900, 1800)
-_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
+_READY_BUCKETS_SECONDS = (0.01, 0.05, 0.2, 1, 5, 15, 60, 300, 900, 1800)
+_BUCKETS_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120)
 
 
 FLEET_SYNC = ("synced", "behind", "no_answer")
@@ -73,8 +73,8 @@ class FleetMetrics(Collector):
     """What this daemon has seen of its fleet. Of what it has not looked at there is no series."""
 
     def __init__(self) -> None:
-        self.overview: Callable[[], Overview | None] = lambda: None
-        self.ended: Callable[[], State | None] = lambda: None
+        self.overview: Callable[[], FleetOverview | None] = lambda: None
+        self.ended: Callable[[], FleetState | None] = lambda: None
 
     def describe(self) -> Iterable[Metric]:
         """The metrics without their series."""
@@ -84,7 +84,7 @@ class FleetMetrics(Collector):
         """The metrics of what was seen last."""
         return self._families(self.overview(), self.ended())
 
-    def _families(self, overview: Overview | None, ended: State | None) -> Iterable[Metric]:
+    def _families(self, overview: FleetOverview | None, ended: FleetState | None) -> Iterable[Metric]:
         machines = GaugeMetricFamily(
             "sidecar_fleet_machines",
             "Active machines of the fleet when it was looked at last, by what they served of the newest "
@@ -130,7 +130,7 @@ def _gauge(name: str, about: str, value: float | None) -> GaugeMetricFamily:
     return family
 
 
-def _seen(row: Row) -> tuple[str, str]:
+def _seen(row: MachineRow) -> tuple[str, str]:
     """What one machine counts as: sync, health."""
     if row.health is None:
         return "no_answer", "no_answer"
@@ -160,13 +160,16 @@ class Metrics:
             registry=registry,
         )
         self._update_seconds = Histogram(
-            "sidecar_update_seconds", "Duration of whole updates.", buckets=_SECONDS, registry=registry
+            "sidecar_update_seconds",
+            "Duration of whole updates.",
+            buckets=_BUCKETS_SECONDS,
+            registry=registry,
         )
         self._stage_seconds = Histogram(
             "sidecar_stage_seconds",
             "Duration of an update's stages.",
             ["stage"],
-            buckets=_SECONDS,
+            buckets=_BUCKETS_SECONDS,
             registry=registry,
         )
         self._rejected = Counter(
@@ -211,13 +214,13 @@ class Metrics:
             "sidecar_store_request_seconds",
             "Duration of requests to the object store.",
             ["operation"],
-            buckets=_SECONDS,
+            buckets=_BUCKETS_SECONDS,
             registry=registry,
         )
         self._reload_seconds = Histogram(
             "sidecar_reload_seconds",
             "From a generation's publication to its load by the web server.",
-            buckets=_SECONDS,
+            buckets=_BUCKETS_SECONDS,
             registry=registry,
         )
         self._rollbacks = Counter(
@@ -227,7 +230,7 @@ class Metrics:
             "sidecar_ready_seconds",
             "Duration of the ready work's steps.",
             ["step", "outcome"],
-            buckets=_READY_SECONDS,
+            buckets=_READY_BUCKETS_SECONDS,
             registry=registry,
         )
         self._ready_running = Gauge(

@@ -21,7 +21,7 @@ from sidecar.model.status import (
     RunUnderWay,
     Status,
 )
-from sidecar.model.words import spoken
+from sidecar.model.words import short, spoken
 from sidecar.observe.drift import Drift
 from sidecar.ready.runner import ReadyWork
 from sidecar.update.fetch import FetchStage
@@ -101,7 +101,10 @@ class StatusSource:
                 if current.taken_back
                 else ""
             )
-            return "out_of_sync", f"the store holds another index ({seen.sha256[:12]}) than is published{why}"
+            return (
+                "out_of_sync",
+                f"the store holds another index ({short(seen.sha256)}) than is published{why}",
+            )
         if current.taken_back:
             return (
                 "out_of_sync",
@@ -112,10 +115,10 @@ class StatusSource:
             return "out_of_sync", f"changed by someone else since they were published: {names}"
         if is_ahead:
             return "synced", (
-                f"the index that was sent along ({current.index.sha256[:12]}) is published; when the store "
-                f"was last looked at it held the one before ({seen.sha256[:12]})"
+                f"the index that was sent along ({short(current.index.sha256)}) is published; when the store "
+                f"was last looked at it held the one before ({short(seen.sha256)})"
             )
-        return "synced", f"the store's index ({seen.sha256[:12]}) is published"
+        return "synced", f"the store's index ({short(seen.sha256)}) is published"
 
     def health(self) -> Health:
         """What the living Navigator serves."""

@@ -11,23 +11,23 @@ from sidecar.config.settings import Settings
 from sidecar.generations import Generations
 from sidecar.generations.installed import ids
 from sidecar.inputs.extra import extras
-from sidecar.inputs.index import Deployed
+from sidecar.inputs.index import DeploymentFiles
 from sidecar.inputs.store import Store
 from sidecar.model.events import LifecycleEvent, Loaded
 from sidecar.model.stream import Emit
 from sidecar.model.work import Work
 from sidecar.ready.databases import Databases
-from sidecar.ready.extra import ExtraFiles, Held
+from sidecar.ready.extra import ExtraFiles, FetchedExtra
 from sidecar.ready.facts import GenerationData, read_facts
 from sidecar.ready.folder import DatabaseFolder
 from sidecar.ready.lock import WorkLock
 from sidecar.ready.memory import FileMemory
 from sidecar.ready.pages import Rendered
-from sidecar.ready.plan import Known
+from sidecar.ready.plan import LastSynced
 from sidecar.ready.prerender import Prerender
 from sidecar.ready.push import Push
 from sidecar.ready.report import StepReport
-from sidecar.ready.runner import Do, ReadyWork
+from sidecar.ready.runner import ReadyWork, StepFunction
 from sidecar.system.background import Background
 
 
@@ -51,7 +51,7 @@ def assemble(
     settings: Settings,
     store: Store,
     generations: Generations,
-    deployed: Callable[[], Deployed],
+    deployed: Callable[[], DeploymentFiles],
     emit: Emit,
     finished: Callable[[Work], None],
 ) -> ReadyParts:
@@ -64,12 +64,12 @@ def assemble(
         settings.databases.group or settings.files.group,
     )
     folder = DatabaseFolder(Path(settings.paths.databases), settings.databases.mode, owner, group)
-    known = FileMemory(state / "databases.json", Known)
+    known = FileMemory(state / "databases.json", LastSynced)
     databases = Databases(settings, store, folder, known, background)
     extra = ExtraFiles(
         extras(settings),
         store,
-        FileMemory(state / "extra.json", Held),
+        FileMemory(state / "extra.json", FetchedExtra),
         background,
         (where.owner, where.group),
         state,
@@ -97,7 +97,7 @@ def assemble(
             return None
         return await databases.orphans(facts, report, loaded=generations.last_loaded() == facts.generation)
 
-    steps: dict[str, Do] = {
+    steps: dict[str, StepFunction] = {
         "databases": fetch,
         "migrate": migrate,
         "orphans": orphans,

@@ -13,7 +13,7 @@ from sidecar.config.settings import Settings
 from sidecar.errors import CommandError, SidecarError, StoreError
 from sidecar.inputs.store import Store
 from sidecar.model.objects import Stored, is_md5
-from sidecar.model.work import Asked, Prepared
+from sidecar.model.work import AddedTenants, PreparedTenants
 from sidecar.ready.facts import GenerationData
 from sidecar.ready.folder import DatabaseFolder
 from sidecar.ready.memory import FileMemory
@@ -21,9 +21,9 @@ from sidecar.ready.plan import (
     PREFIX,
     SUFFIX,
     Decision,
-    Desired,
-    Here,
-    Known,
+    DesiredDatabase,
+    LastSynced,
+    LocalDatabase,
     came_through,
     decide,
     keeps,
@@ -37,17 +37,17 @@ from sidecar.system.background import Background, each
 from sidecar.system.commands import run_command
 from sidecar.system.sqlite import check_database
 
-_NAMED = 5
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseRow:
     """A database: wanted, here, in the store, remembered; `age` is the object's true one, if known."""
 
-    wanted: Desired
-    here: Here | None
+    wanted: DesiredDatabase
+    here: LocalDatabase | None
     stored: Stored | None
-    known: Known | None
+    known: LastSynced | None
     age: float | None
     verdict: Decision
 
@@ -60,7 +60,7 @@ class Databases:
         settings: Settings,
         store: Store,
         folder: DatabaseFolder,
-        memory: FileMemory[Known],
+        memory: FileMemory[LastSynced],
         background: Background,
     ) -> None:
         self._settings = settings.databases
@@ -86,7 +86,7 @@ class Databases:
         belonging = self._belonging(facts)
         rows: dict[str, DatabaseRow] = {}
 
-        async def judge(one: Desired) -> None:
+        async def judge(one: DesiredDatabase) -> None:
             rows[one.name] = await self._judge(one, here.get(one.name), listing.get(one.name))
 
         await each(belonging.values(), self._settings.parallel, judge)
@@ -101,10 +101,12 @@ class Databases:
             if one.key.endswith(SUFFIX)
         }
 
-    async def _judge(self, one: Desired, here: Here | None, stored: Stored | None) -> DatabaseRow:
+    async def _judge(
+        self, one: DesiredDatabase, here: LocalDatabase | None, stored: Stored | None
+    ) -> DatabaseRow:
         """What is to become of a database; what was learned on the way is remembered."""
         before = self._known(one.name)
-        known = await self._recall(before or Known(), stored)
+        known = await self._recall(before or LastSynced(), stored)
         age = known.modified if stored is not None and known.etag == stored.etag else None
         same: bool | None = None
         verdict = decide(one, here, stored, known)
@@ -121,11 +123,11 @@ class Databases:
                 known = replace(known, etag=stored.etag, modified=here.modified, signature=here.signature)
         if one.ours or verdict.action != "conflict":
             known = replace(known, ours=one.ours)
-        if self._known(one.name) is before and known != (before or Known()):
+        if self._known(one.name) is before and known != (before or LastSynced()):
             self._memory.entries[one.name] = known
         return DatabaseRow(one, here, stored, known, age, verdict)
 
-    async def _recall(self, known: Known, stored: Stored | None) -> Known:
+    async def _recall(self, known: LastSynced, stored: Stored | None) -> LastSynced:
         """The same, once it is clear how the last upload ended."""
         sent = known.sent
         if sent is None or stored is None or stored.etag == known.etag:
@@ -133,7 +135,7 @@ class Databases:
         age = await self._age(stored) if stored.size == sent.size and stored.etag != sent.md5 else None
         if not came_through(sent, stored, age):
             return known
-        return Known(stored.etag, sent.modified, sent.signature, ours=True)
+        return LastSynced(stored.etag, sent.modified, sent.signature, ours=True)
 
     async def _is_same(self, name: str, stored: Stored) -> bool:
         """Whether a file has the very bytes of an object, by the ETag of one that was plainly uploaded."""
@@ -158,7 +160,7 @@ class Databases:
             )
         return ". ".join(sentences) or None
 
-    def _belonging(self, facts: GenerationData) -> dict[str, Desired]:
+    def _belonging(self, facts: GenerationData) -> dict[str, DesiredDatabase]:
         return wanted(
             facts.programmes,
             facts.served,
@@ -167,7 +169,7 @@ class Databases:
             copies=self._settings.copies,
         )
 
-    def _known(self, name: str) -> Known | None:
+    def _known(self, name: str) -> LastSynced | None:
         return self._memory.entries.get(name)
 
     async def _age(self, stored: Stored) -> float:
@@ -229,7 +231,7 @@ class Databases:
         for failure in await self._background.run(put_right):
             report.fail(failure)
 
-    async def _fetch(self, name: str, seen: Here | None, *, ours: bool) -> None:
+    async def _fetch(self, name: str, seen: LocalDatabase | None, *, ours: bool) -> None:
         """Stage, check and install one database."""
         staged = self._folder.staging(name)
         try:
@@ -242,7 +244,7 @@ class Databases:
         finally:
             staged.unlink(missing_ok=True)
         if here is not None:
-            self._memory.entries[name] = Known(fetched.etag, modified, here.signature, ours)
+            self._memory.entries[name] = LastSynced(fetched.etag, modified, here.signature, ours)
 
     async def _create(self, name: str, report: StepReport) -> None:
         command = [*self._settings.create_command, str(self._folder.path(name))]
@@ -262,7 +264,7 @@ class Databases:
 
     # Before publishing
 
-    async def prepare(self, asked: Asked) -> Prepared:
+    async def prepare(self, asked: AddedTenants) -> PreparedTenants:
         """See that the databases of new tenants are here, and the newest; those that are not must wait.
 
         Bounded in time, and it never fails: what is not done is left to the ready work, which looks after
@@ -273,7 +275,7 @@ class Databases:
                 self._coming = frozenset(asked.names)
                 here = await asyncio.to_thread(self._folder.look) if asked.names else {}
         except OSError as error:
-            return Prepared((f"the databases of new tenants were not looked at: {error}",))
+            return PreparedTenants((f"the databases of new tenants were not looked at: {error}",))
         waiting = [name for name in asked.withheld if self._waits(name, here)]
         missing = [name for name in asked.names if _is_empty(here.get(name)) and name not in waiting]
         stale = [] if asked.first else [name for name in asked.names if name not in asked.withheld]
@@ -284,14 +286,14 @@ class Databases:
             return await self._prepare(todo, here, waiting)
         if asked.withheld:
             await asyncio.to_thread(self._memory.save)
-        return Prepared((), tuple(waiting))
+        return PreparedTenants((), tuple(waiting))
 
     def _take_over(self, names: Iterable[str]) -> None:
         """Remember that these are written here: what their files hold may be nowhere else."""
         for name in names:
-            self._memory.entries[name] = replace(self._known(name) or Known(), ours=True)
+            self._memory.entries[name] = replace(self._known(name) or LastSynced(), ours=True)
 
-    def _waits(self, name: str, here: Mapping[str, Here]) -> bool:
+    def _waits(self, name: str, here: Mapping[str, LocalDatabase]) -> bool:
         """Whether a tenant that waits for its database must go on waiting."""
         return _is_empty(here.get(name)) and name not in self._absent
 
@@ -301,15 +303,17 @@ class Databases:
         return any(not self._waits(name, here) for name in withheld)
 
     async def _prepare(
-        self, todo: Sequence[str], here: Mapping[str, Here], waiting: Sequence[str]
-    ) -> Prepared:
+        self, todo: Sequence[str], here: Mapping[str, LocalDatabase], waiting: Sequence[str]
+    ) -> PreparedTenants:
         failures: dict[str, str] = {}
         undone, unserved = set(todo), {name for name in todo if _is_empty(here.get(name))}
 
         async def prepare(name: str) -> None:
             report = StepReport(_nothing, _ignore)
             # Nobody has written it here yet, whoever may from now on.
-            row = await self._judge(Desired(name, None, False, False), here.get(name), listing.get(name))
+            row = await self._judge(
+                DesiredDatabase(name, None, False, False), here.get(name), listing.get(name)
+            )
             action = row.verdict.action
             try:
                 if action == "fetch":
@@ -338,7 +342,7 @@ class Databases:
         except StoreError as error:
             failures.update(dict.fromkeys(undone, error.message))
         await asyncio.to_thread(self._memory.save)
-        return Prepared(_summed_up(failures), (*waiting, *sorted(unserved)))
+        return PreparedTenants(_summed_up(failures), (*waiting, *sorted(unserved)))
 
     async def _create_anew(self, name: str, report: StepReport) -> None:
         """Let the command make a database that nobody uses yet: half of one must not stay."""
@@ -425,7 +429,7 @@ class Databases:
             await self._background.run(self._memory.save)
         return f"{removed} removed, {len(names) - removed} kept that no tenant here uses"
 
-    async def _why_kept(self, name: str, here: Here, *, loaded: bool) -> str | None:
+    async def _why_kept(self, name: str, here: LocalDatabase, *, loaded: bool) -> str | None:
         if not self._settings.remove_orphans:
             return "databases.remove_orphans is off"
         if not loaded:
@@ -437,7 +441,7 @@ class Databases:
             return keeps(here, stored, None, same=await self._is_same(name, stored))
         return reason
 
-    async def _remove(self, name: str, here: Here) -> bool:
+    async def _remove(self, name: str, here: LocalDatabase) -> bool:
         """Remove it, unless it has changed, or a generation that has it again is about to be published."""
         async with self._removing:
             return name not in self._coming and await self._background.run(self._folder.remove, name, here)
@@ -450,13 +454,13 @@ def _migrations_in(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _is_empty(here: Here | None) -> bool:
+def _is_empty(here: LocalDatabase | None) -> bool:
     return here is None or here.size == 0
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return f"{', '.join(names[:_MAX_NAMED])}{more}"
 
 
 def _summed_up(failures: Mapping[str, str]) -> tuple[str, ...]:

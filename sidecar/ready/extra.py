@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from sidecar.errors import SidecarError, StoreError
-from sidecar.inputs.extra import Extra
+from sidecar.inputs.extra import ExtraEntry
 from sidecar.inputs.store import Store
 from sidecar.model.record import Record
 from sidecar.ready.facts import GenerationData
@@ -16,7 +16,7 @@ from sidecar.system.background import Background
 from sidecar.system.files import replace, signature_at
 
 
-class Held(Record, frozen=True):
+class FetchedExtra(Record, frozen=True):
     """What is remembered of a file: the ETag it was fetched with, and its signature then."""
 
     etag: str
@@ -28,9 +28,9 @@ class ExtraFiles:
 
     def __init__(
         self,
-        extras: tuple[Extra, ...],
+        extras: tuple[ExtraEntry, ...],
         store: Store,
-        memory: FileMemory[Held],
+        memory: FileMemory[FetchedExtra],
         background: Background,
         owner: tuple[int, int],
         staging: Path,
@@ -78,12 +78,12 @@ class ExtraFiles:
         ]
         return hashlib.sha256(repr(found).encode()).hexdigest()[:32] if found else ""
 
-    async def _keys(self, extra: Extra) -> list[str]:
+    async def _keys(self, extra: ExtraEntry) -> list[str]:
         if not extra.several:
             return [extra.key]
         return [one.key for one in await self._store.objects(extra.key) if extra.fits(one.key)]
 
-    async def _fetch(self, extra: Extra, key: str, *, known: bool) -> bool:
+    async def _fetch(self, extra: ExtraEntry, key: str, *, known: bool) -> bool:
         """Fetch one unless it is in place already; whether it was written."""
         target, held = extra.target(key), self._memory.entries.get(key)
         signature = await self._background.run(signature_at, target) or ""
@@ -100,7 +100,7 @@ class ExtraFiles:
             raise
         finally:
             self._staged.unlink(missing_ok=True)
-        self._memory.entries[key] = Held(fetched.etag, signature)
+        self._memory.entries[key] = FetchedExtra(fetched.etag, signature)
         return changed
 
     def _install(self, target: Path, mode: int) -> tuple[bool, str]:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.ownership import owners, programmes
 from sidecar.generations import Generations
-from sidecar.inputs.index import Deployed, read_index
+from sidecar.inputs.index import DeploymentFiles, read_index
 from sidecar.model.artifacts import PRERENDER, TENANTS
 from sidecar.model.index import Index, Page, Programme
 from sidecar.ready.pages import parse_list
@@ -31,7 +31,7 @@ class GenerationData:
     pages: tuple[Page, ...]
 
 
-def read_facts(generations: Generations, deployed: Callable[[], Deployed]) -> GenerationData | None:
+def read_facts(generations: Generations, deployed: Callable[[], DeploymentFiles]) -> GenerationData | None:
     """The facts of the generation in place; None before the first. Blocks for a moment."""
     current = generations.current
     if current is None:
@@ -39,7 +39,7 @@ def read_facts(generations: Generations, deployed: Callable[[], Deployed]) -> Ge
     archive = generations.archive
     texts = {one.name: one.content for one in archive.artifacts(current.number)}
     index = read_index(archive.index(current.number), deployed())
-    memo = Memo()
+    memo = ResultCache()
     owned = owners(index, memo)
     return GenerationData(
         generation=current.number,

@@ -12,22 +12,22 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sidecar.errors import PublishError, SidecarError
-from sidecar.ready.plan import SUFFIX, Here
+from sidecar.ready.plan import SUFFIX, LocalDatabase
 from sidecar.system.files import give, leftovers, signature, sync, temporary
 from sidecar.system.sqlite import (
     SIDE_FILES,
-    Locked,
+    DatabaseLocked,
     copy_database,
     install_database,
     read_plainly,
 )
 
 # What is staged is in place within seconds: what is older was left behind by a crash.
-_ABANDONED = 3600.0
+_ABANDONED_SECONDS = 3600.0
 _LOCK_TIMEOUT_SECONDS = 5.0
-_CHUNK = 1 << 20
+_CHUNK_BYTES = 1 << 20
 # No application has as many migrations.
-_MOST_VERSIONS = 100_000
+_MAX_VERSIONS = 100_000
 
 
 class DatabaseFolder:
@@ -50,7 +50,7 @@ class DatabaseFolder:
         """The file of a database."""
         return self._folder / f"{name}{SUFFIX}"
 
-    def look(self) -> dict[str, Here]:
+    def look(self) -> dict[str, LocalDatabase]:
         """All databases by stem. A write-ahead log counts as a part of its database."""
         try:
             with os.scandir(self._folder) as entries:
@@ -67,7 +67,7 @@ class DatabaseFolder:
             if file.endswith(SUFFIX)
         }
 
-    def look_at(self, name: str) -> Here | None:
+    def look_at(self, name: str) -> LocalDatabase | None:
         """One database, or None."""
         path = self.path(name)
         try:
@@ -94,10 +94,12 @@ class DatabaseFolder:
         """Remove what a crash left behind."""
         for path in leftovers(self._folder):
             with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_ctime > _ABANDONED:
+                if time.time() - path.stat().st_ctime > _ABANDONED_SECONDS:
                     path.unlink()
 
-    def install(self, staged: Path, name: str, modified: float, seen: Here | None) -> Here | None:
+    def install(
+        self, staged: Path, name: str, modified: float, seen: LocalDatabase | None
+    ) -> LocalDatabase | None:
         """Put a staged database in place, with its age; None when another is there than the one `seen`.
 
         `staged` is gone afterwards. A database that is there is replaced under its readers.
@@ -158,7 +160,7 @@ class DatabaseFolder:
         """Whether a database's file, without what lies beside it, has this digest."""
         digest = hashlib.md5(usedforsecurity=False)
         with self.path(name).open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
+            while chunk := stream.read(_CHUNK_BYTES):
                 digest.update(chunk)
         return digest.hexdigest() == md5
 
@@ -182,7 +184,7 @@ class DatabaseFolder:
         path.unlink(missing_ok=True)
         self._remove_side_files(path)
 
-    def remove(self, name: str, seen: Here) -> bool:
+    def remove(self, name: str, seen: LocalDatabase) -> bool:
         """Remove a database, unless it has changed since it was `seen`."""
         if self.look_at(name) != seen:
             return False
@@ -199,7 +201,7 @@ class DatabaseFolder:
         try:
             with closing(self._open(name)) as live:
                 copy_database(live, staged, self._patience)
-        except Locked as error:
+        except DatabaseLocked as error:
             staged.unlink(missing_ok=True)
             raise SidecarError(
                 f"{self.path(name)} cannot be copied: "
@@ -216,7 +218,7 @@ class DatabaseFolder:
         """The migrations that a database has; none when it has no list of them, or is no database."""
         try:
             with closing(self._open(name)) as connection:
-                rows = read_plainly(connection, "schema_migrations", "version", _MOST_VERSIONS)
+                rows = read_plainly(connection, "schema_migrations", "version", _MAX_VERSIONS)
         except (sqlite3.Error, UnicodeDecodeError):
             return frozenset()
         return frozenset(map(str, rows))
@@ -231,9 +233,9 @@ class DatabaseFolder:
         return connection
 
 
-def _here(stat: os.stat_result, log: os.stat_result | None) -> Here:
+def _here(stat: os.stat_result, log: os.stat_result | None) -> LocalDatabase:
     moves, modified = signature(stat), stat.st_mtime
     if log is not None and log.st_size:
         moves += f"+{log.st_mtime_ns:x}-{log.st_size:x}"
         modified = max(modified, log.st_mtime)
-    return Here(stat.st_size + (log.st_size if log else 0), modified, moves)
+    return LocalDatabase(stat.st_size + (log.st_size if log else 0), modified, moves)

@@ -1,7 +1,7 @@
 """Decides what becomes of each event database: pure, from what is here, in the store, and remembered.
 
 The region that owns an event writes its database; elsewhere it is a copy. Three versions are compared: the
-file, the object, and the one that both once were (`Known`). Either side may have moved on since:
+file, the object, and the one that both once were (`LastSynced`). Either side may have moved on since:
 
 | file \\ object | none         | as it was      | another, or never seen                             |
 | -------------- | ------------ | -------------- | -------------------------------------------------- |
@@ -32,13 +32,13 @@ PREFIX = "db/"
 INDEX = "index"
 
 # Ages are kept with so many seconds of precision in an object's metadata.
-_PRECISION = 1e-3
+_PRECISION_SECONDS = 1e-3
 _EVENT = re.compile(r"[0-9]{4}-.+\Z")
 
 Action = Literal["fetch", "keep", "create", "push", "conflict", "ask", "compare"]
 
 
-class Here(Record, frozen=True):
+class LocalDatabase(Record, frozen=True):
     """A file: its size in bytes, its last change in seconds since 1970; `signature` moves with any."""
 
     size: int
@@ -46,7 +46,7 @@ class Here(Record, frozen=True):
     signature: str
 
 
-class Sent(Record, frozen=True):
+class UnconfirmedUpload(Record, frozen=True):
     """An upload whose end is not known: MD5 and size of what was sent, and the file it was copied from."""
 
     md5: str
@@ -55,7 +55,7 @@ class Sent(Record, frozen=True):
     signature: str
 
 
-class Known(Record, frozen=True, omit_defaults=True):
+class LastSynced(Record, frozen=True, omit_defaults=True):
     """What is remembered of a database: the object it came from or went to.
 
     `modified` is that object's true age in seconds since 1970, `signature` the file's at that time; without a
@@ -66,10 +66,10 @@ class Known(Record, frozen=True, omit_defaults=True):
     modified: float = 0.0
     signature: str = ""
     ours: bool = False
-    sent: Sent | None = None
+    sent: UnconfirmedUpload | None = None
 
 
-class Desired(Record, frozen=True):
+class DesiredDatabase(Record, frozen=True):
     """A database that belongs here: its stem, the owning region, whether this machine writes it."""
 
     name: str
@@ -101,7 +101,7 @@ def wanted(
     *,
     owns_all: bool,
     copies: bool,
-) -> dict[str, Desired]:
+) -> dict[str, DesiredDatabase]:
     """The databases that belong here by stem: those of the served tenants, with `copies` those of all events.
 
     The index is not among them. A tenant that is no event (the demonstration, say) is written here.
@@ -113,22 +113,22 @@ def wanted(
             name = tenant.database
             if name in here or copies:
                 ours = owns_all or (region is not None and programme.region == region)
-                found[name] = Desired(name, programme.region, ours, name in here)
+                found[name] = DesiredDatabase(name, programme.region, ours, name in here)
     for name in here:
-        found.setdefault(name, Desired(name, region, True, True))
+        found.setdefault(name, DesiredDatabase(name, region, True, True))
     return found
 
 
 def decide(
-    one: Desired,
-    here: Here | None,
+    one: DesiredDatabase,
+    here: LocalDatabase | None,
     stored: Stored | None,
-    known: Known | None,
+    known: LastSynced | None,
     age: float | None = None,
     same: bool | None = None,
 ) -> Decision:
     """What becomes of a database; `age` is its object's true one, `same` whether both have the same bytes."""
-    known = known or Known()
+    known = known or LastSynced()
     if here is None or here.size == 0:
         if stored is None:
             return Decision("create", "neither here nor in the store")
@@ -154,7 +154,7 @@ def decide(
     return Decision("keep", "not older here than in the store")
 
 
-def _only_here(one: Desired, known: Known, what: str) -> Decision:
+def _only_here(one: DesiredDatabase, known: LastSynced, what: str) -> Decision:
     """The file holds what the object does not, and nobody has changed that since."""
     if one.ours:
         return Decision("push", what)
@@ -163,7 +163,7 @@ def _only_here(one: Desired, known: Known, what: str) -> Decision:
     return Decision("keep", what)
 
 
-def _both_moved(stored: Stored, here: Here, same: bool | None, *, clean: bool) -> Decision:
+def _both_moved(stored: Stored, here: LocalDatabase, same: bool | None, *, clean: bool) -> Decision:
     """The object is another than the one that this file, which is written here, came from or went to."""
     if same is None and stored.size == here.size and not clean:
         return Decision("compare", "another object than the one last seen")
@@ -174,19 +174,21 @@ def _both_moved(stored: Stored, here: Here, same: bool | None, *, clean: bool) -
     )
 
 
-def came_through(sent: Sent, stored: Stored, age: float | None) -> bool:
+def came_through(sent: UnconfirmedUpload, stored: Stored, age: float | None) -> bool:
     """Whether an object is what an upload without an answer has left; `age` is its true one, where known."""
     if stored.etag == sent.md5:
         return True
-    return stored.size == sent.size and age is not None and abs(age - sent.modified) < _PRECISION
+    return stored.size == sent.size and age is not None and abs(age - sent.modified) < _PRECISION_SECONDS
 
 
-def orphans(here: Mapping[str, Here], belonging: Mapping[str, Desired]) -> list[str]:
+def orphans(here: Mapping[str, LocalDatabase], belonging: Mapping[str, DesiredDatabase]) -> list[str]:
     """The databases of events that no longer belong here."""
     return sorted(name for name in here if _EVENT.match(name) and name not in belonging)
 
 
-def keeps(here: Here, stored: Stored | None, known: Known | None, *, same: bool = False) -> str | None:
+def keeps(
+    here: LocalDatabase, stored: Stored | None, known: LastSynced | None, *, same: bool = False
+) -> str | None:
     """Why an orphan must be kept; None when the store surely has all of it, byte by byte."""
     if stored is None:
         return "it is not in the store"

@@ -21,7 +21,7 @@ from sidecar.system.background import Background, each
 from sidecar.system.commands import run_command
 from sidecar.system.files import replace, signature_at
 
-_LARGEST_PAGE = 16 << 20
+_MAX_PAGE_BYTES = 16 << 20
 # What stands in the memory for the command, which renders all pages at once.
 _ALL = "*"
 
@@ -170,8 +170,8 @@ class Prerender:
                 body = bytearray()
                 async for chunk in answer.content.iter_chunked(1 << 16):
                     body += chunk
-                    if len(body) > _LARGEST_PAGE:
-                        raise SidecarError(f"the page is larger than {_LARGEST_PAGE} bytes")
+                    if len(body) > _MAX_PAGE_BYTES:
+                        raise SidecarError(f"the page is larger than {_MAX_PAGE_BYTES} bytes")
                 return bytes(body)
         except TimeoutError:
             raise SidecarError(f"no whole answer within {self._settings.page_timeout:g} s") from None

@@ -11,20 +11,20 @@ from msgspec.structs import replace
 
 from sidecar.errors import NotFound, SidecarError, StoreError
 from sidecar.inputs.store import Store
-from sidecar.inputs.store.inventory import Inventory, Item, first_date
+from sidecar.inputs.store.inventory import Inventory, InventoryItem, first_date
 from sidecar.inputs.store.transfer import format_age
-from sidecar.model.work import Pushed
+from sidecar.model.work import PushResult
 from sidecar.ready.databases import DatabaseRow, Databases
 from sidecar.ready.facts import GenerationData
 from sidecar.ready.folder import DatabaseFolder
 from sidecar.ready.memory import FileMemory
-from sidecar.ready.plan import SUFFIX, Here, Known, Sent, came_through, key
+from sidecar.ready.plan import SUFFIX, LastSynced, LocalDatabase, UnconfirmedUpload, came_through, key
 from sidecar.system.sqlite import check_database
 
-_TRIES = 5
+_ATTEMPTS = 5
 
 
-class NotOurs(SidecarError):
+class NotOwned(SidecarError):
     """Another machine writes this."""
 
     code = "not_ours"
@@ -39,7 +39,7 @@ class Push:
         databases: Databases,
         store: Store,
         folder: DatabaseFolder,
-        memory: FileMemory[Known],
+        memory: FileMemory[LastSynced],
         region: str,
         staging: Path,
     ) -> None:
@@ -49,7 +49,7 @@ class Push:
         self._memory = memory
         self._inventory = Inventory(store, region, staging)
 
-    async def push(self, facts: GenerationData, names: Sequence[str], *, overwrite: bool) -> Pushed:
+    async def push(self, facts: GenerationData, names: Sequence[str], *, overwrite: bool) -> PushResult:
         """Upload the databases that are named, or all with something new.
 
         With `overwrite` what lies in the store is replaced whatever it is.
@@ -58,7 +58,7 @@ class Push:
         chosen = [self._choose(rows, name, overwrite=overwrite) for name in names] or [
             row for row in rows.values() if row.verdict.action == "push"
         ]
-        items: dict[str, Item] = {}
+        items: dict[str, InventoryItem] = {}
         said, failed = [], []
         for row in chosen:
             name = row.wanted.name
@@ -72,7 +72,7 @@ class Push:
             await asyncio.to_thread(self._memory.save)
             await self._inventory.renew(items)
             said.append(f"{self._inventory.key}: {len(items)} renewed")
-        return Pushed(tuple(said), tuple(failed))
+        return PushResult(tuple(said), tuple(failed))
 
     def _choose(self, rows: dict[str, DatabaseRow], name: str, *, overwrite: bool) -> DatabaseRow:
         row = rows.get(name.removesuffix(SUFFIX))
@@ -83,7 +83,7 @@ class Push:
         # What was written here before its event moved may be stored by whoever insists.
         if not row.wanted.ours and not (overwrite and row.verdict.action == "conflict"):
             where = f"in the region {row.wanted.owner}" if row.wanted.owner else "in no region"
-            raise NotOurs(
+            raise NotOwned(
                 f"{row.wanted.name} is written {where}, not here",
                 "push it from there; databases.owns says what is written here",
             )
@@ -91,7 +91,7 @@ class Push:
             raise NotFound(f"{row.wanted.name} is not here, or empty", "there is nothing to push")
         return row
 
-    async def _push(self, row: DatabaseRow, *, overwrite: bool) -> Item:
+    async def _push(self, row: DatabaseRow, *, overwrite: bool) -> InventoryItem:
         name, stored = row.wanted.name, row.stored
         if row.verdict.action == "conflict" and not overwrite:
             age = "" if row.age is None else f", of {format_age(row.age)}"
@@ -107,28 +107,30 @@ class Push:
             date = await asyncio.to_thread(first_date, copy)
         finally:
             copy.unlink(missing_ok=True)
-        self._memory.entries[name] = Known(etag, here.modified, here.signature, ours=True)
-        return Item(f'"{etag}"', date, format_age(here.modified))
+        self._memory.entries[name] = LastSynced(etag, here.modified, here.signature, ours=True)
+        return InventoryItem(f'"{etag}"', date, format_age(here.modified))
 
-    async def _copy(self, name: str) -> tuple[Path, Here]:
+    async def _copy(self, name: str) -> tuple[Path, LocalDatabase]:
         """A copy, and the file as it was before: what is written to it meanwhile makes it new again."""
-        for attempt in range(_TRIES):
+        for attempt in range(_ATTEMPTS):
             here = self._folder.look_at(name)
             if here is None:
                 break
             copy = await asyncio.to_thread(self._folder.copy, name)
             # Reading alone may have moved a log into the database: then once more.
-            if self._folder.look_at(name) == here or attempt == _TRIES - 1:
+            if self._folder.look_at(name) == here or attempt == _ATTEMPTS - 1:
                 return copy, here
             copy.unlink(missing_ok=True)
         raise NotFound(f"{name} has just been removed")
 
-    async def _store_copy(self, name: str, copy: Path, here: Here, replaces: str | None) -> str:
+    async def _store_copy(self, name: str, copy: Path, here: LocalDatabase, replaces: str | None) -> str:
         """Store it, and give its ETag; an upload whose answer was lost is known again by its content."""
         content = await asyncio.to_thread(copy.read_bytes)
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        sent = Sent(md5, len(content), here.modified, here.signature)
-        self._memory.entries[name] = replace(self._memory.entries.get(name) or Known(), ours=True, sent=sent)
+        sent = UnconfirmedUpload(md5, len(content), here.modified, here.signature)
+        self._memory.entries[name] = replace(
+            self._memory.entries.get(name) or LastSynced(), ours=True, sent=sent
+        )
         await asyncio.to_thread(self._memory.save)
         try:
             return await self._store.put(key(name), copy, here.modified, replaces)

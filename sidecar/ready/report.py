@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-_KEPT = 16_000
-_TELL_EVERY = 0.2
+_MAX_CHARACTERS = 16_000
+_TELL_SECONDS = 0.2
 
 
 class StepReport:
@@ -40,7 +40,7 @@ class StepReport:
     def say(self, text: str) -> None:
         """Keep and pass on what was printed or found; of much the end is kept."""
         for line in text.splitlines():
-            self.output = f"{self.output}{line}\n"[-_KEPT:]
+            self.output = f"{self.output}{line}\n"[-_MAX_CHARACTERS:]
             self._line(line)
 
     def fail(self, sentence: str) -> None:
@@ -50,6 +50,6 @@ class StepReport:
 
     def _tell(self) -> None:
         now = time.monotonic()
-        if now - self._told >= _TELL_EVERY or self.done == self.total:
+        if now - self._told >= _TELL_SECONDS or self.done == self.total:
             self._told = now
             self._changed()

@@ -29,7 +29,7 @@ from sidecar.system.tasks import happens
 logger = logging.getLogger(__name__)
 
 
-class Do(Protocol):
+class StepFunction(Protocol):
     """A step's work: gives its result in a sentence, or None when there was nothing to do."""
 
     def __call__(
@@ -38,7 +38,7 @@ class Do(Protocol):
 
 
 @dataclass(slots=True)
-class Job:
+class WorkRequest:
     """What was asked for, by all who share the run; `everything` also where nothing can have changed."""
 
     trigger: str
@@ -52,7 +52,7 @@ class _Active:
     """The work under way."""
 
     facts: GenerationData
-    job: Job
+    job: WorkRequest
     started: float
     steps: dict[str, Step] = field(default_factory=dict)
 
@@ -77,7 +77,7 @@ class ReadyWork:
         settings: ReadySettings,
         lock: WorkLock,
         facts: Callable[[], Awaitable[GenerationData | None]],
-        steps: Mapping[str, Do],
+        steps: Mapping[str, StepFunction],
         emit: Emit,
         finished: Callable[[Work], None],
     ) -> None:
@@ -87,7 +87,7 @@ class ReadyWork:
         self._steps = steps
         self._emit = emit
         self._finished = finished
-        self._next: Job | None = None
+        self._next: WorkRequest | None = None
         self._arrived = asyncio.Event()
         self._active: _Active | None = None
         self._waiting = False
@@ -103,7 +103,7 @@ class ReadyWork:
         """
         if self._next is None:
             future = asyncio.get_running_loop().create_future()
-            self._next = Job(trigger, who, everything, future)
+            self._next = WorkRequest(trigger, who, everything, future)
         else:
             self._next.everything |= everything
         self._arrived.set()
@@ -143,7 +143,7 @@ class ReadyWork:
 
     async def run(self) -> None:
         """Work until cancelled; after a failure by itself."""
-        job: Job | None = None
+        job: WorkRequest | None = None
         try:
             while True:
                 job = await self._take()
@@ -162,7 +162,7 @@ class ReadyWork:
                 if one is not None and not one.future.done():
                     one.future.cancel()
 
-    async def _take(self) -> Job:
+    async def _take(self) -> WorkRequest:
         while self._next is None:
             pause = self._settings.retry if self._failed else 0.0
             self._arrived.clear()
@@ -171,7 +171,7 @@ class ReadyWork:
         job, self._next = self._next, None
         return job
 
-    async def _execute(self, job: Job) -> Work | None:
+    async def _execute(self, job: WorkRequest) -> Work | None:
         self._failed = True
         try:
             self._waiting = True
@@ -199,7 +199,7 @@ class ReadyWork:
             self._waiting = False
             self._active = None
 
-    async def _step(self, active: _Active, name: str, do: Do) -> None:
+    async def _step(self, active: _Active, name: str, do: StepFunction) -> None:
         """Run one step; whatever goes wrong in it is its own."""
         started = time.perf_counter()
 

@@ -11,7 +11,7 @@ from sidecar.model.words import plural
 from sidecar.ready.databases import DatabaseRow
 
 
-class Line(Record, frozen=True):
+class DatabaseLine(Record, frozen=True):
     """A database in figures and words: times in seconds since 1970, sizes in bytes, None where it is not.
 
     `stored` is the object's true age where that is known, else the time of its upload. `action` is fetch,
@@ -30,15 +30,15 @@ class Line(Record, frozen=True):
     reason: str
 
 
-def lines(rows: Iterable[DatabaseRow]) -> list[Line]:
+def lines(rows: Iterable[DatabaseRow]) -> list[DatabaseLine]:
     """The rows of a survey for people and JSON."""
     return [_line(row) for row in rows]
 
 
-def _line(row: DatabaseRow) -> Line:
+def _line(row: DatabaseRow) -> DatabaseLine:
     here, stored = row.here, row.stored
     age = row.age if row.age is not None else stored.modified if stored else None
-    return Line(
+    return DatabaseLine(
         name=row.wanted.name,
         owner=row.wanted.owner,
         ours=row.wanted.ours,
@@ -55,7 +55,7 @@ def _line(row: DatabaseRow) -> Line:
 _HEADER = ("NAME", "OWNER", "HERE", "IN THE STORE", "ACTION", "WHY")
 
 
-def differing(rows: Sequence[Line]) -> str:
+def differing(rows: Sequence[DatabaseLine]) -> str:
     """The lines that anything will happen to, and how many there are of each kind."""
     shown = [row for row in rows if row.action != "keep"]
     tally = Counter(row.action for row in rows)
@@ -64,7 +64,7 @@ def differing(rows: Sequence[Line]) -> str:
     return f"{table(shown)}\n{total}" if shown else total
 
 
-def table(rows: Sequence[Line]) -> str:
+def table(rows: Sequence[DatabaseLine]) -> str:
     """The lines as text in columns."""
     cells = [
         _HEADER,

@@ -26,19 +26,19 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 
-_MEMORY = 512 << 20
+_MAX_MEMORY_BYTES = 512 << 20
 # The longest value in bytes: what a file holds is read as it is, what it computes may grow to this.
-_LONGEST_VALUE = 64 << 20
+_MAX_VALUE_BYTES = 64 << 20
 # A message may quote a name of any length.
-_LONGEST_MESSAGE = 500
+_MAX_MESSAGE_CHARACTERS = 500
 # Kinds of columns that are computed, in `pragma table_xinfo`: virtual and stored.
-_COMPUTED = (2, 3)
+_COMPUTED_KINDS = (2, 3)
 
 
 def main() -> None:
     """Answer until the input ends, within limits that the kernel keeps."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
     for line in sys.stdin:
         asked = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, asked["seconds"])
@@ -52,12 +52,12 @@ def main() -> None:
 
 def _answer(path: str, size: int, *, computed: bool) -> dict[str, Any]:
     try:
-        with closing(open_immutable(path, _LONGEST_VALUE)) as connection:
+        with closing(open_immutable(path, _MAX_VALUE_BYTES)) as connection:
             return {"problem": next(_problems(connection, size, computed=computed), None)}
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where a message quotes a damaged name
         code = getattr(error, "sqlite_errorcode", None)
         if code != sqlite3.SQLITE_NOMEM or not _is_memory_used():
-            return {"error": str(error)[:_LONGEST_MESSAGE], "code": code}
+            return {"error": str(error)[:_MAX_MESSAGE_CHARACTERS], "code": code}
     except MemoryError:
         if not _is_memory_used():
             raise
@@ -79,7 +79,7 @@ def _problems(connection: sqlite3.Connection, size: int, *, computed: bool) -> I
     problems = [str(row[0]) for row in connection.execute("pragma quick_check(3)")]
     if problems != ["ok"]:
         yield (
-            f"is damaged: {'; '.join(problems)}"[:_LONGEST_MESSAGE],
+            f"is damaged: {'; '.join(problems)}"[:_MAX_MESSAGE_CHARACTERS],
             "restore it where it is made and upload it again",
         )
 
@@ -93,7 +93,7 @@ def _computing(connection: sqlite3.Connection) -> str | None:
 def computed_columns(connection: sqlite3.Connection, table: str) -> list[str]:
     """The columns of a table that hold no values but compute them."""
     rows = connection.execute("select name, hidden from pragma_table_xinfo(?)", (table,))
-    return [name for name, hidden in rows if hidden in _COMPUTED]
+    return [name for name, hidden in rows if hidden in _COMPUTED_KINDS]
 
 
 def open_immutable(path: str, longest: int) -> sqlite3.Connection:
@@ -109,7 +109,7 @@ def _is_memory_used() -> bool:
     """Whether an allocation failed for what this process has taken, rather than for a lack on the machine."""
     with open("/proc/self/status", "rb") as stream:
         peak = next((line.split()[1] for line in stream if line.startswith(b"VmPeak:")), b"0")
-    return int(peak) << 10 > _MEMORY // 2
+    return int(peak) << 10 > _MAX_MEMORY_BYTES // 2
 
 
 if __name__ == "__main__":

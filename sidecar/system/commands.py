@@ -17,9 +17,9 @@ from sidecar.errors import CommandError
 _OWN = "SIDECAR_"
 _OWN_SECRETS = frozenset({"FLY_API_TOKEN", "FLY_ACCESS_TOKEN"})
 
-_KEPT = 64 << 10
-_LONGEST_LINE = 4096
-_GRACE = 2.0
+_MAX_OUTPUT_BYTES = 64 << 10
+_MAX_LINE_BYTES = 4096
+_GRACE_SECONDS = 2.0
 _LOOK_SECONDS = 0.1
 _LEFTOVER_SECONDS = 0.5
 
@@ -125,11 +125,11 @@ async def _collect(process: asyncio.subprocess.Process, kept: bytearray, tell: C
     line = bytearray()
     while chunk := await stream.read(4096):
         kept += chunk
-        del kept[:-_KEPT]
+        del kept[:-_MAX_OUTPUT_BYTES]
         *whole, rest = (line + chunk).split(b"\n")
         for one in whole:
             tell(one.decode("utf-8", "replace"))
-        line = rest[-_LONGEST_LINE:]
+        line = rest[-_MAX_LINE_BYTES:]
     if line:
         tell(line.decode("utf-8", "replace"))
 
@@ -140,7 +140,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _GRACE)
+            await asyncio.wait_for(process.wait(), _GRACE_SECONDS)
             if number is signal.SIGTERM:
                 continue  # the command is gone; its children may have stayed
             return

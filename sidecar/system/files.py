@@ -24,7 +24,7 @@ Loaded = TypeVar("Loaded")
 
 _SUFFIX = ".sidecar-new"
 # The disk takes what several threads ask of it in one go.
-_SYNCING = 8
+_SYNC_THREADS = 8
 _MAX_LINKS = 40  # as Linux, in path_resolution(7)
 
 _HINTS = {
@@ -176,7 +176,7 @@ def sync(paths: Iterable[Path]) -> None:
         for path in waiting:
             _sync(path)
         return
-    with ThreadPoolExecutor(min(_SYNCING, len(waiting))) as threads:
+    with ThreadPoolExecutor(min(_SYNC_THREADS, len(waiting))) as threads:
         for _ in threads.map(_sync, waiting):
             pass
 

@@ -30,7 +30,7 @@ from sidecar.system import checker
 from sidecar.system.files import give, replace, temporary
 
 HEADER = b"SQLite format 3\0"
-_HEAD = 100
+_HEAD_BYTES = 100
 # SQLite's verdicts that only the content of a file can bring about.
 _OF_CONTENT = frozenset(
     {
@@ -41,16 +41,16 @@ _OF_CONTENT = frozenset(
 # Those on a file that it cannot open as a database.
 _UNUSABLE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_NOTADB})
 _LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_BACKUP_LIMIT = 10.0
+_BACKUP_SECONDS = 10.0
 # How many virtual machine steps may pass between two looks at the clock.
-_STEPS = 1_000
+_STEPS_BETWEEN_LOOKS = 1_000
 # The longest value in bytes that is read; where nothing is computed, the file itself bounds them all.
-_LONGEST_VALUE = 1 << 28
-_SHORT = 100
+_MAX_VALUE_BYTES = 1 << 28
+_SHORT_CHARACTERS = 100
 # How much of what SQLite says is passed on: it quotes names, which may be as long as a file.
-_LONGEST_MESSAGE = 300
+_MAX_MESSAGE_CHARACTERS = 300
 # How many files are checked at once by threads of the same niceness.
-_AT_ONCE = 2
+_MAX_AT_ONCE = 2
 _CHECKER = [sys.executable, "-ISs", checker.__file__]
 # How a process ends by what a file has SQLite do; other signals come from elsewhere.
 _DEADLY = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
@@ -58,24 +58,24 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database, by the ends of the names."""
 
 
-class Limit(NamedTuple):
+class ReadLimit(NamedTuple):
     """How long a file from outside may take, in seconds, and how much work, from which on it is at fault."""
 
     wall: float = 30.0
     work: float = 10.0
 
 
-_LIMIT = Limit()
+_LIMIT = ReadLimit()
 
 
-def check_database(path: Path, what: str, limit: Limit = _LIMIT) -> None:
+def check_database(path: Path, what: str, limit: ReadLimit = _LIMIT) -> None:
     """Check that a file is a sound database; `Rejected` names it as `what`, `ReadError` is not its fault."""
     with _judging(what, limit):
         _check(path, what, limit, computed=True)
 
 
 @contextmanager
-def reading(path: Path, what: str, limit: Limit = _LIMIT) -> Iterator[sqlite3.Connection]:
+def reading(path: Path, what: str, limit: ReadLimit = _LIMIT) -> Iterator[sqlite3.Connection]:
     """A connection to a file from outside that is sound and computes nothing, within `limit`.
 
     What is wrong with the content is `Rejected`, for it will be the same the next time. What keeps this
@@ -90,7 +90,7 @@ def reading(path: Path, what: str, limit: Limit = _LIMIT) -> Iterator[sqlite3.Co
 
 
 @contextmanager
-def _judging(what: str, limit: Limit) -> Iterator[None]:
+def _judging(what: str, limit: ReadLimit) -> Iterator[None]:
     worked = time.thread_time()
     try:
         yield
@@ -110,10 +110,10 @@ def _judging(what: str, limit: Limit) -> Iterator[None]:
 
 def _said(said: object) -> str:
     """What SQLite says, without what a terminal would obey, and no longer than a sentence."""
-    return printable(" ".join(str(said).split())[:_LONGEST_MESSAGE])
+    return printable(" ".join(str(said).split())[:_MAX_MESSAGE_CHARACTERS])
 
 
-def _check(path: Path, what: str, limit: Limit, *, computed: bool) -> None:
+def _check(path: Path, what: str, limit: ReadLimit, *, computed: bool) -> None:
     """Check every page, in another process, within `limit`.
 
     `computed` says whether columns may be computed: whoever reads them runs what the file says.
@@ -185,7 +185,7 @@ class _Checkers:
 
     def __init__(self) -> None:
         self._idle: list[_Checker] = []
-        self._free = threading.Semaphore(_AT_ONCE)
+        self._free = threading.Semaphore(_MAX_AT_ONCE)
 
     def warm_up(self) -> None:
         """Start one, if there is none yet."""
@@ -232,7 +232,7 @@ def _end_checkers() -> None:
         checkers.end()
 
 
-def _ask(path: Path, what: str, limit: Limit, *, computed: bool) -> dict[str, Any]:
+def _ask(path: Path, what: str, limit: ReadLimit, *, computed: bool) -> dict[str, Any]:
     """What a checker says of a file, or why there is none that could say anything."""
     request = {"path": str(path), "size": path.stat().st_size, "computed": computed, "seconds": limit.work}
     with _checkers_here().one() as one:
@@ -247,7 +247,7 @@ def _ask(path: Path, what: str, limit: Limit, *, computed: bool) -> dict[str, An
     return answer
 
 
-def _ended(what: str, limit: Limit, status: int) -> SidecarError:
+def _ended(what: str, limit: ReadLimit, status: int) -> SidecarError:
     if status == -signal.SIGPROF:
         return _slow(what, limit, limit.work)
     if -status in _DEADLY:
@@ -264,7 +264,7 @@ def _ended(what: str, limit: Limit, status: int) -> SidecarError:
 
 def _check_header(path: Path, what: str) -> None:
     with path.open("rb") as stream:
-        head = stream.read(_HEAD)
+        head = stream.read(_HEAD_BYTES)
     if not head.startswith(HEADER):
         raise Rejected(
             f"{what} is not an SQLite database ({path.stat().st_size} bytes)",
@@ -292,7 +292,7 @@ def plain_fault(path: Path) -> str:
     try:
         in_use = _has_side_files(path)
         with open(path, "rb", opener=_without_waiting) as stream:
-            before, head = os.fstat(stream.fileno()), stream.read(_HEAD)
+            before, head = os.fstat(stream.fileno()), stream.read(_HEAD_BYTES)
         after = path.stat()
     except FileNotFoundError:
         return "it is not there"
@@ -317,7 +317,7 @@ def _least_size(head: bytes) -> int:
     """How large a database is that begins so; 0 where its header does not tell."""
     size, pages = int.from_bytes(head[16:18]), int.from_bytes(head[28:32])
     # The number of pages holds only when the change counter stands beside it once more.
-    known = len(head) == _HEAD and head[24:28] == head[92:96]
+    known = len(head) == _HEAD_BYTES and head[24:28] == head[92:96]
     return (65_536 if size == 1 else size) * pages if known else len(HEADER)
 
 
@@ -336,7 +336,7 @@ def _is_content(error: Exception) -> bool:
     return code is None or code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in _OF_CONTENT
 
 
-def _slow(what: str, limit: Limit, worked: float) -> SidecarError:
+def _slow(what: str, limit: ReadLimit, worked: float) -> SidecarError:
     if worked < limit.work:
         return ReadError(
             f"{what} could not be read within {limit.wall:g} s, most of which this machine spent waiting",
@@ -359,13 +359,13 @@ def _unread(what: str, error: Exception) -> ReadError:
 
 def open_immutable(path: Path) -> sqlite3.Connection:
     """Open a sound file that nobody writes to, leaving nothing beside it."""
-    return checker.open_immutable(str(path), _LONGEST_VALUE)
+    return checker.open_immutable(str(path), _MAX_VALUE_BYTES)
 
 
 def limit_time(connection: sqlite3.Connection, seconds: float = _LIMIT.wall) -> None:
     """Let every statement fail after so many seconds."""
     deadline = time.monotonic() + seconds
-    connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
 
 
 def is_plain(connection: sqlite3.Connection, table: str) -> bool:
@@ -389,13 +389,13 @@ def read_plainly(connection: sqlite3.Connection, table: str, column: str, most: 
     if not is_plain(connection, table):
         return []
     # A default may be long, and takes no room in a row.
-    short = f"case when length({column}) <= {_SHORT} then {column} end"
+    short = f"case when length({column}) <= {_SHORT_CHARACTERS} then {column} end"
     query = f"select {short} from {table} limit {most}"  # noqa: S608 - the names are our code's own
     return [value for (value,) in connection.execute(query)]
 
 
 def install_database(
-    source: Path, target: Path, modified: float | None, patience: float = _BACKUP_LIMIT
+    source: Path, target: Path, modified: float | None, patience: float = _BACKUP_SECONDS
 ) -> None:
     """Put the content of one database into another under its readers, by SQLite's backup API.
 
@@ -423,7 +423,7 @@ def _overwrite(source: Path, target: Path, patience: float) -> bool:
         with closing(open_immutable(source)) as old, closing(_open_target(target, patience)) as new:
             _backup(old, new, patience)
     except sqlite3.OperationalError as error:
-        if isinstance(error, Locked) or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+        if isinstance(error, DatabaseLocked) or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
             raise
         return False
     return True
@@ -435,22 +435,22 @@ def _open_target(path: Path, patience: float) -> sqlite3.Connection:
     return connection
 
 
-class Locked(sqlite3.OperationalError):
+class DatabaseLocked(sqlite3.OperationalError):
     """Another process has kept a database locked for too long."""
 
 
 def copy_database(source: sqlite3.Connection, target: Path, patience: float) -> None:
     """Copy the content of a database that others may write to into a new file.
 
-    Raises `Locked` when they keep it locked for `patience` seconds, and other `sqlite3.Error`s.
+    Raises `DatabaseLocked` when they keep it locked for `patience` seconds, and other `sqlite3.Error`s.
     """
     try:
         with closing(sqlite3.connect(target)) as copy:
             _backup(source, copy, patience)
     except sqlite3.OperationalError as error:
-        if isinstance(error, Locked) or error.sqlite_errorcode & 0xFF not in _LOCKED:
+        if isinstance(error, DatabaseLocked) or error.sqlite_errorcode & 0xFF not in _LOCKED:
             raise
-        raise Locked(str(error)) from error
+        raise DatabaseLocked(str(error)) from error
 
 
 def _backup(source: sqlite3.Connection, target: sqlite3.Connection, patience: float) -> None:
@@ -458,7 +458,7 @@ def _backup(source: sqlite3.Connection, target: sqlite3.Connection, patience: fl
 
     def tick(status: int, remaining: int, total: int) -> None:
         if status in _LOCKED and time.monotonic() > deadline:
-            raise Locked("the database stayed locked for too long")
+            raise DatabaseLocked("the database stayed locked for too long")
 
     if page_size(source) != page_size(target):
         # With a write-ahead log the size of the pages is fixed.

@@ -9,7 +9,7 @@ import os
 import socket
 from contextlib import suppress
 
-_FIRST = 3
+_FIRST_DESCRIPTOR = 3
 
 
 def notify(state: str) -> None:
@@ -38,7 +38,7 @@ def listening_sockets() -> list[socket.socket]:
     if meant_for != str(os.getpid()) or not count.isdecimal():
         return []
     passed = []
-    for descriptor in range(_FIRST, _FIRST + int(count)):
+    for descriptor in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)):
         os.set_inheritable(descriptor, False)
         passed.append(socket.socket(fileno=descriptor))
     return passed

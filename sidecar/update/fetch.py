@@ -28,6 +28,7 @@ from sidecar.inputs.machine import Inputs
 from sidecar.model.navigator import Process
 from sidecar.model.objects import Fetched, StoreLook
 from sidecar.model.runs import STALE, Received, Request
+from sidecar.model.words import short
 from sidecar.system.background import in_thread
 from sidecar.update.rejections import Rejections
 from sidecar.update.run import Run
@@ -118,9 +119,9 @@ class FetchStage:
                 f"{math.ceil(judgement.behind / 60)} min at most (an update with --force takes the store's)"
             )
         elif fetched is None:
-            run.say(f"the index in the store is the one in place ({served.sha256[:12]})")
+            run.say(f"the index in the store is the one in place ({short(served.sha256)})")
         else:
-            run.say(f"fetched the index: {fetched.size} bytes, SHA-256 {fetched.sha256[:12]}")
+            run.say(f"fetched the index: {fetched.size} bytes, SHA-256 {short(fetched.sha256)}")
         return judgement.version
 
     def _in_place(self) -> IndexVersion | None:
@@ -154,8 +155,8 @@ class FetchStage:
             version = in_place if behind else served
         if expected is not None and expected not in (version.sha256, served.sha256):
             error = StoreError(
-                f"the store still serves another index ({served.sha256[:12]}…) "
-                f"than the one expected ({expected[:12]}…)",
+                f"the store still serves another index ({short(served.sha256)}…) "
+                f"than the one expected ({short(expected)}…)",
                 "upload it, or wait until the store serves it in this region, and poke again",
                 code=STALE,
             )
@@ -178,7 +179,7 @@ class FetchStage:
 
     def _take_received(self, run: Run, received: Received, target: Path) -> IndexVersion:
         received.path.rename(target)
-        run.say(f"received the index: {received.size} bytes, SHA-256 {received.sha256[:12]}")
+        run.say(f"received the index: {received.size} bytes, SHA-256 {short(received.sha256)}")
         current = self._generations.current
         if current is not None and current.index.sha256 != received.sha256:
             self._sent.add(received.sha256, current.index.sha256)

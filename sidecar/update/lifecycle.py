@@ -35,19 +35,19 @@ from enum import StrEnum
 from sidecar.model.navigator import Process
 
 # Navigator's hook that brings a machine up is a command of our own: an interpreter's start, a request.
-HOOK_TIME = 2.0
+HOOK_SECONDS = 2.0
 # From the end of a hook or CGI to the marker of the reload that it brings; a reload takes some 20 ms.
-RELOAD_TIME = 2.0
+RELOAD_SECONDS = 2.0
 # The same for a Navigator on its maintenance file, on the slowest machine: no tenant runs yet that its reload
 # would wait for.
-BOOT_LOAD_TIME = 10.0
+BOOT_LOAD_SECONDS = 10.0
 # While a load of ours is this fresh, a file published now could be older than the time of that load.
-HOLD_TIME = 2.0
+HOLD_SECONDS = 2.0
 # Pauses between signals or looks that have no effect, in seconds: doubling from the first to the last.
-FIRST_PAUSE, LAST_PAUSE = 2.0, 60.0
-PROBE_PAUSE = 1.0
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 2.0, 60.0
+PROBE_PAUSE_SECONDS = 1.0
 # So many starts of Navigator that ended without a load: it dies of what it finds.
-DEADLY_STARTS = 3
+MAX_DEADLY_STARTS = 3
 
 
 class Phase(StrEnum):
@@ -175,7 +175,7 @@ def _dies(facts: Facts) -> bool:
         published is not None
         and not published.proven
         and facts.fallback is not None
-        and facts.starts >= DEADLY_STARTS
+        and facts.starts >= MAX_DEADLY_STARTS
         and facts.served != published.fingerprint
         and not (facts.process is not None and facts.on_maintenance)
     )
@@ -195,7 +195,7 @@ def _booting(state: LoadState, facts: Facts, published: Published, now: float, l
         state = replace(state, looked=let_go)
     if facts.asking:
         return state, None
-    overdue = state.looked is not None and now - state.looked >= min(limit, BOOT_LOAD_TIME)
+    overdue = state.looked is not None and now - state.looked >= min(limit, BOOT_LOAD_SECONDS)
     if overdue and facts.fallback is not None and not published.proven:
         return _back(state, facts, now, "Navigator looked at it and did not load it")
     rested = max(state.since if not state.acts else state.acted, let_go or 0.0)
@@ -215,7 +215,7 @@ def _loading(state: LoadState, facts: Facts, published: Published, now: float, l
         by_itself = let_go is not None and let_go >= published.at
         if facts.asking and now - state.since < limit:
             return state, None
-        if by_itself and let_go is not None and now - let_go < RELOAD_TIME:
+        if by_itself and let_go is not None and now - let_go < RELOAD_SECONDS:
             return state, None
         return _acted(state, now), Action.SIGNAL
     if now - state.acted < limit:
@@ -230,12 +230,12 @@ def _probing(state: LoadState, facts: Facts, published: Published, now: float, l
         state = replace(state, phase=Phase.LOADED, given_up=False)
         if not state.recorded:
             return replace(state, recorded=True, acted=now), Action.RECORD
-        if facts.retry and now - state.acted >= FIRST_PAUSE:
+        if facts.retry and now - state.acted >= FIRST_PAUSE_SECONDS:
             return replace(state, acted=now), Action.RETRY
         return state, None
     if facts.probe is False and now - state.since >= limit and not state.given_up:
         return _back(state, facts, now, facts.probe_error)
-    if not state.acts or (facts.probe is False and now - state.acted >= PROBE_PAUSE):
+    if not state.acts or (facts.probe is False and now - state.acted >= PROBE_PAUSE_SECONDS):
         return _acted(state, now), Action.PROBE
     return state, None
 
@@ -255,7 +255,7 @@ def _acted(state: LoadState, now: float) -> LoadState:
 
 def _repeat(state: LoadState, action: Action, rested: float, now: float) -> Step:
     """Do it now, or once it has rested for the pause that grows with each time."""
-    pause = min(FIRST_PAUSE * 2 ** max(0, state.acts - 1), LAST_PAUSE)
+    pause = min(FIRST_PAUSE_SECONDS * 2 ** max(0, state.acts - 1), LAST_PAUSE_SECONDS)
     return (_acted(state, now), action) if now - rested >= pause else (state, None)
 
 
@@ -273,7 +273,7 @@ def holds(state: LoadState, facts: Facts, now: float) -> bool:
 
     Only for a moment, and only while Navigator goes on serving: nothing waits for what its own end brings.
     """
-    return state.phase is Phase.LOADING and facts.published is not None and now - state.since < HOLD_TIME
+    return state.phase is Phase.LOADING and facts.published is not None and now - state.since < HOLD_SECONDS
 
 
 def deadline(state: LoadState, now: float, limit: float) -> float:
@@ -282,5 +282,9 @@ def deadline(state: LoadState, now: float, limit: float) -> float:
         return float("inf")
     rested = state.acted if state.acts else state.since
     passed = max(0.0, now - rested)
-    waits = [one - passed for one in (PROBE_PAUSE, FIRST_PAUSE, BOOT_LOAD_TIME, limit) if one > passed]
-    return min(waits, default=FIRST_PAUSE)
+    waits = [
+        one - passed
+        for one in (PROBE_PAUSE_SECONDS, FIRST_PAUSE_SECONDS, BOOT_LOAD_SECONDS, limit)
+        if one > passed
+    ]
+    return min(waits, default=FIRST_PAUSE_SECONDS)

@@ -24,7 +24,7 @@ from sidecar.update.sent import since_boot
 logger = logging.getLogger(__name__)
 
 # The generation to go back to is looked for when a load has not come at once.
-_FALLBACK_AFTER = 0.5
+_FALLBACK_SECONDS = 0.5
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -89,7 +89,7 @@ class Observer:
         else:
             self._count_starts(process)
         fallback = None
-        if published is not None and time.monotonic() - since > _FALLBACK_AFTER:
+        if published is not None and time.monotonic() - since > _FALLBACK_SECONDS:
             fallback = await self._find_fallback(published, last)
         self.process = process
         return Facts(

@@ -31,16 +31,16 @@ from sidecar.update.rejections import Rejections
 logger = logging.getLogger(__name__)
 
 # How often to look without being told, in seconds.
-RECHECK = 2.0
+RECHECK_SECONDS = 2.0
 # Until the watch on the markers has surely begun, looking often takes its place.
-_WATCH_BEGINS = 0.25
-_UNTIL_THEN = 0.01
+_WATCH_BEGINS_SECONDS = 0.25
+_UNTIL_THEN_SECONDS = 0.01
 # A Navigator that is being restarted comes back within this; after it, it is said to be down.
-_DOWN_AFTER = 2.0
-_REMEMBERED = 50
+_DOWN_SECONDS = 2.0
+_MAX_REMEMBERED = 50
 
 
-class Asking:
+class NavigatorRequest:
     """A hook or CGI of Navigator that is being answered; `looks` when its end makes Navigator look."""
 
     looks = False
@@ -152,9 +152,9 @@ class Reconciler:
         self._changed.set()
 
     @contextmanager
-    def navigator_asks(self) -> Iterator[Asking]:
+    def navigator_asks(self) -> Iterator[NavigatorRequest]:
         """While one of Navigator's own hooks or CGIs is answered, it need not be made to look."""
-        asking = Asking()
+        asking = NavigatorRequest()
         self._asking += 1
         try:
             yield asking
@@ -169,7 +169,7 @@ class Reconciler:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while (verdict := self._verdict(generation)) is None:
-                    await happens(self._news, RECHECK / 4)
+                    await happens(self._news, RECHECK_SECONDS / 4)
                 return verdict
         return "pending"
 
@@ -192,7 +192,7 @@ class Reconciler:
             return "loaded"
         if state.given_up:
             return "failed"
-        is_down = state.phase is Phase.WAITING and time.monotonic() - state.since >= _DOWN_AFTER
+        is_down = state.phase is Phase.WAITING and time.monotonic() - state.since >= _DOWN_SECONDS
         return "down" if is_down else None
 
     # The loop
@@ -234,25 +234,29 @@ class Reconciler:
         if (
             published is not None
             and self.state.phase is not Phase.LOADED
-            and now - published.at < _WATCH_BEGINS
+            and now - published.at < _WATCH_BEGINS_SECONDS
         ):
-            return _UNTIL_THEN
-        return max(_UNTIL_THEN, min(RECHECK, lifecycle.deadline(self.state, now, self._limit)))
+            return _UNTIL_THEN_SECONDS
+        return max(
+            _UNTIL_THEN_SECONDS, min(RECHECK_SECONDS, lifecycle.deadline(self.state, now, self._limit))
+        )
 
     async def _watch(self) -> None:
         """Watch while a marker is waited for: it costs more than all else that an idle daemon does."""
         while True:
             await self._unsettled.wait()
             try:
-                async with aclosing(self._navigator.markers.changes(RECHECK)) as changes:
+                async with aclosing(self._navigator.markers.changes(RECHECK_SECONDS)) as changes:
                     async for _ in changes:
                         self._changed.set()
                         if self.state.phase is Phase.LOADED and self.pending is None:
                             self._unsettled.clear()
                             break
             except (OSError, RuntimeError) as error:
-                logger.warning("the markers cannot be watched: %s; looking every %g s", error, RECHECK)
-                await asyncio.sleep(RECHECK)
+                logger.warning(
+                    "the markers cannot be watched: %s; looking every %g s", error, RECHECK_SECONDS
+                )
+                await asyncio.sleep(RECHECK_SECONDS)
 
     # Facts
 
@@ -379,7 +383,7 @@ class Reconciler:
         message = f"generation {number} is not in force: {state.reason}"
         logger.error("%s", message, extra={"generation": number})
         self._not_loaded[number] = message
-        for old in list(self._not_loaded)[:-_REMEMBERED]:
+        for old in list(self._not_loaded)[:-_MAX_REMEMBERED]:
             del self._not_loaded[old]
         self._tell(NotLoaded(number, code, message, goes_back))
         if goes_back is None:
@@ -426,7 +430,7 @@ def _health(
         sentence = f"Navigator is on its maintenance page; generation {number} is in place for it"
         return ("degraded" if long else "progressing"), sentence
     if state.phase is Phase.FOREIGN:
-        if now - state.since < lifecycle.FIRST_PAUSE * 2:
+        if now - state.since < lifecycle.FIRST_PAUSE_SECONDS * 2:
             return "progressing", f"Navigator is starting; generation {number} is in place for it"
         return (
             "degraded",

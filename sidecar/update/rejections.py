@@ -22,9 +22,9 @@ from sidecar.system.files import load, replace
 
 logger = logging.getLogger(__name__)
 
-_KEPT = 50
+_MAX_KEPT = 50
 # Seconds until what failed outside of the content is tried again: the first time, and at most.
-FIRST_PAUSE, LAST_PAUSE = 60.0, 3600.0
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 60.0, 3600.0
 
 
 class _Rejection(Record, frozen=True):
@@ -76,7 +76,11 @@ class Rejections:
     def add_for_a_time(self, sha256: str, inputs: str, error: Rejected, process: Process | None) -> None:
         """Remember a refusal for reasons outside of the content; each time in a row it lasts longer."""
         before = self._find(sha256, inputs)
-        pause = min(before.pause * 2, LAST_PAUSE) if before is not None and before.pause else FIRST_PAUSE
+        pause = (
+            min(before.pause * 2, LAST_PAUSE_SECONDS)
+            if before is not None and before.pause
+            else FIRST_PAUSE_SECONDS
+        )
         self._put(
             _Rejection(
                 f"{sha256} {inputs}",
@@ -132,7 +136,7 @@ class Rejections:
     def _put(self, rejection: _Rejection) -> None:
         self._inputs = rejection.content.partition(" ")[2]
         others = [one for one in self._known if one.content != rejection.content]
-        self._known = [*others[-_KEPT + 1 :], rejection]
+        self._known = [*others[-_MAX_KEPT + 1 :], rejection]
         self._save()
 
     def _save(self) -> None:

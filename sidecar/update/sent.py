@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 LIMIT = AHEAD_SECONDS
 """For how many seconds the store may be behind."""
-_KEPT = 20
+_MAX_KEPT = 20
 
 
 class _Sent(Record, frozen=True):
@@ -65,11 +65,11 @@ class SentIndexes:
         """Remember an index that was sent, and the one that it takes the place of."""
         # The store may be behind by more than one, when several were sent in a row.
         older = self._known[replaced].replaced if self._left(replaced) else ()
-        behind = tuple(one for one in dict.fromkeys((*older, replaced)) if one != sha256)[-_KEPT:]
+        behind = tuple(one for one in dict.fromkeys((*older, replaced)) if one != sha256)[-_MAX_KEPT:]
         self._known.pop(sha256, None)
         self._known[sha256] = _Sent(sha256, behind, self._wall())
         self._until[sha256] = self._steady() + LIMIT
-        for forgotten in list(self._known)[:-_KEPT]:
+        for forgotten in list(self._known)[:-_MAX_KEPT]:
             del self._known[forgotten]
         self._save()
 

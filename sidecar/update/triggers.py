@@ -16,16 +16,16 @@ from sidecar.errors import SidecarError
 
 logger = logging.getLogger(__name__)
 
-_TICK = 2.0
+_TICK_SECONDS = 2.0
 # A step of the wall clock that no adjustment of a running clock explains.
-_GAP = 10.0
-_JITTER = 0.2
+_GAP_SECONDS = 10.0
+_JITTER_SHARE = 0.2
 # A burst of writes to a database is one change, but not for ever.
-_QUIET = 2.0
-_LONGEST = 10.0
+_QUIET_SECONDS = 2.0
+_MAX_QUIET_SECONDS = 10.0
 
 
-class LocalWatch:
+class IndexWatcher:
     """Calls `changed` when a file has changed and then been quiet, or has not been quiet for long.
 
     `signature` blocks, and is called in a thread. Whatever goes wrong is logged, and the watching goes on.
@@ -35,8 +35,8 @@ class LocalWatch:
         self,
         signature: Callable[[], str],
         changed: Callable[[], Awaitable[object]],
-        quiet: float = _QUIET,
-        longest: float = _LONGEST,
+        quiet: float = _QUIET_SECONDS,
+        longest: float = _MAX_QUIET_SECONDS,
     ) -> None:
         self._signature = signature
         self._changed = changed
@@ -44,7 +44,7 @@ class LocalWatch:
         self._longest = longest
         self._problem = ""
 
-    async def run(self, tick: float = _QUIET / 4) -> None:
+    async def run(self, tick: float = _QUIET_SECONDS / 4) -> None:
         """Watch until cancelled."""
         told = last = await self._look()
         moved = since = 0.0
@@ -92,7 +92,7 @@ class Ticker:
         resumed: Callable[[float], Awaitable[object]],
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        tick: float = _TICK,
+        tick: float = _TICK_SECONDS,
     ) -> None:
         self._interval = interval
         self._poll = poll
@@ -114,7 +114,7 @@ class Ticker:
             await asyncio.sleep(self._tick)
             now = self._wall() - self._monotonic()
             gap, offset = now - offset, now
-            if gap > _GAP:
+            if gap > _GAP_SECONDS:
                 logger.info("the machine was suspended for %.0f s", gap)
                 await _guarded(self._resumed(gap), "the wake-up was not followed up")
                 self._due = self._next_poll()
@@ -126,5 +126,5 @@ class Ticker:
         if not self._interval:
             return float("inf")
         # A fleet that started together shall not ask the store together.
-        spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - not a secret
+        spread = random.uniform(1 - _JITTER_SHARE, 1 + _JITTER_SHARE)  # noqa: S311 - not a secret
         return self._monotonic() + self._interval * spread

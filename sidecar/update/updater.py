@@ -27,19 +27,19 @@ import msgspec
 from sidecar.config.settings import Settings
 from sidecar.errors import Busy, NotFound, PreconditionFailed, ReadError, Rejected, SidecarError, StoreError
 from sidecar.generate import Generated, generate
-from sidecar.generate.cache import Memo
-from sidecar.generate.check import Counts, Limits, check, counts, counts_in_place
+from sidecar.generate.cache import ResultCache
+from sidecar.generate.check import Counts, LossLimits, check, counts, counts_in_place
 from sidecar.generate.ownership import owners
 from sidecar.generations import INDEX, Generations, IndexVersion, Manifest
-from sidecar.generations.plan import Plan, Present, plan
-from sidecar.inputs.index import Deployed, read_index
+from sidecar.generations.plan import Plan, PresentFiles, plan
+from sidecar.inputs.index import DeploymentFiles, read_index
 from sidecar.inputs.machine import Inputs
 from sidecar.model.artifacts import HTPASSWD, TENANTS, Artifact
 from sidecar.model.changes import changes, unified
 from sidecar.model.index import Index
 from sidecar.model.navigator import Process
 from sidecar.model.runs import Outcome, Request, RunState
-from sidecar.model.work import Asked, Prepared
+from sidecar.model.work import AddedTenants, PreparedTenants
 from sidecar.system.background import in_thread
 from sidecar.update.check_command import CheckCommand
 from sidecar.update.fetch import FetchStage, IndexStore
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 _INDEX = INDEX.removesuffix(".sqlite3")
 
-PrepareDatabases = Callable[[Asked], Awaitable[Prepared]]
+PrepareDatabases = Callable[[AddedTenants], Awaitable[PreparedTenants]]
 """Sees that the databases of new tenants are here. It never fails: those that are not are left out."""
 
 Published = Callable[[Manifest, Request], None]
@@ -66,7 +66,7 @@ class Candidate:
     version: IndexVersion
     inputs: Inputs
     generated: Generated
-    present: Present
+    present: PresentFiles
     todo: Plan
     tag: str
     withheld: tuple[str, ...] = ()
@@ -98,8 +98,8 @@ class Updater:
         self._published = published
         sent = SentIndexes(Path(settings.paths.state) / "sent.json")
         self.fetch = FetchStage(settings.index_key, store, generations, rejections, inputs, sent, navigator)
-        self._memo = Memo()
-        self._known: tuple[str, Deployed, Index] | None = None
+        self._memo = ResultCache()
+        self._known: tuple[str, DeploymentFiles, Index] | None = None
         self.tenants = 0
         self.skipped_rows = 0
 
@@ -198,12 +198,12 @@ class Updater:
             return ()
         current, new = self._generations.current, _new_databases(before, after)
         if not new:
-            await self._prepare_databases(Asked())
+            await self._prepare_databases(AddedTenants())
             return ()
         waiting = current.withheld if current is not None else ()
         with run.stage("databases"):
             withheld = tuple(name for name in waiting if name in new)
-            prepared = await self._prepare_databases(Asked(tuple(new), withheld, first=before is None))
+            prepared = await self._prepare_databases(AddedTenants(tuple(new), withheld, first=before is None))
         run.warn(*prepared.warnings)
         if prepared.withheld:
             run.say(f"{len(prepared.withheld)} tenants are not served before their databases are here")
@@ -218,7 +218,7 @@ class Updater:
         self.tenants = len(generated.tenants)
         return replace(candidate, generated=generated, todo=todo, withheld=withheld)
 
-    def _plan(self, generated: Generated, present: Present, version: IndexVersion) -> Plan:
+    def _plan(self, generated: Generated, present: PresentFiles, version: IndexVersion) -> Plan:
         """What publishing a set would write."""
         current = self._generations.current
         new_index = current is None or current.index.sha256 != version.sha256
@@ -263,7 +263,7 @@ class Updater:
                 users = present.contents[HTPASSWD] or b""
                 generated = generate(index, inputs.deployment, self._memo, users)
             with run.stage("check"):
-                limits = Limits(settings.max_lost_tenants, settings.max_lost_users)
+                limits = LossLimits(settings.max_lost_tenants, settings.max_lost_users)
                 before = self._counts_before(inputs, present, generated)
                 check(generated, before, limits, self._memo, force=force)
         except Rejected as error:
@@ -293,7 +293,7 @@ class Updater:
             f"{version.sha256[:16]}-{generated.fingerprint[-16:]}",
         )
 
-    def _counts_before(self, inputs: Inputs, present: Present, now: Generated) -> Counts | None:
+    def _counts_before(self, inputs: Inputs, present: PresentFiles, now: Generated) -> Counts | None:
         """How much the set in place holds: what the limits on losses compare with; None where nothing is.
 
         Under other inputs, in another region, say, the same index gives other numbers: a loss is what today's
@@ -311,7 +311,7 @@ class Updater:
             logger.warning("the index of generation %s cannot be counted anew: %s", current.number, error)
             return current.counts
 
-    def _note_drift(self, run: Run, present: Present) -> None:
+    def _note_drift(self, run: Run, present: PresentFiles) -> None:
         """Say which published files are not as they were any more, and keep what changed in the records."""
         if not (drift := self._generations.drift(present)):
             return
@@ -322,7 +322,7 @@ class Updater:
         if changed := [name for name in drift if name not in manners]:
             run.say(f"changed by someone else since they were published: {', '.join(changed)}")
 
-    def _read(self, path: Path, version: IndexVersion, deployed: Deployed) -> Index:
+    def _read(self, path: Path, version: IndexVersion, deployed: DeploymentFiles) -> Index:
         known = self._known
         if known is not None and known[:2] == (version.sha256, deployed):
             return known[2]
@@ -405,7 +405,7 @@ class Updater:
 
     def _choose(
         self, request: Request, number: int, incoming: Path
-    ) -> tuple[Manifest, tuple[Artifact, ...], Present, Plan]:
+    ) -> tuple[Manifest, tuple[Artifact, ...], PresentFiles, Plan]:
         """The generation to restore, what lies there, what to write; its index is linked into `incoming`."""
         generations, current = self._generations, self._generations.current
         if request.takes_back and (
@@ -495,7 +495,7 @@ class Updater:
                 return None
         return index if current.regions is None else msgspec.structs.replace(index, regions=current.regions)
 
-    async def stands(self) -> bool:
+    async def is_intact(self) -> bool:
         """Whether the generation in place is whole, so that Navigator can serve it whatever else failed."""
         return await in_thread(self._stands)
 

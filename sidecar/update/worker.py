@@ -28,7 +28,7 @@ from sidecar.update.run import Run
 logger = logging.getLogger(__name__)
 
 # The worker looks at its clock at least this often, busy or not.
-BEAT = 5.0
+BEAT_SECONDS = 5.0
 
 
 class Throttle:
@@ -161,7 +161,7 @@ class Worker:
                 batch, pause = self._next()
                 if batch is None:
                     self._arrived.clear()
-                    await happens(self._arrived, min(pause, BEAT))
+                    await happens(self._arrived, min(pause, BEAT_SECONDS))
                     continue
                 await self._work(batch)
         finally:
@@ -181,7 +181,7 @@ class Worker:
                 self._throttle.take()
             self._queue.remove(batch)
             return batch, 0.0
-        return None, delay if self._queue and delay else BEAT
+        return None, delay if self._queue and delay else BEAT_SECONDS
 
     def wake(self) -> None:
         """Look at the queue again: publishing may be possible now."""
@@ -219,7 +219,7 @@ class Worker:
         deadline = time.monotonic() + self._limits.timeout
         try:
             while not task.done() and time.monotonic() < deadline:
-                await asyncio.wait({task}, timeout=min(BEAT, max(0.0, deadline - time.monotonic())))
+                await asyncio.wait({task}, timeout=min(BEAT_SECONDS, max(0.0, deadline - time.monotonic())))
                 self._turn()
             late = not task.done()
         finally:
@@ -264,4 +264,4 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether the loop turns."""
-        return time.monotonic() - self._last_beat < BEAT * 3
+        return time.monotonic() - self._last_beat < BEAT_SECONDS * 3

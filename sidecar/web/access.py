@@ -25,12 +25,12 @@ from sidecar.errors import Forbidden, SidecarError, TooManyAttempts, Unauthorize
 
 # Verified for nobody's benefit when the name is unknown, at the others' cost, so that the time does not tell.
 _NOBODY = "$2b${}$abcdefghijklmnopqrstuuQmVZnKNzXwCqK8mVbYQ7Lw8Wk7g1zGy"
-_REMEMBERED = 64
+_MAX_REMEMBERED = 64
 # Wrong passwords from one address: so many at once, then one in so many seconds.
-_ATTEMPTS, _PAUSE = 10, 20.0
+_ATTEMPTS, _PAUSE_SECONDS = 10, 20.0
 # And for one name, wherever they come from: more, as strangers must not keep its owner out easily.
-_NAME_ATTEMPTS, _NAME_PAUSE = 100, 2.0
-_KNOWN = 1000
+_NAME_ATTEMPTS, _NAME_PAUSE_SECONDS = 100, 2.0
+_MAX_KNOWN = 1000
 # Names that nobody can register to let them lead here.
 _PRIVATE = (".localhost", ".internal")
 
@@ -83,7 +83,7 @@ def basic_credentials(request: web.Request) -> tuple[str, str] | None:
     return (name, password) if colon else None
 
 
-class Attempts:
+class AttemptLimiter:
     """Counts wrong passwords by address, or by name: a token bucket each, for those seen last.
 
     A bucket holds `burst` attempts, and gets one back every `pause` seconds.
@@ -94,7 +94,7 @@ class Attempts:
         clock: Callable[[], float] = time.monotonic,
         *,
         burst: int = _ATTEMPTS,
-        pause: float = _PAUSE,
+        pause: float = _PAUSE_SECONDS,
     ) -> None:
         self._clock = clock
         self._burst = burst
@@ -107,7 +107,7 @@ class Attempts:
         full_at = max(self._full_at.pop(whose, now), now)
         late = full_at - now - self._pause * (self._burst - 1)
         self._full_at[whose] = full_at if late > 0 else full_at + self._pause
-        while len(self._full_at) > _KNOWN:
+        while len(self._full_at) > _MAX_KNOWN:
             del self._full_at[next(iter(self._full_at))]
         if late > 0:
             raise TooManyAttempts(ceil(late))
@@ -118,18 +118,22 @@ class Attempts:
             self._full_at[whose] -= self._pause
 
 
-class Administrators:
+class BasicAuth:
     """Checks HTTP Basic credentials against bcrypt hashes, off the event loop.
 
     `behind_navigator` when requests come through it too: then the address is the one that it tells.
     """
 
     def __init__(
-        self, hashes: Mapping[str, str], attempts: Attempts | None = None, *, behind_navigator: bool = False
+        self,
+        hashes: Mapping[str, str],
+        attempts: AttemptLimiter | None = None,
+        *,
+        behind_navigator: bool = False,
     ) -> None:
         self._hashes = dict(hashes)
-        self._attempts = attempts or Attempts()
-        self._by_name = Attempts(burst=_NAME_ATTEMPTS, pause=_NAME_PAUSE)
+        self._attempts = attempts or AttemptLimiter()
+        self._by_name = AttemptLimiter(burst=_NAME_ATTEMPTS, pause=_NAME_PAUSE_SECONDS)
         costs = [hashed.split("$")[2] for hashed in hashes.values()]
         self._nobody = _NOBODY.format(max(costs, default="10")).encode()
         self._behind_navigator = behind_navigator
@@ -247,7 +251,7 @@ def _is_nobodys(name: str) -> bool:
 
 def _remember(proofs: dict[bytes, None], proof: bytes) -> None:
     proofs[proof] = None
-    while len(proofs) > _REMEMBERED:
+    while len(proofs) > _MAX_REMEMBERED:
         del proofs[next(iter(proofs))]
 
 

@@ -32,7 +32,7 @@ class Accepted(Record, frozen=True):
     accepted: bool = True
 
 
-class Fine(Record, frozen=True):
+class Healthy(Record, frozen=True):
     """The answer of a probe when all is well."""
 
     ok: bool = True

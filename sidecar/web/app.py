@@ -8,11 +8,11 @@ from aiohttp import web
 
 from sidecar.web.access import known_as
 from sidecar.web.answers import Handler, errors, note_begun
-from sidecar.web.pages import either
+from sidecar.web.browser.common import either
 from sidecar.web.route import Route
-from sidecar.web.routes import PAGE_ROUTES, ROUTES, Parts
+from sidecar.web.routes import PAGE_ROUTES, ROUTES, Handlers
 
-_LONGEST_BODY = 64 << 10
+_MAX_BODY_BYTES = 64 << 10
 # Anything else is 404 before anybody is asked for a password: Navigator's login lets some endings through.
 _NUMBER = "{number:[0-9]+}"
 _LOCKED = {
@@ -23,9 +23,9 @@ _LOCKED = {
 }
 
 
-def application(parts: Parts, names: Collection[str]) -> web.Application:
+def application(parts: Handlers, names: Collection[str]) -> web.Application:
     """Who may do what is decided by each handler: see `access`. `names` are those it is known by on TCP."""
-    app = web.Application(middlewares=[errors, known_as(names)], client_max_size=_LONGEST_BODY)
+    app = web.Application(middlewares=[errors, known_as(names)], client_max_size=_MAX_BODY_BYTES)
     for route in (*ROUTES, *PAGE_ROUTES):
         add = app.router.add_get if route.method == "GET" else app.router.add_post
         add(route.path.replace("{number}", _NUMBER), _handler(route, parts))
@@ -34,7 +34,7 @@ def application(parts: Parts, names: Collection[str]) -> web.Application:
     return app
 
 
-def _handler(route: Route[Parts], parts: Parts) -> Handler:
+def _handler(route: Route[Handlers], parts: Handlers) -> Handler:
     plain = route.handler(parts)
     return plain if route.page is None else either(route.page(parts), plain)
 

@@ -14,7 +14,7 @@ from sidecar.observe.events import Broker
 from sidecar.ready.assembly import ReadyParts
 from sidecar.ready.facts import GenerationData
 from sidecar.ready.table import lines, table
-from sidecar.web.access import Administrators, on_unix_socket
+from sidecar.web.access import BasicAuth, on_unix_socket
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, preferred, text_answer
 from sidecar.web.streams import stream
 
@@ -32,7 +32,7 @@ class PushBody(Record, frozen=True, forbid_unknown_fields=True):
 class BackgroundViews:
     """All of it needs an administrator, or the Unix socket."""
 
-    def __init__(self, parts: ReadyParts, broker: Broker, administrators: Administrators) -> None:
+    def __init__(self, parts: ReadyParts, broker: Broker, administrators: BasicAuth) -> None:
         self._parts = parts
         self._broker = broker
         self._administrators = administrators

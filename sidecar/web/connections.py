@@ -21,17 +21,17 @@ _CONTINUE = "100-continue"
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class ConnectionLimits:
     """How many TCP connections may be open at once, and how many seconds a request may take to arrive."""
 
     connections: int = 200
     arrival: float = 10.0
 
 
-class Runner(web.AppRunner):
+class BoundedRunner(web.AppRunner):
     """Runs an application on bounded connections; `options` are those of `web.AppRunner`."""
 
-    def __init__(self, application: web.Application, bounds: Bounds, **options: Any) -> None:
+    def __init__(self, application: web.Application, bounds: ConnectionLimits, **options: Any) -> None:
         # The library's own limit for a head that does not come, or not to its end.
         super().__init__(application, keepalive_timeout=bounds.arrival, **options)
         self._bounds = bounds
@@ -43,7 +43,7 @@ class Runner(web.AppRunner):
 class _Connections(web.Server):
     """Makes, counts and ends the connections of one application."""
 
-    def __init__(self, made: web.Server, bounds: Bounds, options: dict[str, Any]) -> None:
+    def __init__(self, made: web.Server, bounds: ConnectionLimits, options: dict[str, Any]) -> None:
         super().__init__(self._handle, request_factory=self._arriving, **options)
         self._application = made.request_handler
         self._request = made.request_factory

@@ -5,23 +5,23 @@ from __future__ import annotations
 from aiohttp import web
 
 from sidecar.errors import BadRequest
-from sidecar.fleet.report import Report, lines
-from sidecar.fleet.run import Wanted
+from sidecar.fleet.report import FleetReport, lines
+from sidecar.fleet.run import FleetRequest
 from sidecar.fleet.service import FleetService
 from sidecar.observe.events import Broker
-from sidecar.web.access import Administrators
+from sidecar.web.access import BasicAuth
 from sidecar.web.answers import EVENTS, JSON, TEXT, json_answer, preferred, text_answer
 from sidecar.web.streams import stream
 
 _WAITS = ("loaded", "ready")
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
-_MOST = 100_000
+_MAX_NUMBER = 100_000
 
 
 class FleetViews:
     """All need an administrator: the machines' ids are nobody else's business."""
 
-    def __init__(self, service: FleetService, broker: Broker, administrators: Administrators) -> None:
+    def __init__(self, service: FleetService, broker: Broker, administrators: BasicAuth) -> None:
         self._service = service
         self._broker = broker
         self._administrators = administrators
@@ -85,19 +85,21 @@ class FleetViews:
         return json_answer(await self._service.control(word, who))
 
 
-def _text(report: Report) -> str:
+def _text(report: FleetReport) -> str:
     return "\n".join(lines(report))
 
 
-def _wanted(request: web.Request) -> Wanted:
+def _wanted(request: web.Request) -> FleetRequest:
     query = request.query
     wait = query.get("wait", "loaded")
     if wait not in _WAITS:
         raise BadRequest(f"there is nothing to wait for named {wait!r}", f"known are {', '.join(_WAITS)}")
     quorum = query.get("quorum")
-    if quorum is not None and not (quorum.isdecimal() and 0 < int(quorum[:9]) <= _MOST and len(quorum) < 9):
-        raise BadRequest(f"the quorum must be a whole number from 1 to {_MOST}, not {quorum!r}")
-    return Wanted(
+    if quorum is not None and not (
+        quorum.isdecimal() and 0 < int(quorum[:9]) <= _MAX_NUMBER and len(quorum) < 9
+    ):
+        raise BadRequest(f"the quorum must be a whole number from 1 to {_MAX_NUMBER}, not {quorum!r}")
+    return FleetRequest(
         only=tuple(query.getall("only", [])),
         quorum=None if quorum is None else int(quorum),
         wait=wait,

@@ -9,7 +9,7 @@ from importlib import resources
 from aiohttp import web
 
 from sidecar.errors import NotFound, SidecarError
-from sidecar.web.page.layout import HEADERS, Frame, problem
+from sidecar.web.page.layout import HEADERS, PageFrame, problem
 from sidecar.web.page.markup import Content, h
 
 HTML = "text/html"
@@ -37,7 +37,7 @@ def base_of(request: web.Request) -> str:
 
 def error_page(request: web.Request, error: SidecarError, headers: Mapping[str, str]) -> web.Response:
     """An error for a browser."""
-    frame = Frame(base_of(request), ADDRESSES)
+    frame = PageFrame(base_of(request), ADDRESSES)
     more: Content = None
     if error.status in (401, 403) and "X-Forwarded-Prefix" in request.headers:
         more = h.p(

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from sidecar import __version__
-from sidecar.fleet.report import Result
+from sidecar.fleet.report import MachineResult
 from sidecar.model.record import ErrorAnswer, Record
 from sidecar.model.stream import STREAM_EVENTS
 from sidecar.web.answers import JSON
@@ -38,7 +38,7 @@ _SECURITY: Mapping[str, Sequence[Schema]] = {
 
 def document(routes: Sequence[Route[Any]]) -> Schema:
     """The whole description."""
-    types = [*dict.fromkeys(_types(routes)), *STREAM_EVENTS, Result]
+    types = [*dict.fromkeys(_types(routes)), *STREAM_EVENTS, MachineResult]
     made, components = msgspec.json.schema_components(types, ref_template=_REF)
     schemas = dict(zip(types, made, strict=True))
     for schema in components.values():

@@ -20,7 +20,7 @@ from sidecar.ready.runner import ReadyWork
 from sidecar.system.tasks import Tasks
 from sidecar.update.reconciler import Reconciler
 from sidecar.update.worker import Worker
-from sidecar.web.access import Administrators, basic_credentials, on_unix_socket
+from sidecar.web.access import BasicAuth, basic_credentials, on_unix_socket
 from sidecar.web.answers import EVENTS, JSON, TEXT, Accepted, json_answer, outcome_answer, preferred
 from sidecar.web.streams import stream
 
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 Wait = Literal["published", "loaded", "ready"]
 _WAITS: tuple[str, ...] = get_args(Wait)
-_LONGEST_WORK = 3600.0
-BOOT_PATIENCE = 1.5
+_MAX_WORK_SECONDS = 3600.0
+BOOT_SECONDS = 1.5
 """Seconds that a machine that boots shows its maintenance page for the newest, with a whole set in place."""
 
 
@@ -50,7 +50,7 @@ class Operations:
         stands: Callable[[], Awaitable[bool]],
         ready_work: ReadyWork,
         broker: Broker,
-        administrators: Administrators,
+        administrators: BasicAuth,
         webhook_token: str,
         reload_timeout: float,
         relay: Callable[[], None] = lambda: None,
@@ -169,11 +169,11 @@ class Operations:
         """The outcome of the update, or that it goes on while what is in place is served."""
         started = time.time()
         update = self._tasks.start(self._worker.submit(wanted))
-        await asyncio.wait({update}, timeout=BOOT_PATIENCE)
+        await asyncio.wait({update}, timeout=BOOT_SECONDS)
         if not update.done() and await self._stands():
             error = Problem(
                 "update_pending",
-                f"the update has not ended within {BOOT_PATIENCE:g} s, and goes on",
+                f"the update has not ended within {BOOT_SECONDS:g} s, and goes on",
                 "look at /status; Navigator is made to load what comes",
                 504,
             )
@@ -186,7 +186,7 @@ class Operations:
         return msgspec.structs.replace(outcome, stands=await self._stands())
 
     async def _until_ready(self, outcome: Outcome, generation: int) -> Outcome:
-        work = await self._ready_work.wait_for(generation, _LONGEST_WORK)
+        work = await self._ready_work.wait_for(generation, _MAX_WORK_SECONDS)
         if work is not None and work.good:
             return msgspec.structs.replace(outcome, state="ready")
         if work is None:

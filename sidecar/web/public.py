@@ -22,13 +22,13 @@ from aiohttp import web
 
 from sidecar.config.settings import TriggerSettings
 from sidecar.errors import BadRequest, NotFound, SidecarError, TooLarge, Unauthorized
-from sidecar.inputs.store.transfer import CHUNK
+from sidecar.inputs.store.transfer import CHUNK_BYTES
 from sidecar.model import signing
-from sidecar.model.machine_report import Served
+from sidecar.model.machine_report import MachineReport
 from sidecar.model.runs import Received, Request
 from sidecar.update.lifecycle import Phase
-from sidecar.update.patience import submit
 from sidecar.update.reconciler import Reconciler
+from sidecar.update.store_lag import submit
 from sidecar.update.worker import Worker
 from sidecar.web.access import on_unix_socket
 from sidecar.web.answers import error_answer, json_answer, outcome_answer
@@ -45,9 +45,9 @@ _STATUS = "update_status"
 _IGNORED = "Sidecar-Body"
 """The header by which the forwarder tells of a body that it did not pass on."""
 # A signed body comes within so many seconds: the forwarder waits a little longer for the answer.
-_LONGEST_BODY = 100.0
+_BODY_SECONDS = 100.0
 # After a poke with an index that is not read, and nothing new in the store: when it is looked at again.
-_LATER = (2.0, 8.0)
+_LATER_SECONDS = (2.0, 8.0)
 
 
 class PublicTrigger:
@@ -62,7 +62,7 @@ class PublicTrigger:
         stands: Callable[[], Awaitable[bool]],
         used: UsedSignatures,
         folder: Path,
-        served: Callable[[], Served],
+        served: Callable[[], MachineReport],
         patience: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -133,7 +133,7 @@ class PublicTrigger:
             self._looking = asyncio.create_task(self._look_later())
 
     async def _look_later(self) -> None:
-        for pause in _LATER:
+        for pause in _LATER_SECONDS:
             await asyncio.sleep(pause)
             try:
                 outcome = await self._worker.submit(Request(trigger="timer", who="a look after a poke"))
@@ -190,8 +190,8 @@ class PublicTrigger:
         path = self._folder / f"index-{self._received}"
         try:
             with _Body(path, self._settings, gzipped=encoding == "gzip") as body:
-                async with asyncio.timeout(_LONGEST_BODY):
-                    async for chunk in request.content.iter_chunked(CHUNK):
+                async with asyncio.timeout(_BODY_SECONDS):
+                    async for chunk in request.content.iter_chunked(CHUNK_BYTES):
                         # A small chunk can inflate to a thousand times its size.
                         await asyncio.to_thread(body.write, chunk)
                 received = body.finish(promised)
@@ -249,7 +249,7 @@ class _Slow(SidecarError):
 
     def __init__(self) -> None:
         super().__init__(
-            f"the body did not come within {_LONGEST_BODY:g} s", "send it faster, or let the store bring it"
+            f"the body did not come within {_BODY_SECONDS:g} s", "send it faster, or let the store bring it"
         )
 
 
@@ -291,7 +291,7 @@ class _Body:
                 )
             try:
                 # A bounded piece at a time: a small chunk can inflate to a thousand times its size.
-                self._keep(self._inflater.decompress(chunk, CHUNK * 16))
+                self._keep(self._inflater.decompress(chunk, CHUNK_BYTES * 16))
             except zlib.error as error:
                 raise BadRequest(f"the body is not gzip: {error}", "compress it again", code="gzip") from None
             chunk = self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail

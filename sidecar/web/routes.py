@@ -12,38 +12,44 @@ from typing import Annotated, Any, Literal
 import msgspec
 from aiohttp import web
 
-from sidecar.fleet.report import Overview, Report, State
+from sidecar.fleet.report import FleetOverview, FleetReport, FleetState
 from sidecar.fleet.rollout import Rollout
-from sidecar.fleet.undo import Past, RollbackPlan
+from sidecar.fleet.undo import IndexHistory, RollbackPlan
 from sidecar.model.changes import Differences
 from sidecar.model.record import ErrorAnswer
 from sidecar.model.runs import ENDINGS, TRIGGERS, Outcome
 from sidecar.model.status import Status
-from sidecar.model.work import Pushed, Work
+from sidecar.model.work import PushResult, Work
 from sidecar.observe.history import Entry
-from sidecar.ready.table import Line
+from sidecar.ready.table import DatabaseLine
 from sidecar.web import openapi
-from sidecar.web.answers import EVENTS, JSON, TEXT, Accepted, Fine, json_answer
+from sidecar.web.answers import EVENTS, JSON, TEXT, Accepted, Healthy, json_answer
 from sidecar.web.background import BackgroundViews, PushBody
+from sidecar.web.browser.fleet import FleetPages
+from sidecar.web.browser.history import HistoryPages
+from sidecar.web.browser.preview import PreviewPages
+from sidecar.web.browser.status import StatusPages
 from sidecar.web.fleet import FleetViews
 from sidecar.web.html import HTML, asset
 from sidecar.web.operations import Operations, RollbackBody, Wait
-from sidecar.web.pages import Pages
 from sidecar.web.public import PublicTrigger
 from sidecar.web.route import OPENMETRICS, Body, Parameter, Reply, Route, answer, followed, shown
 from sidecar.web.views import Views
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Handlers:
     """What handles the requests."""
 
     operations: Operations
     background: BackgroundViews
     views: Views
     public: PublicTrigger
-    pages: Pages
     fleet: FleetViews
+    status_pages: StatusPages
+    preview_pages: PreviewPages
+    fleet_pages: FleetPages
+    history_pages: HistoryPages
 
 
 def _error(words: str) -> Reply:
@@ -89,13 +95,13 @@ async def _describe(request: web.Request) -> web.StreamResponse:
     return json_answer(document())
 
 
-ROUTES: tuple[Route[Parts], ...] = (
+ROUTES: tuple[Route[Handlers], ...] = (
     Route(
         "GET",
         "/",
         "The operators' page for browsers; the state for everyone else.",
         lambda parts: parts.views.status,
-        page=lambda parts: parts.pages.home,
+        page=lambda parts: parts.status_pages.home,
         description="The addresses below /page are the page's own and not described.",
         answers={200: shown("the page, or the state", Status), **openapi.NOT_ALLOWED},
     ),
@@ -121,7 +127,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         "What an update would change now: a summary and unified diffs.",
         lambda parts: parts.operations.preview,
         needs="administrator",
-        page=lambda parts: parts.pages.preview,
+        page=lambda parts: parts.preview_pages.preview,
         answers={
             **_RUN,
             200: msgspec.structs.replace(
@@ -161,7 +167,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         lambda parts: parts.background.databases,
         needs="administrator",
         answers={
-            200: answer("the databases", tuple[Line, ...]),
+            200: answer("the databases", tuple[DatabaseLine, ...]),
             404: _error("there is no generation yet"),
             502: _error("the store failed"),
         },
@@ -176,10 +182,10 @@ ROUTES: tuple[Route[Parts], ...] = (
         "if it is what was last seen here, or with `overwrite`.",
         body=Body(PushBody, {"names": []}),
         answers={
-            200: answer("all are stored", Pushed),
+            200: answer("all are stored", PushResult),
             400: _error("the body cannot be used"),
             404: _error("there is no such database here, or no generation yet"),
-            409: shown("some are not stored", Pushed, ErrorAnswer),
+            409: shown("some are not stored", PushResult, ErrorAnswer),
             413: _error("the body is too large"),
             502: _error("the store failed"),
         },
@@ -220,8 +226,8 @@ ROUTES: tuple[Route[Parts], ...] = (
         "The update of all machines that is under way or was the last, and how all were seen last.",
         lambda parts: parts.fleet.state,
         needs="administrator",
-        page=lambda parts: parts.pages.fleet,
-        answers={200: Reply("how it stands", (State,), (JSON, HTML))},
+        page=lambda parts: parts.fleet_pages.fleet,
+        answers={200: Reply("how it stands", (FleetState,), (JSON, HTML))},
     ),
     Route(
         "POST",
@@ -231,7 +237,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         needs="administrator",
         description="GET /fleet, the metrics and the page tell what was found until the next look.",
         answers={
-            200: answer("how each is", Overview, also=()),
+            200: answer("how each is", FleetOverview, also=()),
             409: _error("this machine is not configured for it"),
             502: _error("the list of machines or the store failed"),
         },
@@ -242,7 +248,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         "The indexes that the store has held, newest first.",
         lambda parts: parts.fleet.history,
         needs="administrator",
-        answers={200: answer("what is known of each", Past, also=()), **_FLEET},
+        answers={200: answer("what is known of each", IndexHistory, also=()), **_FLEET},
     ),
     Route(
         "GET",
@@ -265,11 +271,11 @@ ROUTES: tuple[Route[Parts], ...] = (
         needs="administrator",
         parameters=(_TO, Parameter("held", "the SHA-256 that the store must hold, as the question told it")),
         answers={
-            200: answer("all have loaded it", Report, also=()),
+            200: answer("all have loaded it", FleetReport, also=()),
             400: _error("`held` is missing"),
             404: _error("it is not there"),
             **_FLEET,
-            502: shown("not all have loaded it, or their list or the store failed", Report, ErrorAnswer),
+            502: shown("not all have loaded it, or their list or the store failed", FleetReport, ErrorAnswer),
         },
     ),
     *(
@@ -314,11 +320,11 @@ ROUTES: tuple[Route[Parts], ...] = (
             Parameter("canary", "so many machines, or this id, name or region, first; empty: all at once"),
         ),
         answers={
-            200: followed("all have loaded it", Report),
+            200: followed("all have loaded it", FleetReport),
             400: _error("a parameter cannot be used"),
             409: _error("one is under way already, or this machine is not configured for it"),
             422: _error("one region would lose too many events"),
-            502: shown("not all have loaded it, or their list or the store failed", Report, ErrorAnswer),
+            502: shown("not all have loaded it, or their list or the store failed", FleetReport, ErrorAnswer),
             503: _error("the daemon is stopping"),
         },
     ),
@@ -327,7 +333,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         "/status",
         "The state of this machine; nothing secret, no names of users.",
         lambda parts: parts.views.status,
-        page=lambda parts: parts.pages.state,
+        page=lambda parts: parts.status_pages.state,
         answers={200: shown("the state", Status)},
     ),
     Route(
@@ -336,7 +342,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         "What ran and how it ended, newest first.",
         lambda parts: parts.views.generations,
         needs="administrator",
-        page=lambda parts: parts.pages.past,
+        page=lambda parts: parts.history_pages.past,
         parameters=(
             Parameter("limit", "how many", Annotated[int, msgspec.Meta(ge=0, le=500)], 50),
             Parameter("before", "only runs below this number", Annotated[int, msgspec.Meta(ge=0)]),
@@ -355,7 +361,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         "Everything that is remembered of one generation.",
         lambda parts: parts.views.generation,
         needs="administrator",
-        page=lambda parts: parts.pages.generation,
+        page=lambda parts: parts.history_pages.generation,
         parameters=(Parameter("number", "which one", Annotated[int, msgspec.Meta(ge=1)], where="path"),),
         answers={
             200: shown("the run that published it", Entry),
@@ -385,7 +391,7 @@ ROUTES: tuple[Route[Parts], ...] = (
         "Everything that is remembered of one run, also of one that published nothing.",
         lambda parts: parts.views.run,
         needs="administrator",
-        page=lambda parts: parts.pages.run,
+        page=lambda parts: parts.history_pages.run,
         parameters=(Parameter("number", "which one", Annotated[int, msgspec.Meta(ge=1)], where="path"),),
         answers={200: shown("the run", Entry), 404: _error("the history does not know it")},
     ),
@@ -413,14 +419,14 @@ ROUTES: tuple[Route[Parts], ...] = (
         "/healthz",
         "Alive: the loop that does the work turns.",
         lambda parts: parts.views.healthz,
-        answers={200: answer("ok", Fine), 503: _error("it is stuck")},
+        answers={200: answer("ok", Healthy), 503: _error("it is stuck")},
     ),
     Route(
         "GET",
         "/readyz",
         "Ready: the living web server serves a generation.",
         lambda parts: parts.views.readyz,
-        answers={200: answer("ok", Fine), 503: _error("no generation was loaded yet")},
+        answers={200: answer("ok", Healthy), 503: _error("no generation was loaded yet")},
     ),
     Route(
         "GET",
@@ -431,25 +437,31 @@ ROUTES: tuple[Route[Parts], ...] = (
     ),
 )
 
-PAGE_ROUTES: tuple[Route[Parts], ...] = (
-    Route("GET", "/page/help", "Questions, and what answers them.", lambda parts: parts.pages.help),
-    Route("GET", "/page/live", "The page's changing part.", lambda parts: parts.pages.live),
-    Route("GET", "/page/update", "Asks before an update.", lambda parts: parts.pages.confirm),
-    Route("POST", "/page/update", "Begins an update.", lambda parts: parts.pages.apply),
-    Route("POST", "/page/look", "Looks at the fleet.", lambda parts: parts.pages.look_at_fleet),
-    Route("GET", "/page/fleet", "Asks before a fleet update.", lambda parts: parts.pages.confirm_fleet),
-    Route("POST", "/page/fleet", "Begins a fleet update.", lambda parts: parts.pages.apply_fleet),
-    Route("GET", "/page/fleet/rollback", "Asks before an undo.", lambda parts: parts.pages.confirm_undo),
-    Route("POST", "/page/fleet/rollback", "Begins an undo.", lambda parts: parts.pages.apply_undo),
-    Route("GET", "/page/fleet/rollout", "Shows the rollout under way.", lambda parts: parts.pages.rollout),
-    Route("POST", "/page/fleet/rollout", "Controls it.", lambda parts: parts.pages.control),
+PAGE_ROUTES: tuple[Route[Handlers], ...] = (
+    Route("GET", "/page/help", "Questions, and what answers them.", lambda parts: parts.status_pages.help),
+    Route("GET", "/page/live", "The page's changing part.", lambda parts: parts.status_pages.live),
+    Route("GET", "/page/update", "Asks before an update.", lambda parts: parts.preview_pages.confirm),
+    Route("POST", "/page/update", "Begins an update.", lambda parts: parts.preview_pages.apply),
+    Route("POST", "/page/look", "Looks at the fleet.", lambda parts: parts.fleet_pages.look_at_fleet),
+    Route("GET", "/page/fleet", "Asks before a fleet update.", lambda parts: parts.fleet_pages.confirm_fleet),
+    Route("POST", "/page/fleet", "Begins a fleet update.", lambda parts: parts.fleet_pages.apply_fleet),
+    Route(
+        "GET", "/page/fleet/rollback", "Asks before an undo.", lambda parts: parts.fleet_pages.confirm_undo
+    ),
+    Route("POST", "/page/fleet/rollback", "Begins an undo.", lambda parts: parts.fleet_pages.apply_undo),
+    Route(
+        "GET", "/page/fleet/rollout", "Shows the rollout under way.", lambda parts: parts.fleet_pages.rollout
+    ),
+    Route("POST", "/page/fleet/rollout", "Controls it.", lambda parts: parts.fleet_pages.control),
     Route(
         "GET",
         "/page/rollback/{number}",
         "Asks before a rollback.",
-        lambda parts: parts.pages.confirm_rollback,
+        lambda parts: parts.history_pages.confirm_rollback,
     ),
-    Route("POST", "/page/rollback/{number}", "Begins a rollback.", lambda parts: parts.pages.roll_back),
+    Route(
+        "POST", "/page/rollback/{number}", "Begins a rollback.", lambda parts: parts.history_pages.roll_back
+    ),
     Route("GET", "/page/assets/{digest}/{name}", "The page's style and script.", lambda _: asset),
 )
 """What the page needs for itself; nothing else should rely on it. Without a password only the assets come."""

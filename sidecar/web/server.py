@@ -18,30 +18,30 @@ from aiohttp import web
 
 from sidecar.config.settings import ListenSettings
 from sidecar.errors import Busy, SettingsError
-from sidecar.web.connections import Bounds, Runner
+from sidecar.web.connections import BoundedRunner, ConnectionLimits
 
 logger = logging.getLogger(__name__)
 
 # On the Unix socket pokes wait while the daemon restarts. On TCP so many are accepted in one go at most.
 _BACKLOG, _TCP_BACKLOG = 1024, 128
-_SHUTDOWN = 1.0
-_RETRY = 5.0
-_LAST_WORDS = 0.05
+_SHUTDOWN_SECONDS = 1.0
+_RETRY_SECONDS = 5.0
+_LAST_WORDS_SECONDS = 0.05
 
 
 class Server:
     """Serves one application on every address of the settings."""
 
     def __init__(
-        self, application: web.Application, settings: ListenSettings, bounds: Bounds | None = None
+        self, application: web.Application, settings: ListenSettings, bounds: ConnectionLimits | None = None
     ) -> None:
         # Bodies stay as they were sent: their digest is signed, and their inflation is bounded elsewhere.
-        self._runner = Runner(
+        self._runner = BoundedRunner(
             application,
-            bounds or Bounds(),
+            bounds or ConnectionLimits(),
             auto_decompress=False,
             access_log=None,
-            shutdown_timeout=_SHUTDOWN,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
             handle_signals=False,
         )
         self._settings = settings
@@ -79,7 +79,7 @@ class Server:
     async def run(self) -> None:
         """Try again to listen on TCP, for as long as that failed: what it takes may be gone meanwhile."""
         while self.problem is not None:
-            await asyncio.sleep(_RETRY)
+            await asyncio.sleep(_RETRY_SECONDS)
             await self._listen_on_tcp()
 
     async def _listen_on_tcp(self) -> None:
@@ -114,7 +114,7 @@ class Server:
             while self._passed:
                 await self._passed.pop().stop()
             # Who was accepted just now has yet to send what it wants.
-            await asyncio.sleep(_LAST_WORDS)
+            await asyncio.sleep(_LAST_WORDS_SECONDS)
 
     async def shutdown(self) -> None:
         """Stop listening and end what is open."""

@@ -13,7 +13,7 @@ from sidecar.model.record import ErrorAnswer, Problem, Record
 from sidecar.observe.events import Broker, StreamedEvent
 from sidecar.web.answers import EVENTS
 
-_KEEPALIVE = 15.0
+_KEEPALIVE_SECONDS = 15.0
 
 
 async def stream(
@@ -30,7 +30,7 @@ async def stream(
             task.add_done_callback(lambda _: _end(queue))
         while True:
             try:
-                async with asyncio.timeout(_KEEPALIVE):
+                async with asyncio.timeout(_KEEPALIVE_SECONDS):
                     event = await queue.get()
             except TimeoutError:
                 await response.write(b": still here\n\n")

@@ -18,11 +18,11 @@ from sidecar.observe.history import Entry, History, Search
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.status import StatusSource
 from sidecar.update.worker import Worker
-from sidecar.web.access import Administrators
+from sidecar.web.access import BasicAuth
 from sidecar.web.answers import (
     JSON,
     TEXT,
-    Fine,
+    Healthy,
     is_number,
     json_answer,
     outcome_text,
@@ -32,8 +32,8 @@ from sidecar.web.answers import (
 )
 from sidecar.web.streams import stream
 
-_MOST_ENTRIES = 500
-_MAX_SEARCHED = 100
+_MAX_ENTRIES = 500
+_MAX_SEARCH_CHARACTERS = 100
 
 
 class Views:
@@ -46,7 +46,7 @@ class Views:
         history: History,
         metrics: Metrics,
         broker: Broker,
-        administrators: Administrators,
+        administrators: BasicAuth,
         comparison: Comparison,
     ) -> None:
         self._worker = worker
@@ -75,7 +75,7 @@ class Views:
         limit = _number(request, "limit", 50)
         before = _number(request, "before", 0) or None
         entries = await asyncio.to_thread(
-            self._history.entries, min(limit, _MOST_ENTRIES), before, search(request)
+            self._history.entries, min(limit, _MAX_ENTRIES), before, search(request)
         )
         if preferred(request, JSON, TEXT) == JSON:
             return json_answer([_brief(entry) for entry in entries])
@@ -132,7 +132,7 @@ class Views:
 def search(request: web.Request) -> Search:
     """Which runs are asked for."""
     trigger, who, state = (
-        request.query.get(name, "").strip()[:_MAX_SEARCHED] for name in ("trigger", "who", "state")
+        request.query.get(name, "").strip()[:_MAX_SEARCH_CHARACTERS] for name in ("trigger", "who", "state")
     )
     return Search(trigger, who, state)
 
@@ -144,7 +144,7 @@ def _whole(request: web.Request, entry: Entry) -> web.Response:
 
 
 def _fine(request: web.Request) -> web.Response:
-    return json_answer(Fine()) if preferred(request, TEXT, JSON) == JSON else text_answer("ok")
+    return json_answer(Healthy()) if preferred(request, TEXT, JSON) == JSON else text_answer("ok")
 
 
 def _number(request: web.Request, name: str, default: int) -> int:

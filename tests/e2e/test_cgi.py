@@ -20,7 +20,7 @@ import pytest
 
 from sidecar.demo.sample import add_user
 from sidecar.model.artifacts import NAMES
-from sidecar.model.machine_report import Served
+from sidecar.model.machine_report import MachineReport
 from tests.conftest import Bucket
 from tests.support.cgi import CGI, UPDATE_PATH, Daemon, environment, run_cgi, serving, sidecar, signed
 from tests.support.machine import Machine, until
@@ -187,7 +187,7 @@ async def test_the_state_is_told_to_anyone(machine: Machine, bucket: Bucket) -> 
         assert after["published"] == hashlib.sha256(machine.store_index.read_bytes()).hexdigest()
         assert (after["generation"], after["loaded"], after["sha256"]) == (1, None, None)
         assert (after["sync"], after["health"], after["busy"]) == ("synced", "waiting", False)
-        assert set(after) == set(Served.__struct_fields__)
+        assert set(after) == set(MachineReport.__struct_fields__)
 
 
 async def test_a_question_is_answered_under_its_own_path_only(machine: Machine, bucket: Bucket) -> None:

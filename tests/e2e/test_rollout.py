@@ -29,10 +29,10 @@ from sidecar.errors import Rejected
 from sidecar.fleet.control import control
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.preview import preview
-from sidecar.fleet.report import Report, Result
+from sidecar.fleet.report import FleetReport, MachineResult
 from sidecar.fleet.rollout import Rollout
-from sidecar.fleet.run import Updates, Wanted
-from sidecar.fleet.undo import Past, Undo, past_lines
+from sidecar.fleet.run import FleetRequest, FleetUpdates
+from sidecar.fleet.undo import IndexHistory, Undo, past_lines
 from sidecar.generate.check import LOSS
 from sidecar.inputs.store import Store, open_store, own_index
 from sidecar.model.runs import Request
@@ -61,10 +61,10 @@ class Heard:
     def say(self, sentence: str) -> None:
         self.said.append(sentence)
 
-    def expect(self, results: list[Result]) -> None:
+    def expect(self, results: list[MachineResult]) -> None:
         pass
 
-    def tell(self, result: Result) -> None:
+    def tell(self, result: MachineResult) -> None:
         self.said.append(f"{result.machine} {result.state} {result.note}")
 
     async def heard(self, words: str) -> None:
@@ -79,7 +79,7 @@ class Field:
         self.bucket = bucket
         self.admin = admin
         self.store = store
-        self.updates = Updates(admin.settings(), store)
+        self.updates = FleetUpdates(admin.settings(), store)
         self.undo = Undo(admin.settings(), store)
 
     @property
@@ -113,8 +113,8 @@ class Field:
         """As if the driver's lease had passed."""
         self.bucket.put(RECORD, json.dumps({**self.record(), "lease": 0.0}).encode())
 
-    async def roll_out(self, canary: str = "1", heard: Heard | None = None, **more: Any) -> Report:
-        wanted = Wanted(index=self.local, canary=canary, **more)
+    async def roll_out(self, canary: str = "1", heard: Heard | None = None, **more: Any) -> FleetReport:
+        wanted = FleetRequest(index=self.local, canary=canary, **more)
         return await self.updates.update(wanted, heard or Heard())
 
     @contextmanager
@@ -132,7 +132,7 @@ class Field:
             free.set()
             del self.whole.router.faults[machine]
 
-    async def history(self) -> Past:
+    async def history(self) -> IndexHistory:
         return await self.undo.history(Heard())
 
     async def control(self, word: str) -> Rollout:
@@ -374,8 +374,8 @@ async def test_a_canary_that_proves_nothing_is_replaced(field: Field, fault: Any
     # While one hangs for as long as shipped, twice, nothing happens.
     impatient = field.whole.admin(canary_soak="300ms", answer_timeout="2s", timeout="40s", attempts=1)
     try:
-        wanted = Wanted(index=field.local, canary="1")
-        report = await Updates(impatient.settings(), field.store).update(wanted, heard)
+        wanted = FleetRequest(index=field.local, canary="1")
+        report = await FleetUpdates(impatient.settings(), field.store).update(wanted, heard)
     finally:
         router.machines["m1"] = own
         router.faults.clear()
@@ -401,7 +401,7 @@ async def test_pause_and_abort_reach_the_driver(field: Field) -> None:
         await heard.heard("paused")
     assert field.held() == before
     with pytest.raises(FleetError, match="drives a rollout"):
-        await field.updates.update(Wanted(), Heard())
+        await field.updates.update(FleetRequest(), Heard())
     ended = await field.control("abort")
     assert ended.phase == "taken_back"
     assert (await rolling).rollout == "taken_back"
@@ -527,7 +527,7 @@ async def test_the_page_shows_a_rollout_and_controls_it(field: Field) -> None:
         async with client.get("fleet", headers=browser) as answer:
             assert 'href="./page/fleet?canary=1"' in await answer.text()
         with field.holding("m1") as release:
-            rolling = asyncio.create_task(daemon.fleet.update(Wanted(canary="1"), "somebody"))
+            rolling = asyncio.create_task(daemon.fleet.update(FleetRequest(canary="1"), "somebody"))
             await until(lambda: field.whole.router.seen["m1", "POST"] > asked, 30)
             page = await shown()
             assert "Wave 1 of 2, then all others" in page

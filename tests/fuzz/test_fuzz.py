@@ -26,8 +26,8 @@ from sidecar.config.parse import keys, parse
 from sidecar.demo.sample import write_index
 from sidecar.errors import ReadError, Rejected, SettingsError, SidecarError
 from sidecar.generate import Deployment, generate
-from sidecar.generate.cache import Memo
-from sidecar.generate.check import Limits, check
+from sidecar.generate.cache import ResultCache
+from sidecar.generate.check import LossLimits, check
 from sidecar.inputs.index import read_index
 from sidecar.inputs.machine import placeholder_values
 from sidecar.inputs.profiles import load_profile
@@ -115,9 +115,9 @@ def test_any_value_in_any_column(sample: Path, edits: list[tuple[tuple[str, str]
 def _read(path: Path) -> None:
     """The whole way to a set that could be published."""
     try:
-        index, memo = read_index(path), Memo()
+        index, memo = read_index(path), ResultCache()
         generated = generate(index, deployment(), memo)
-        check(generated, None, Limits(0.5, 0.5), memo, force=False)
+        check(generated, None, LossLimits(0.5, 0.5), memo, force=False)
     except (Rejected, ReadError):
         return
     configuration = yaml.safe_load(generated["navigator.yml"])

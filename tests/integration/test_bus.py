@@ -18,12 +18,12 @@ from sidecar.config.parse import parse
 from sidecar.config.settings import Settings
 from sidecar.daemon import Daemon
 from sidecar.fleet.bus import BusListener, announcing
-from sidecar.fleet.nats_link import BusError, Link, connected, place
-from sidecar.fleet.progress import Silence
-from sidecar.fleet.run import Updates, Wanted
+from sidecar.fleet.nats_link import BusError, NatsLink, connected, place
+from sidecar.fleet.progress import NoProgress
+from sidecar.fleet.run import FleetRequest, FleetUpdates
 from sidecar.model.bus import (
     HINTS,
-    LONGEST_SPREAD,
+    MAX_SPREAD_SECONDS,
     STATEMENTS,
     Hint,
     Statement,
@@ -31,7 +31,7 @@ from sidecar.model.bus import (
     machine_key,
     seal,
 )
-from sidecar.model.machine_report import Served
+from sidecar.model.machine_report import MachineReport
 from tests.support.cgi import sidecar
 from tests.support.machine import SECRET, Machine, started, until
 from tests.support.nats import NatsServer, nats_server
@@ -67,7 +67,7 @@ class Ears:
     def __init__(self, settings: Settings, **more: Any) -> None:
         self.heard: list[tuple[str, bool]] = []
         self.counted: list[str] = []
-        self.served = Served("m1", "iad", "synced", "healthy", sha256=ONE)
+        self.served = MachineReport("m1", "iad", "synced", "healthy", sha256=ONE)
         self.done = True
         self.held = asyncio.Event()
         self.held.set()
@@ -93,13 +93,13 @@ class Ears:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def give(link: Link, settings: Settings, sha256: str, stamp: float, secret: str = SECRET) -> None:
+async def give(link: NatsLink, settings: Settings, sha256: str, stamp: float, secret: str = SECRET) -> None:
     """A hint with a stamp of one's choice."""
     key = fleet_key(settings.store, settings.index_key)
     await link.put(HINTS, key, seal(Hint(sha256), key, stamp, secret))
 
 
-async def statement(link: Link, settings: Settings, machine: str = "m1") -> bytes | None:
+async def statement(link: NatsLink, settings: Settings, machine: str = "m1") -> bytes | None:
     """What a machine has stated."""
     key = fleet_key(settings.store, settings.index_key)
     return await link.get(STATEMENTS, machine_key(key, machine))
@@ -184,7 +184,7 @@ async def test_a_newer_hint_is_not_kept_waiting_by_an_older_ones_spread(
     settings = settings_of(tmp_path, server.url)
     key, now = fleet_key(settings.store, settings.index_key), _now()
     async with announcing(settings), connected(server.url, "test") as link, Ears(settings).open() as ears:
-        await link.put(HINTS, key, seal(Hint(ONE, LONGEST_SPREAD), key, now - 2, SECRET))
+        await link.put(HINTS, key, seal(Hint(ONE, MAX_SPREAD_SECONDS), key, now - 2, SECRET))
         await until(lambda: ears.listener._newest > 0)
         await link.put(HINTS, key, b"rubbish")
         await give(link, settings, TWO, now - 3)
@@ -348,13 +348,13 @@ async def test_a_machine_states_what_it_serves(server: NatsServer, tmp_path: Pat
     async with announcing(settings) as announcement, Ears(settings).open() as ears:
         await until(lambda: "m1" in announcement.statements)
         assert announcement.statements["m1"] == Statement(ears.served)
-        ears.served = Served("m1", "iad", "synced", "progressing", published=TWO, sha256=ONE)
+        ears.served = MachineReport("m1", "iad", "synced", "progressing", published=TWO, sha256=ONE)
         await announcement.publish(TWO)
         assert await announcement.verdict("unknown", TWO, ready=False) is None
         waiting = asyncio.create_task(announcement.verdict("m1", TWO, ready=False))
         await until(lambda: announcement.statements["m1"].hint > 0)
         assert not waiting.done()  # it has followed, but does not serve it yet
-        ears.served = Served("m1", "iad", "synced", "healthy", sha256=TWO, loaded=2)
+        ears.served = MachineReport("m1", "iad", "synced", "healthy", sha256=TWO, loaded=2)
         ears.listener.moved()
         verdict = await waiting
     assert verdict is not None
@@ -366,7 +366,9 @@ async def test_a_statement_of_before_the_hint_counts_for_nothing(server: NatsSer
     settings = settings_of(tmp_path, server.url)
     key = fleet_key(settings.store, settings.index_key)
     own = machine_key(key, "m1")
-    before = seal(Statement(Served("m1", "", "synced", "healthy", sha256=ONE), EARLY), own, _now(), SECRET)
+    before = seal(
+        Statement(MachineReport("m1", "", "synced", "healthy", sha256=ONE), EARLY), own, _now(), SECRET
+    )
     async with connected(server.url, "test") as link, announcing(settings) as announcement:
         await link.put(STATEMENTS, own, before)
         await link.put(STATEMENTS, machine_key(key, "m2"), before)  # another machine's place
@@ -450,7 +452,7 @@ async def test_a_fleet_update_by_the_bus_pokes_nobody(server: NatsServer, tmp_pa
         await loaded(daemon, machine)
         await until(lambda: announcement.statements)
         machine.put_index(seed=2)
-        updating = asyncio.create_task(Updates(settings).update(Wanted(), Silence()))
+        updating = asyncio.create_task(FleetUpdates(settings).update(FleetRequest(), NoProgress()))
         await until(lambda: daemon.status.last is not None and daemon.status.last.trigger == "bus")
         machine.load()
         report = await updating
@@ -513,11 +515,11 @@ async def test_a_fleet_update_goes_on_without_its_bus(tmp_path: Path) -> None:
     machine.put_index()
     said: list[str] = []
 
-    class Ear(Silence):
+    class Ear(NoProgress):
         def say(self, sentence: str) -> None:
             said.append(sentence)
 
-    report = await Updates(machine.settings()).update(Wanted(), Ear())
+    report = await FleetUpdates(machine.settings()).update(FleetRequest(), Ear())
     finding = await examine._bus(machine.settings())
     assert not finding.good
     assert "127.0.0.1:9" in finding.message

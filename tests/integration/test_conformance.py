@@ -12,7 +12,7 @@ import yaml
 
 from sidecar.config.parse import parse
 from sidecar.generate import generate
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.inputs.index import read_index
 from sidecar.inputs.machine import Machine
 from sidecar.model.artifacts import (
@@ -52,7 +52,7 @@ def generated(conformance: Path, index: str, kind: str, folder: Path) -> Path:
     settings = parse({"paths": {"state": str(folder / "state")}}, {**COMMON, **ENVIRONMENTS[kind]})
     inputs = Machine(settings, folder / "state" / "loaded").inputs()
     database = conformance / "indexes" / f"{index}.sqlite3"
-    made = generate(read_index(database, inputs.deployed), inputs.deployment, Memo())
+    made = generate(read_index(database, inputs.deployed), inputs.deployment, ResultCache())
     assert [artifact.name for artifact in made.artifacts] == list(NAMES)
     for artifact in made.artifacts:
         (folder / artifact.name).write_bytes(artifact.content)

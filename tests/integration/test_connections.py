@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from sidecar.config.settings import ListenSettings
-from sidecar.web.connections import Bounds
+from sidecar.web.connections import ConnectionLimits
 from sidecar.web.server import Server
 
 HEAD = b"GET /quick HTTP/1.1\r\nHost: localhost\r\n"
@@ -41,7 +41,7 @@ async def _stream(request: web.Request) -> web.StreamResponse:
 
 
 @asynccontextmanager
-async def served(folder: Path, bounds: Bounds) -> AsyncIterator[Server]:
+async def served(folder: Path, bounds: ConnectionLimits) -> AsyncIterator[Server]:
     """A small application on both kinds of address."""
     app = web.Application()
     app.add_routes([web.get("/quick", _quick), web.post("/read", _read), web.get("/stream", _stream)])
@@ -100,7 +100,7 @@ class Peer:
 async def test_who_only_holds_a_connection_makes_room(tmp_path: Path) -> None:
     """Beyond the bound the oldest connections that wait for nothing are closed; a stream goes on."""
     # A small number, so that the test needs few connections.
-    async with served(tmp_path, Bounds(connections=4, arrival=60)) as server:
+    async with served(tmp_path, ConnectionLimits(connections=4, arrival=60)) as server:
         streaming = await Peer.tcp(server)
         await streaming.ask(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n", b"begun")
         held = [await Peer.tcp(server) for _ in range(8)]
@@ -120,7 +120,7 @@ async def test_who_only_holds_a_connection_makes_room(tmp_path: Path) -> None:
 
 async def test_when_all_are_busy_the_oldest_makes_room(tmp_path: Path) -> None:
     """Who follows streams without end cannot keep everybody else out."""
-    async with served(tmp_path, Bounds(connections=2, arrival=60)) as server:
+    async with served(tmp_path, ConnectionLimits(connections=2, arrival=60)) as server:
         streams = [await Peer.tcp(server) for _ in range(2)]
         for one in streams:
             await one.ask(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n", b"begun")
@@ -144,7 +144,7 @@ async def test_when_all_are_busy_the_oldest_makes_room(tmp_path: Path) -> None:
 async def test_a_request_has_to_arrive_in_time(tmp_path: Path, sent: bytes) -> None:
     """Who sends nothing, half a head or half a body is cut off, also on a connection that was used before."""
     # A short time, so that the test need not wait for the one that is shipped.
-    async with served(tmp_path, Bounds(arrival=0.2)) as server:
+    async with served(tmp_path, ConnectionLimits(arrival=0.2)) as server:
         fresh, used = await Peer.tcp(server), await Peer.tcp(server)
         await used.ask()
         for one in (fresh, used):
@@ -154,7 +154,7 @@ async def test_a_request_has_to_arrive_in_time(tmp_path: Path, sent: bytes) -> N
 
 async def test_a_whole_request_takes_as_long_as_it_takes(tmp_path: Path) -> None:
     """Once a request is there, no time limit ends its answer."""
-    async with served(tmp_path, Bounds(arrival=0.1)) as server:
+    async with served(tmp_path, ConnectionLimits(arrival=0.1)) as server:
         one = await Peer.tcp(server)
         await one.ask(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n", b"begun")
         with pytest.raises(TimeoutError):
@@ -169,7 +169,7 @@ async def test_what_a_malformed_request_holds_is_not_repeated(
 ) -> None:
     """It gets a short 400, and the log one line, neither of which holds anything of it."""
     caplog.set_level(logging.DEBUG)
-    async with served(tmp_path, Bounds()) as server:
+    async with served(tmp_path, ConnectionLimits()) as server:
         one = await Peer.tcp(server)
         one.send(HEAD + line + b"\r\n")
         answer = await one.rest()
@@ -189,7 +189,7 @@ async def test_a_strange_expectation_is_refused(
     tmp_path: Path, expected: bytes, path: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever a client expects that HTTP does not know, it gets 417, and the log stays quiet."""
-    async with served(tmp_path, Bounds()) as server:
+    async with served(tmp_path, ConnectionLimits()) as server:
         one = await Peer.tcp(server)
         one.send(b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nExpect: " + expected + b"\r\n\r\n")
         assert (await one.rest()).startswith(b"HTTP/1.1 417 ")
@@ -200,7 +200,7 @@ async def test_whoever_leaves_before_the_body_is_no_fault(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A stranger who announces a body and ends the connection leaves nothing in the log."""
-    async with served(tmp_path, Bounds()) as server:
+    async with served(tmp_path, ConnectionLimits()) as server:
         for _ in range(20):
             peer = await Peer.tcp(server)
             announced = b"Host: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
@@ -215,7 +215,7 @@ async def test_whoever_leaves_before_the_body_is_no_fault(
 
 async def test_a_body_may_be_announced(tmp_path: Path) -> None:
     """Who asks whether to go on is told to."""
-    async with served(tmp_path, Bounds()) as server:
+    async with served(tmp_path, ConnectionLimits()) as server:
         one = await Peer.tcp(server)
         await one.ask(
             b"POST /read HTTP/1.1\r\nHost: localhost\r\nExpect: 100-Continue\r\nContent-Length: 5\r\n\r\n",

@@ -22,12 +22,12 @@ from sidecar.errors import StoreError
 from sidecar.inputs.store.folder import FolderStore
 from sidecar.model.index import Event, Index, Programme, Studio
 from sidecar.model.objects import Stored
-from sidecar.model.work import Asked
+from sidecar.model.work import AddedTenants
 from sidecar.ready.databases import Databases
 from sidecar.ready.facts import GenerationData
 from sidecar.ready.folder import DatabaseFolder
 from sidecar.ready.memory import FileMemory
-from sidecar.ready.plan import Known
+from sidecar.ready.plan import LastSynced
 from sidecar.ready.push import Push
 from sidecar.ready.report import StepReport
 from sidecar.system.background import Background
@@ -63,7 +63,7 @@ class Bus(FolderStore):
         return etag
 
 
-class Forgetful(FileMemory[Known]):
+class Forgetful(FileMemory[LastSynced]):
     """A memory that can be killed before it has written down what happened."""
 
     killed = False
@@ -103,7 +103,7 @@ class Place:
     def start(self) -> None:
         """A new process, which knows what was written down."""
         files = DatabaseFolder(self.folder, 0o644, -1, -1)
-        memory = Forgetful(self.folder / "state" / "databases.json", Known)
+        memory = Forgetful(self.folder / "state" / "databases.json", LastSynced)
         databases = Databases(_settings(self.region), self.store, files, memory, self.background)
         push = Push(databases, self.store, files, memory, self.region, self.folder / "state")
         self.parts = databases, push, memory
@@ -152,7 +152,7 @@ class World:
 
     async def begin(self) -> None:
         """The first publication of the first owner, which has no database of the event yet."""
-        await self.places[0].parts[0].prepare(Asked((NAME,), first=True))
+        await self.places[0].parts[0].prepare(AddedTenants((NAME,), first=True))
         self.places[0].serves = True
 
     def facts(self, place: Place) -> GenerationData:
@@ -204,7 +204,7 @@ class World:
         if place.withheld and not databases.resolves((NAME,)):
             return
         try:
-            prepared = await databases.prepare(Asked((NAME,), (NAME,) if place.withheld else ()))
+            prepared = await databases.prepare(AddedTenants((NAME,), (NAME,) if place.withheld else ()))
         except Killed:
             place.start()
         else:

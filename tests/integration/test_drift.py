@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.generations.plan import Present
+from sidecar.generations.plan import PresentFiles
 from sidecar.model.runs import Request
 from sidecar.observe.drift import Drift
 from tests.support.machine import Machine
@@ -47,7 +47,7 @@ async def test_a_publication_while_it_looks_is_no_drift(machine: Machine) -> Non
 
             where, index_fault, stamps = site.where, site.index_fault, site.stamps
 
-            def present(self) -> Present:
+            def present(self) -> PresentFiles:
                 daemon.generations.current = published
                 return read
 

@@ -10,7 +10,7 @@ from sidecar.config.settings import FetchSettings
 from sidecar.inputs.extra import extras
 from sidecar.inputs.store.folder import FolderStore
 from sidecar.model.objects import Fetched
-from sidecar.ready.extra import ExtraFiles, Held
+from sidecar.ready.extra import ExtraFiles, FetchedExtra
 from sidecar.ready.facts import GenerationData
 from sidecar.ready.memory import FileMemory
 from sidecar.ready.report import StepReport
@@ -54,7 +54,7 @@ class Bench:
         self.files = ExtraFiles(
             extras(settings),
             self.store,
-            FileMemory(self.state / "extra.json", Held),
+            FileMemory(self.state / "extra.json", FetchedExtra),
             Background(1, 0),
             (-1, -1),
             self.state,

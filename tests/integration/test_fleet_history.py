@@ -22,18 +22,18 @@ from sidecar.errors import Rejected, SidecarError, StoreError
 from sidecar.fleet import coordinator
 from sidecar.fleet.bus import announcing
 from sidecar.fleet.control import go_on, tell
-from sidecar.fleet.driver import Lost
+from sidecar.fleet.driver import LeaseLost
 from sidecar.fleet.index_history import PastIndex
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.nats_link import connected
-from sidecar.fleet.report import Result
+from sidecar.fleet.report import MachineResult
 from sidecar.fleet.rollout import Rollout
-from sidecar.fleet.run import Updates, Wanted
+from sidecar.fleet.run import FleetRequest, FleetUpdates
 from sidecar.fleet.service import FleetService
 from sidecar.fleet.store_records import StoreRecords
 from sidecar.fleet.undo import Undo
 from sidecar.model.bus import HINTS, Hint, fleet_key, opened
-from sidecar.model.machine_report import Served
+from sidecar.model.machine_report import MachineReport
 from sidecar.model.runs import Outcome
 from tests.support.fleet import KEY, index, lose, serve
 from tests.support.machine import SECRET, Machine, until
@@ -55,10 +55,10 @@ class Heard:
     def say(self, sentence: str) -> None:
         self.said.append(sentence)
 
-    def expect(self, results: list[Result]) -> None:
+    def expect(self, results: list[MachineResult]) -> None:
         pass
 
-    def tell(self, result: Result) -> None:
+    def tell(self, result: MachineResult) -> None:
         pass
 
 
@@ -72,7 +72,7 @@ class Field:
         self.admin = Machine(folder, {"fleet": fleet})
         self.settings = self.admin.settings()
         self.store = MemoryStore()
-        self.updates = Updates(self.settings, self.store)
+        self.updates = FleetUpdates(self.settings, self.store)
         self.undo = Undo(self.settings, self.store)
         self.heard = Heard()
         self.local = folder / "local.sqlite3"
@@ -85,7 +85,7 @@ class Field:
     async def update(self, name: str, canary: str = "", **more: Any) -> str:
         """Bring another index to the fleet; the SHA-256 that the store holds then."""
         self.change(name)
-        report = await self.updates.update(Wanted(index=self.local, canary=canary, **more), self.heard)
+        report = await self.updates.update(FleetRequest(index=self.local, canary=canary, **more), self.heard)
         assert report.good, report
         return self.held()
 
@@ -105,7 +105,7 @@ def machine(name: str) -> Callable[[web.BaseRequest], Awaitable[web.StreamRespon
             serves.append(request.query["sha256"])
             outcome: Any = {"state": "published", "sha256": serves[-1]}
         else:
-            outcome = Served(name, "iad", "synced", "healthy", loaded=1, sha256=serves[-1])
+            outcome = MachineReport(name, "iad", "synced", "healthy", loaded=1, sha256=serves[-1])
         return web.Response(body=msgspec.json.encode(outcome), headers={"Sidecar-Machine": name})
 
     return answer
@@ -139,8 +139,8 @@ async def test_who_lost_a_rollout_does_not_say_how_it_ended(field: Field) -> Non
 
     field.store.before = before
     field.change("two")
-    with pytest.raises(Lost):
-        await field.updates.update(Wanted(index=field.local, canary="1"), field.heard)
+    with pytest.raises(LeaseLost):
+        await field.updates.update(FleetRequest(index=field.local, canary="1"), field.heard)
     newest = (await field.entries())[0]
     assert (newest.sha256, newest.state) == (field.held(), "under_way")
 
@@ -186,7 +186,7 @@ async def test_a_rollback_whose_end_cannot_be_written_down_is_done_all_the_same(
 async def test_a_large_loss_is_refused_where_no_history_can_be_written(field: Field) -> None:
     """And by a dry run, which writes nothing at all: what may be lost is judged before either."""
     held = await field.update("one")
-    wanted = Wanted(index=field.local, canary="")
+    wanted = FleetRequest(index=field.local, canary="")
     dry = replace(wanted, dry_run=True)
     field.change("two")
     report = await field.updates.update(dry, field.heard)
@@ -222,9 +222,11 @@ async def test_whoever_comes_second_leaves_no_entry(field: Field, ahead: float) 
 
     field.store.before = before
     field.change("three")
-    with pytest.raises(Lost, match="another driver began"):
-        await field.updates.update(Wanted(index=field.local, canary="1"), field.heard)
+    with pytest.raises(LeaseLost, match="another driver began"):
+        await field.updates.update(FleetRequest(index=field.local, canary="1"), field.heard)
     assert (await field.entries())[0].sha256 == held
+    kept = {one.rpartition("/")[2] for one in field.store.content if one.startswith("db/index-history/")}
+    assert {one for one in kept if "." not in one} == {one.sha256 for one in await field.entries()}
 
 
 @pytest.mark.parametrize("canary", ["", "1"])
@@ -255,7 +257,7 @@ async def test_a_record_that_cannot_be_understood_stops_an_update(field: Field) 
     field.store.content[RECORD] = b'{"phase": "something new"}'
     field.change("two")
     with pytest.raises(StoreError, match="cannot be understood"):
-        await field.updates.update(Wanted(index=field.local, canary=""), field.heard)
+        await field.updates.update(FleetRequest(index=field.local, canary=""), field.heard)
     assert field.held() == held
 
 
@@ -271,7 +273,7 @@ async def test_what_starts_by_itself_needs_the_history(field: Field) -> None:
 
     field.store.before = before
     with pytest.raises(SidecarError):
-        await field.updates.update(Wanted(index=field.local, canary="", unattended=True), field.heard)
+        await field.updates.update(FleetRequest(index=field.local, canary="", unattended=True), field.heard)
     assert field.held() == first
 
 
@@ -360,7 +362,7 @@ async def test_who_renews_a_lease_drives_whatever_the_clocks_say(
     field.store.before = renews
     field.change("three")
     with pytest.raises(FleetError, match="another drives a rollout"):
-        await field.updates.update(Wanted(index=field.local, canary=""), field.heard)
+        await field.updates.update(FleetRequest(index=field.local, canary=""), field.heard)
     told = await tell(field.settings, "pause", field.heard, store=field.store)
     assert told is not None
     assert told.wish == "pause"
@@ -411,7 +413,7 @@ async def test_what_could_not_be_taken_back_is_nothing_to_go_back_to(field: Fiel
 
     field.store.before = before
     field.change("three")
-    report = await field.updates.update(Wanted(index=field.local, canary="1"), field.heard)
+    report = await field.updates.update(FleetRequest(index=field.local, canary="1"), field.heard)
     assert (report.rollout, report.good) == ("frozen", False)
     assert "the index was taken back" not in " ".join(field.heard.said)
     field.store.before = lambda operation, key: None

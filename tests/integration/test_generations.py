@@ -610,7 +610,7 @@ def stands(machine: Machine) -> bool:
 
     async def ask() -> bool:
         async with daemon.without_server():
-            return await daemon.updater.stands()
+            return await daemon.updater.is_intact()
 
     return asyncio.run(ask())
 

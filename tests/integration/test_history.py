@@ -242,7 +242,7 @@ async def test_a_load_before_the_runs_end_is_written_behind_its_entry(tmp_path: 
     history = History(tmp_path / "history.db", 100, YEAR)
     history.add(outcome(1))
     writer = HistoryWriter(history)
-    writer.expect(1)
+    writer.track(1)
     writer.settle(1, "loaded", 0.5)
     writer.add_ready(work(1))
     writer.add(outcome(1))
@@ -272,7 +272,7 @@ async def test_what_becomes_of_a_generation_is_written_behind_its_entry(machine:
     machine.put_index()
     async with machine.daemon() as daemon:
         await until(lambda: daemon.generations.current is not None)
-        daemon._history_writer.expect(2)
+        daemon._history_writer.track(2)
         daemon._history_writer.on_event(Loaded(2, 0.1))
         daemon._history_writer.add(outcome(2))
     entry = History(machine.state / "history.db", 100, YEAR).generation(2)

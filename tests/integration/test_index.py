@@ -25,11 +25,18 @@ import pytest
 
 from sidecar.demo.sample import Size, write_index
 from sidecar.errors import PublishError, ReadError, Rejected
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.ownership import owners, programmes, tenants
-from sidecar.inputs.index import Deployed, read_deployed, read_index
+from sidecar.inputs.index import DeploymentFiles, read_deployed, read_index
 from sidecar.model.index import Event, Index, Region, Studio, User
-from sidecar.system.sqlite import Limit, _checkers, check_database, install_database, open_immutable, reading
+from sidecar.system.sqlite import (
+    ReadLimit,
+    _checkers,
+    check_database,
+    install_database,
+    open_immutable,
+    reading,
+)
 
 SIZE = Size(events=12, studios=8, users=8)
 ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n)"
@@ -312,7 +319,7 @@ def test_a_database_that_computes_for_ever(sample: Path, kind: str) -> None:
     """Where columns may be computed, the time limit binds, whatever a single step costs."""
     compute(sample, kind, 50)
     with pytest.raises(Rejected, match="takes too long") as caught:
-        check_database(sample, "the database", Limit(60, 1))
+        check_database(sample, "the database", ReadLimit(60, 1))
     assert caught.value.code == "unsound"
 
 
@@ -477,7 +484,7 @@ def test_a_lack_of_memory_says_nothing_about_the_content(sample: Path) -> None:
 
 def read_for_ever(sample: Path, before: Callable[[], None]) -> None:
     """Do something, and then ask what has no end."""
-    with reading(sample, "the index", Limit(0.5, 0.2)) as connection:
+    with reading(sample, "the index", ReadLimit(0.5, 0.2)) as connection:
         before()
         connection.execute(f"{ENDLESS} select count(*) from n")
 
@@ -589,9 +596,9 @@ def test_a_region_without_coordinates(index: Path, value: object) -> None:
     assert found.regions[0] == Region("aaa", "Ashburn", None, None)
     assert len(found.warnings) == 1
     assert "region 'aaa'" in found.warnings[0]
-    assert owners(found, Memo()) == {"boston": "iad", "named": "aaa"}
+    assert owners(found, ResultCache()) == {"boston": "iad", "named": "aaa"}
     make(index.with_name("alone"), regions=[nowhere], locations=studios)
-    assert owners(read_index(index.with_name("alone")), Memo()) == {"boston": None, "named": "aaa"}
+    assert owners(read_index(index.with_name("alone")), ResultCache()) == {"boston": None, "named": "aaa"}
 
 
 KEYS = [
@@ -696,9 +703,11 @@ def test_what_a_bad_event_leaves(index: Path) -> None:
     """An event keeps its address and its database, whatever of its programme is left out."""
     make(index, showcases=[EVENT, {**EVENT, "id": 2, "key": "a..b"}])
     found = read_index(index)
-    (programme,) = programmes(found, owners(found, Memo()), Memo())
+    (programme,) = programmes(found, owners(found, ResultCache()), ResultCache())
     assert [tenant.database for tenant in tenants(programme)] == ["2026-boston-showcase"]
-    assert programmes(msgspec.structs.replace(found, partial=frozenset()), {"boston": None}, Memo())[0].single
+    assert programmes(msgspec.structs.replace(found, partial=frozenset()), {"boston": None}, ResultCache())[
+        0
+    ].single
 
 
 @pytest.mark.parametrize("older", [1, 2])
@@ -720,7 +729,9 @@ def test_one_database_for_two_events(index: Path, older: int) -> None:
         "showcases, id 2: the database '2026-boston-north-fall' belongs to the event of"
     )
     made = [
-        one.database for each in programmes(found, owners(found, Memo()), Memo()) for one in tenants(each)
+        one.database
+        for each in programmes(found, owners(found, ResultCache()), ResultCache())
+        for one in tenants(each)
     ]
     assert sorted(made) == [
         "2026-boston-north-fall",
@@ -916,11 +927,11 @@ TABLE = [
 ]
 
 
-def codes(index: Path, deployed: Deployed) -> list[str]:
+def codes(index: Path, deployed: DeploymentFiles) -> list[str]:
     return [region.code for region in read_index(index, deployed).regions]
 
 
-def deployed(folder: Path, codes: object = None, regions: object = None) -> Deployed:
+def deployed(folder: Path, codes: object = None, regions: object = None) -> DeploymentFiles:
     """What these two files say; None for a file that is not there, bytes as they are."""
     paths = folder / "deployed.json", folder / "regions.json"
     for path, content in zip(paths, (codes, regions), strict=True):

@@ -531,7 +531,7 @@ async def test_files_are_kept_by_browsers(machine: Machine) -> None:
 def test_navigator_carries_the_page_when_switched_on(tmp_path: Path) -> None:
     """navigator.yml passes <root>/sidecar/ on, in every profile, when asked to; it takes TCP."""
     from sidecar.generate import generate
-    from sidecar.generate.cache import Memo
+    from sidecar.generate.cache import ResultCache
     from sidecar.inputs.index import read_index
     from sidecar.inputs.machine import Machine as Inputs
 
@@ -546,7 +546,9 @@ def test_navigator_carries_the_page_when_switched_on(tmp_path: Path) -> None:
                 "page": {"through_navigator": on},
             }
             inputs = Inputs(parse(document, {}), tmp_path).inputs()
-            routes = yaml.safe_load(generate(index, inputs.deployment, Memo())["navigator.yml"])["routes"]
+            routes = yaml.safe_load(generate(index, inputs.deployment, ResultCache())["navigator.yml"])[
+                "routes"
+            ]
             proxies = [one for one in routes["reverse_proxies"] if "9292" in one["target"]]
             redirects = [one for one in routes["redirects"] if one["to"] == f"{root}/sidecar/"]
             assert (len(proxies), len(redirects)) == (on, on)

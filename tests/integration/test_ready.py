@@ -229,11 +229,11 @@ async def test_the_lock_of_a_killed_runner_is_free(tmp_path: Path) -> None:
 def events_of(machine: Machine, bucket: Bucket, folder: Path) -> list[str]:
     """Store a database for each tenant that the machine will serve; their stems."""
     bucket.put("db/index.sqlite3", machine.put_index().read_bytes())
-    from sidecar.generate.cache import Memo
+    from sidecar.generate.cache import ResultCache
     from sidecar.generate.ownership import owners, programmes, tenants
     from sidecar.inputs.index import read_index
 
-    memo = Memo()
+    memo = ResultCache()
     index = read_index(machine.store_index)
     names = [
         tenant.database

@@ -17,10 +17,10 @@ from msgspec.structs import replace
 
 from sidecar.errors import StoreError
 from sidecar.fleet import driver as driver_module
-from sidecar.fleet.driver import Driver, Lost
+from sidecar.fleet.driver import Driver, LeaseLost
 from sidecar.fleet.machines import Target
-from sidecar.fleet.progress import Silence
-from sidecar.fleet.report import Result
+from sidecar.fleet.progress import NoProgress
+from sidecar.fleet.report import MachineResult
 from sidecar.fleet.rollout import Rollout, halted, taken_over, waves
 from sidecar.fleet.store_records import StoreRecords
 from sidecar.fleet.verdicts import Verdict
@@ -49,7 +49,9 @@ class Machines:
     async def active(self) -> tuple[Target, ...]:
         return tuple(Target(name, "", "", "http://x") for name in NAMES)
 
-    async def bring(self, targets: Iterable[Target], sha256: str, body: Path | None) -> tuple[Result, ...]:
+    async def bring(
+        self, targets: Iterable[Target], sha256: str, body: Path | None
+    ) -> tuple[MachineResult, ...]:
         results = []
         for target in targets:
             name, state = target.id, "loaded"
@@ -64,7 +66,7 @@ class Machines:
             else:
                 self.serves[name] = sha256
                 self.ever |= {name} if sha256 == digest(NEW) else set()
-            results.append(Result(name, "", "", state, sha256=self.serves[name]))
+            results.append(MachineResult(name, "", "", state, sha256=self.serves[name]))
             self._store.before("poked", name)
         return tuple(results)
 
@@ -102,7 +104,7 @@ class World:
             StoreRecords(self.store, KEY, folder),
             self.machines,
             lambda etag, sha256: None,
-            Silence(),
+            NoProgress(),
             folder,
             soak=0.0,
             **more,
@@ -293,7 +295,7 @@ async def test_a_driver_that_slept_is_refused_its_next_write(tmp_path: Path) -> 
     world.machines.look = look  # type: ignore[method-assign]
     await world.go_on(back=True)
     awake.set()
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         await first
     world.check()
     assert world.record().token == "second"
@@ -320,7 +322,7 @@ async def test_a_driver_that_slept_before_its_upload_stores_nothing_for_long(
             world.machines.serves = dict.fromkeys(NAMES, digest(OLD))
 
     world.store.before = before
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         await world.drive()
     world.check()
     assert uploads == ([NEW, OLD] if late else [])
@@ -342,7 +344,7 @@ async def test_an_upload_without_an_answer_does_not_stay_either(
         return etag
 
     world.store.put = unanswered  # type: ignore[method-assign]
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         await world.drive()
     assert world.store.content[KEY] == OLD
 
@@ -363,7 +365,7 @@ async def test_an_upload_that_comes_while_another_takes_back_does_not_stay(
             world.store.content[RECORD] = msgspec.json.encode(other)
 
     world.store.before = before
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         await world.drive()
     assert world.store.content[KEY] == OLD
 

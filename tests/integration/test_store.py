@@ -20,7 +20,7 @@ import pytest
 
 from sidecar.config.parse import parse
 from sidecar.errors import SettingsError, StoreError
-from sidecar.fleet.index_history import KEPT, PastIndex
+from sidecar.fleet.index_history import MAX_KEPT, PastIndex
 from sidecar.fleet.store_records import StoreRecords, store_surely
 from sidecar.inputs.store import Store, open_store
 from sidecar.model.objects import Fetched
@@ -826,7 +826,7 @@ async def test_the_fleets_history_lies_beside_the_index(writable: Store, tmp_pat
     records = StoreRecords(writable, "db/index.sqlite3", tmp_path)
     source = tmp_path / "source"
     now = time.time()
-    for number in range(KEPT + 2):
+    for number in range(MAX_KEPT + 2):
         source.write_bytes(str(number).encode())
         sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
         entry = PastIndex(sha256, 1, now, now + number, "somebody")
@@ -836,11 +836,11 @@ async def test_the_fleets_history_lies_beside_the_index(writable: Store, tmp_pat
     await records.write(msgspec.structs.replace(entry, state="loaded"))
     await records.prune()
     entries = await records.entries()
-    assert len(entries) == KEPT
+    assert len(entries) == MAX_KEPT
     assert (entries[0].sha256, entries[0].state) == (sha256, "loaded")
     assert (await records.content(sha256)).read_bytes() == source.read_bytes()
     contents = [one for one in await writable.objects("db/index-history/") if not one.key.endswith(".json")]
-    assert len(contents) == KEPT
+    assert len(contents) == MAX_KEPT
     with pytest.raises(StoreError):
         await records.content(hashlib.sha256(b"0").hexdigest())
 

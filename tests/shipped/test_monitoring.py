@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 import yaml
 
-from sidecar.fleet.report import Overview, Row, State
+from sidecar.fleet.report import FleetOverview, FleetState, MachineRow
 from sidecar.observe.metrics import Metrics
 from tests.conftest import ROOT, free_port
 from tests.support.machine import Machine, until
@@ -43,8 +43,8 @@ def promtool(*arguments: str, stdin: str = "") -> str:
 def seen_metrics() -> Metrics:
     """The metrics of a daemon that has looked at its fleet."""
     metrics = Metrics("machine", "region")
-    metrics.fleet.overview = lambda: Overview(2.0, "ab" * 32, 1.0, (), ())
-    metrics.fleet.ended = lambda: State("done", started=1.0, seconds=1.0)
+    metrics.fleet.overview = lambda: FleetOverview(2.0, "ab" * 32, 1.0, (), ())
+    metrics.fleet.ended = lambda: FleetState("done", started=1.0, seconds=1.0)
     return metrics
 
 
@@ -59,12 +59,12 @@ def test_machines_are_counted_as_they_were_seen() -> None:
     """By what they serve and by their health; one that gives no answer is neither behind nor in sync."""
     metrics = seen_metrics()
     machines = (
-        Row("m1", "", "", "in_sync", health="healthy"),
-        Row("m2", "", "", "degraded", health="degraded"),
-        Row("m3", "", "", "behind", behind=30.0, health="healthy"),
-        Row("m4", "", "", "unreachable"),
+        MachineRow("m1", "", "", "in_sync", health="healthy"),
+        MachineRow("m2", "", "", "degraded", health="degraded"),
+        MachineRow("m3", "", "", "behind", behind=30.0, health="healthy"),
+        MachineRow("m4", "", "", "unreachable"),
     )
-    metrics.fleet.overview = lambda: Overview(200.0, "ab" * 32, 100.0, machines, ())
+    metrics.fleet.overview = lambda: FleetOverview(200.0, "ab" * 32, 100.0, machines, ())
     samples = [sample for family in metrics.fleet.collect() for sample in family.samples]
     found = {
         (one.labels["sync"], one.labels["health"]): one.value for one in samples if one.labels and one.value

@@ -23,7 +23,7 @@ from aiohttp import web
 
 from sidecar.daemon import Daemon
 from sidecar.demo.sample import set_password, write_index
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.ownership import owners
 from sidecar.inputs.index import read_deployed, read_index
 from sidecar.model.runs import Request
@@ -190,7 +190,7 @@ def index(path: Path, password: str = "first") -> str:
 def lose(path: Path, region: str, count: int) -> str:
     """Take so many events of one region out of an index; how that is told."""
     read = read_index(path, read_deployed(Path("none"), Path("none")))
-    owned = owners(read, Memo())
+    owned = owners(read, ResultCache())
     events = [event for event in read.events if owned[event.studio] == region]
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         for event in events[:count]:

@@ -14,12 +14,12 @@ from sidecar.errors import BadRequest, SettingsError, Unauthorized
 from sidecar.fleet.bus import STATEMENT_SECONDS, Announcement
 from sidecar.model import signing
 from sidecar.model.bus import Hint, Statement, fleet_key, later, machine_key, opened, seal
-from sidecar.model.machine_report import Served
+from sidecar.model.machine_report import MachineReport
 from sidecar.model.signing import Poke
 
 SECRET, OTHER = "a-secret-for-tests-only", "another-secret-altogether"
 HINT = Hint("0" * 64)
-STATEMENT = Statement(Served("m1", "iad", "synced", "healthy", sha256="0" * 64), 12.5)
+STATEMENT = Statement(MachineReport("m1", "iad", "synced", "healthy", sha256="0" * 64), 12.5)
 
 
 @pytest.mark.parametrize("record", [HINT, Hint("a" * 64, 2.5), STATEMENT])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.model.changes import Changes, Delta, Names, RegionLoss, changes, unified
+from sidecar.model.changes import Changes, Delta, NamedCount, RegionLoss, changes, unified
 from sidecar.model.index import Event, Index, Region, Studio, User
 
 FIRST, SECOND = User("user1", "user1:x"), User("user2", "user2:y")
@@ -18,8 +18,8 @@ INDEX = Index((FIRST, SECOND), (BOSTON, YORK), (BALL, GALA), (IAD, SYD))
 OWNERS: dict[str, str | None] = {"boston": "iad", "york": None}
 
 
-def one(*names: str) -> Names:
-    return Names(len(names), names)
+def one(*names: str) -> NamedCount:
+    return NamedCount(len(names), names)
 
 
 def index(

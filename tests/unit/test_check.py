@@ -6,13 +6,13 @@ import pytest
 
 from sidecar.errors import Rejected
 from sidecar.generate import Generated
-from sidecar.generate.cache import Memo
-from sidecar.generate.check import LOSS, Counts, Limits, check, check_regions, counts, large_losses
+from sidecar.generate.cache import ResultCache
+from sidecar.generate.check import LOSS, Counts, LossLimits, check, check_regions, counts, large_losses
 from sidecar.model.artifacts import NAMES, Artifact
 from sidecar.model.changes import RegionLoss
 from sidecar.model.index import Tenant
 
-LIMITS = Limits(tenants=0.5, users=0.25)
+LIMITS = LossLimits(tenants=0.5, users=0.25)
 
 
 def made(
@@ -38,11 +38,11 @@ def sized(tenants: int, users: int = 0) -> Generated:
 
 
 def refusal(
-    generated: Generated, before: Counts | None = None, limits: Limits = LIMITS, *, force: bool = False
+    generated: Generated, before: Counts | None = None, limits: LossLimits = LIMITS, *, force: bool = False
 ) -> str | None:
     """The code of the refusal, or None."""
     try:
-        check(generated, before, limits, Memo(), force=force)
+        check(generated, before, limits, ResultCache(), force=force)
     except Rejected as error:
         return error.code
     return None
@@ -130,7 +130,7 @@ def test_a_clean_path_passes(path: str) -> None:
 def test_what_re2_refuses_is_refused(expression: str) -> None:
     """Navigator would skip such an expression without a word: no look-around, no back-references."""
     with pytest.raises(Rejected) as caught:
-        check(made(expressions=("^/$", expression)), None, LIMITS, Memo(), force=True)
+        check(made(expressions=("^/$", expression)), None, LIMITS, ResultCache(), force=True)
     assert caught.value.code == "expression"
     assert repr(expression) in caught.value.message
 
@@ -143,7 +143,7 @@ def test_a_long_list_of_alternatives_compiles() -> None:
 
 def test_an_expression_that_was_refused_is_refused_again() -> None:
     """What is remembered is the verdict, not that it was looked at."""
-    memo = Memo()
+    memo = ResultCache()
     for _ in range(3):
         with pytest.raises(Rejected):
             check(made(expressions=("(",)), None, LIMITS, memo, force=False)
@@ -209,7 +209,7 @@ def test_a_first_set_has_nothing_to_lose() -> None:
 def test_the_sentence_has_the_numbers() -> None:
     """An operator reads how many of how many, the limit, and what to do."""
     with pytest.raises(Rejected) as caught:
-        check(sized(20), Counts(100, 0), LIMITS, Memo(), force=False)
+        check(sized(20), Counts(100, 0), LIMITS, ResultCache(), force=False)
     assert "80 of 100 tenants" in caught.value.message
     assert "50%" in caught.value.message
     assert "--force" in caught.value.hint

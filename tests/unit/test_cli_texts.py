@@ -11,15 +11,15 @@ import msgspec
 import pytest
 
 from sidecar.cli.texts import entry_text, history_text, preview_text, status_text
-from sidecar.model.changes import Changes, Delta, Names
+from sidecar.model.changes import Changes, Delta, NamedCount
 from sidecar.model.record import Problem
 from sidecar.model.runs import Outcome
 from sidecar.model.words import ago, brief, hide_hash, plural, span, took
 
 NOW = 1_795_510_800.0
 CHANGES = Changes(
-    users=Delta(removed=Names(1, ("user0004",)), changed=Names(2, ("a", "b"))),
-    events=Delta(added=Names(3, ("2026 boston/ball",))),
+    users=Delta(removed=NamedCount(1, ("user0004",)), changed=NamedCount(2, ("a", "b"))),
+    events=Delta(added=NamedCount(3, ("2026 boston/ball",))),
 )
 
 

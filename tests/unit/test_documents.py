@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.documents import (
     map_document,
     prerender_list,
@@ -40,13 +40,13 @@ INDEX = Index(
 
 
 def grouped(index: Index) -> list[Programme]:
-    memo = Memo()
+    memo = ResultCache()
     return programmes(index, owners(index, memo), memo)
 
 
 def documents(index: Index) -> tuple[Any, Any]:
     """map.yml and showcases.yml as plain data."""
-    return plain(map_document(index, owners(index, Memo()))), plain(showcases_document(grouped(index)))
+    return plain(map_document(index, owners(index, ResultCache()))), plain(showcases_document(grouped(index)))
 
 
 def test_map() -> None:
@@ -130,7 +130,7 @@ def test_showcases() -> None:
 def test_showcases_have_symbols_for_ruby() -> None:
     """In the text the keys of an entry are bare symbols, and years are numbers."""
     index = Index((), (LINCOLN,), INDEX.events[1:3], (IAD, SYD))
-    assert dump(showcases_document(grouped(index)), Memo()).decode() == (
+    assert dump(showcases_document(grouped(index)), ResultCache()).decode() == (
         "---\n2026:\n  lincoln:\n    :name: Lincoln\n    :region: syd\n    :locale: en-GB\n"
         "    :logo: lincoln.png\n    :events:\n      spring:\n        :name: Spring\n"
         '      ball:\n        :name: The Ball\n        :date: "2026-06-01"\n'

@@ -11,7 +11,7 @@ import pytest
 
 import sidecar
 from sidecar.demo.sample import write_index
-from sidecar.generations.installed import Site, Targets
+from sidecar.generations.installed import InstalledFiles, Targets
 from sidecar.model.artifacts import NAVIGATOR
 from sidecar.ready.folder import DatabaseFolder
 from sidecar.system.files import give, replace, temporary, write
@@ -91,7 +91,7 @@ def test_an_index_that_is_new_is_installed_where_owners_cannot_be_changed(tmp_pa
     write_index(source, SMALL)
     files = {NAVIGATOR: tmp_path / "navigator.yml"}
     where = Targets(files, tmp_path / "db" / "index.sqlite3", 0o644, 0o640, -1, -1)
-    Site(where, install_database, lambda _: None, tuple).put_index(source, None)
+    InstalledFiles(where, install_database, lambda _: None, tuple).put_index(source, None)
     assert where.index.read_bytes() == source.read_bytes()
     assert mode_of(where.index) == 0o660
 

@@ -9,8 +9,8 @@ import pytest
 
 from sidecar.config.settings import FleetMachine
 from sidecar.fleet.machines import (
+    DiscoveredFleet,
     FleetError,
-    Found,
     Skipped,
     Target,
     from_dns,
@@ -24,7 +24,7 @@ from tests.support.fleet import document, unreachable_host
 URL = "https://example.com"
 
 
-def fly(*documents: Any, groups: tuple[str, ...] = ()) -> Found:
+def fly(*documents: Any, groups: tuple[str, ...] = ()) -> DiscoveredFleet:
     return from_fly(json.dumps(documents).encode(), URL, groups)
 
 
@@ -45,7 +45,9 @@ def test_active_machines_are_poked_by_their_ids() -> None:
 )
 def test_all_others_are_left_out_and_named(state: str) -> None:
     """Poking them could wake them; the state is the reason."""
-    assert fly(document("a1", "iad", state)) == Found((), (Skipped("a1", "quiet-a1", "iad", state),))
+    assert fly(document("a1", "iad", state)) == DiscoveredFleet(
+        (), (Skipped("a1", "quiet-a1", "iad", state),)
+    )
 
 
 @pytest.mark.parametrize("group", ["fly_app_release_command", "fly_app_console"])
@@ -105,7 +107,7 @@ def test_no_list_at_all_is_an_empty_one() -> None:
 def test_a_static_list_is_taken_as_it_is() -> None:
     """Plain hosts have no instance to force; a slash at the end of the URL is not part of it."""
     found = from_list([FleetMachine(id="h1", url="http://10.0.0.1/", region="eu")])
-    assert found == Found((Target("h1", "", "eu", "http://10.0.0.1", None),))
+    assert found == DiscoveredFleet((Target("h1", "", "eu", "http://10.0.0.1", None),))
 
 
 def test_dns_names_ids_and_regions() -> None:

@@ -8,24 +8,36 @@ import re
 import msgspec
 import pytest
 
-from sidecar.fleet.follower import due
+from sidecar.fleet.debounce import due
 from sidecar.fleet.machines import Skipped
-from sidecar.fleet.progress import Lines, Live, Records, picture
-from sidecar.fleet.report import Overview, Report, Result, Row, enough, lines, overview_lines, row, standing
+from sidecar.fleet.progress import JsonProgress, LineProgress, LiveProgress, picture
+from sidecar.fleet.report import (
+    FleetOverview,
+    FleetReport,
+    MachineResult,
+    MachineRow,
+    enough,
+    lines,
+    overview_lines,
+    row,
+    standing,
+)
 from sidecar.fleet.verdicts import BAD
-from sidecar.model.machine_report import Served
+from sidecar.model.machine_report import MachineReport
 from sidecar.model.record import Problem
 
 OLD, NEW = "a" * 64, "b" * 64
 
 
-def result(machine: str, state: str, note: str = "") -> Result:
-    return Result(machine, "", "iad", state, 7, NEW, 1, 1.25, note)
+def result(machine: str, state: str, note: str = "") -> MachineResult:
+    return MachineResult(machine, "", "iad", state, 7, NEW, 1, 1.25, note)
 
 
-def report(*results: Result, dry_run: bool = False) -> Report:
+def report(*results: MachineResult, dry_run: bool = False) -> FleetReport:
     skipped = (Skipped("z", "", "syd", "suspended"),)
-    return Report(0.0, 2.0, NEW, "uploaded", "loaded", None, dry_run, results, skipped, enough(results, None))
+    return FleetReport(
+        0.0, 2.0, NEW, "uploaded", "loaded", None, dry_run, results, skipped, enough(results, None)
+    )
 
 
 def test_all_are_needed_or_as_many_as_are_asked_for() -> None:
@@ -65,8 +77,8 @@ def test_nobody_active_and_a_dry_run_say_so() -> None:
 
 def test_how_far_behind_is_the_difference_of_ages() -> None:
     """Between the store's index and the machine's, where both are known; none when they are the same."""
-    target = Result("m1", "", "", "")
-    served = Served(
+    target = MachineResult("m1", "", "", "")
+    served = MachineReport(
         "m1",
         "iad",
         "synced",
@@ -86,19 +98,19 @@ def test_how_far_behind_is_the_difference_of_ages() -> None:
     assert row(target, refused, NEW, None).note == "refused it (loss)"
     taken = msgspec.structs.replace(served, generation=3, published=NEW, refused=NEW, reason="loss")
     assert row(target, taken, NEW, None).note == ""
-    overview = Overview(1000.0, NEW, 400.0, (behind,), ())
+    overview = FleetOverview(1000.0, NEW, 400.0, (behind,), ())
     assert not overview.good
     assert overview_lines(overview)[1].split() == ["m1", "iad", "behind", "2", OLD[:12], "16m", "ago", "5m"]
     assert (
         overview_lines(overview)[-1]
         == f"The store holds {NEW[:12]}, of 10m ago; 0 of 1 machine serve it, 1 do not."
     )
-    silent = Row("m2", "", "", "unreachable", note="connection refused")
-    three = Overview(
+    silent = MachineRow("m2", "", "", "unreachable", note="connection refused")
+    three = FleetOverview(
         1000.0, NEW, 400.0, (behind, silent, msgspec.structs.replace(silent, state="in_sync")), ()
     )
     assert standing(three) == "1 of 3 machines serve it, 1 do not, 1 gave no answer that tells"
-    assert standing(Overview(1000.0, NEW, 400.0, (), ())) == "all active machines serve it"
+    assert standing(FleetOverview(1000.0, NEW, 400.0, (), ())) == "all active machines serve it"
 
 
 @pytest.mark.parametrize(
@@ -114,8 +126,8 @@ def test_how_far_behind_is_the_difference_of_ages() -> None:
 )
 def test_in_sync_is_served_in_good_health(sync: str, health: str, digest: str, state: str, note: str) -> None:
     """The store's index and a healthy web server; what is not good is noted in the machine's own words."""
-    served = Served("m1", "iad", sync, health, generation=2, published=digest, loaded=2, sha256=digest)
-    found = row(Result("m1", "", "", ""), served, NEW, None)
+    served = MachineReport("m1", "iad", sync, health, generation=2, published=digest, loaded=2, sha256=digest)
+    found = row(MachineResult("m1", "", "", ""), served, NEW, None)
     assert (found.state, found.note) == (state, note)
 
 
@@ -131,7 +143,7 @@ def test_a_terminal_shows_a_line_a_machine() -> None:
 def test_a_picture_is_drawn_over_the_one_before() -> None:
     """The cursor goes up by as many lines as were drawn; a picture waits a little, the last one does not."""
     written: list[str] = []
-    live = Live(written.append, lambda: (80, 24), lambda: 0.0)
+    live = LiveProgress(written.append, lambda: (80, 24), lambda: 0.0)
     live.expect([result("m1", "waiting"), result("m2", "waiting")])
     live.tell(result("m1", "poking"))
     assert len(written) == 1
@@ -147,7 +159,7 @@ def test_what_was_held_back_is_drawn_later() -> None:
     """A machine that is quiet for long is shown where it is; nothing new, no new picture."""
     written: list[str] = []
     now = [0.0]
-    live = Live(written.append, lambda: (80, 24), lambda: now[0])
+    live = LiveProgress(written.append, lambda: (80, 24), lambda: now[0])
     live.expect([result("m1", "waiting")])
     live.tell(result("m1", "poking"))
     live.refresh()
@@ -163,7 +175,7 @@ def test_what_was_held_back_is_drawn_later() -> None:
 def test_elsewhere_a_line_for_what_matters() -> None:
     """The end of each, and why it is tried again; not every step."""
     written: list[str] = []
-    plain = Lines(written.append)
+    plain = LineProgress(written.append)
     plain.expect([result("m1", "waiting")])
     for state in ("poking", "published", "retrying", "loaded"):
         plain.tell(result("m1", state, "it answers 500" if state == "retrying" else ""))
@@ -177,7 +189,7 @@ def test_elsewhere_a_line_for_what_matters() -> None:
 def test_the_lines_move_the_applications_progress_bar() -> None:
     """Its four expressions each find what they look for, in this order, the last one once a machine."""
     written: list[str] = []
-    plain = Lines(written.append)
+    plain = LineProgress(written.append)
     for step in ("before", "upload", "find"):
         plain.step(step)
     plain.expect([result("m1", "waiting"), result("m2", "waiting")])
@@ -200,7 +212,7 @@ def test_the_lines_move_the_applications_progress_bar() -> None:
 def test_programs_get_a_record_for_everything() -> None:
     """One JSON object a line, each with its kind, the end included."""
     written: list[str] = []
-    records = Records(written.append)
+    records = JsonProgress(written.append)
     records.step("upload")
     records.say("two\nlines")
     records.expect([result("m1", "waiting")])

@@ -13,43 +13,45 @@ import pytest
 
 from sidecar.config.parse import parse
 from sidecar.errors import SidecarError
-from sidecar.fleet.crew import Crew
-from sidecar.fleet.follower import Follower, pause_after
+from sidecar.fleet.debounce import Debounce, pause_after
+from sidecar.fleet.machine_client import PokePayload
+from sidecar.fleet.machine_updates import MachineUpdates
 from sidecar.fleet.machines import FleetError, Target
-from sidecar.fleet.poke import Order
-from sidecar.fleet.progress import Silence
-from sidecar.fleet.report import Result
-from sidecar.fleet.verdicts import Answer, Verdict
-from sidecar.model.machine_report import Served
+from sidecar.fleet.progress import NoProgress
+from sidecar.fleet.report import MachineResult
+from sidecar.fleet.verdicts import MachineAnswer, Verdict
+from sidecar.model.machine_report import MachineReport
 from tests.support.machine import until
 
 NEW = "b" * 64
-ORDER = Order(NEW)
+ORDER = PokePayload(NEW)
 
 
 def target(machine: str) -> Target:
     return Target(machine, "", "iad", "http://x", machine)
 
 
-def taken(machine: str) -> Answer:
-    return Answer(200, machine, msgspec.json.encode({"state": "published", "sha256": NEW}))
+def taken(machine: str) -> MachineAnswer:
+    return MachineAnswer(200, machine, msgspec.json.encode({"state": "published", "sha256": NEW}))
 
 
-def served(machine: str, **more: Any) -> Answer:
-    known = Served(machine, "iad", "synced", "healthy", generation=2, published=NEW, loaded=2, sha256=NEW)
-    return Answer(200, machine, msgspec.json.encode(msgspec.structs.replace(known, **more)))
+def served(machine: str, **more: Any) -> MachineAnswer:
+    known = MachineReport(
+        machine, "iad", "synced", "healthy", generation=2, published=NEW, loaded=2, sha256=NEW
+    )
+    return MachineAnswer(200, machine, msgspec.json.encode(msgspec.structs.replace(known, **more)))
 
 
 class Talk:
     """Machines that answer well, unless `poking` says otherwise of one; counts what is under way at once."""
 
     def __init__(self) -> None:
-        self.poking: dict[str, Callable[[int], Awaitable[Answer | Verdict]]] = {}
-        self.states: dict[str, Answer] = {}
+        self.poking: dict[str, Callable[[int], Awaitable[MachineAnswer | Verdict]]] = {}
+        self.states: dict[str, MachineAnswer] = {}
         self.pokes: Counter[str] = Counter()
         self.under_way = self.most = 0
 
-    async def poke(self, target: Target, order: Order) -> Answer | Verdict:
+    async def poke(self, target: Target, order: PokePayload) -> MachineAnswer | Verdict:
         self.pokes[target.id] += 1
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -61,28 +63,28 @@ class Talk:
         finally:
             self.under_way -= 1
 
-    async def ask(self, target: Target) -> Answer | Verdict:
+    async def ask(self, target: Target) -> MachineAnswer | Verdict:
         return self.states.get(target.id, served(target.id))
 
 
-async def never(number: int) -> Answer | Verdict:
+async def never(number: int) -> MachineAnswer | Verdict:
     await asyncio.Event().wait()
     raise AssertionError("unreachable")
 
 
-async def failing(number: int) -> Answer | Verdict:
-    return Answer(500, None, b"")
+async def failing(number: int) -> MachineAnswer | Verdict:
+    return MachineAnswer(500, None, b"")
 
 
 async def update(
     talk: Talk, *machines: str, gone: tuple[str, ...] = (), ready: bool = False, **fleet: Any
-) -> dict[str, Result]:
+) -> dict[str, MachineResult]:
     settings = parse({"fleet": {"pause": "1ms", "attempts": 3, "timeout": "5s", **fleet}}, {}).fleet
 
     async def stopped(one: Target) -> bool:
         return one.id in gone
 
-    crew = Crew(settings, talk, stopped, ORDER, Silence(), ready=ready)
+    crew = MachineUpdates(settings, talk, stopped, ORDER, NoProgress(), ready=ready)
     results = await crew.update(tuple(target(one) for one in machines))
     return {one.machine: one for one in results}
 
@@ -91,8 +93,8 @@ async def test_only_what_failed_is_tried_again() -> None:
     """Until it works, or as often as is set."""
     talk = Talk()
 
-    async def twice(number: int) -> Answer | Verdict:
-        return Answer(500, None, b"") if number < 3 else taken("b")
+    async def twice(number: int) -> MachineAnswer | Verdict:
+        return MachineAnswer(500, None, b"") if number < 3 else taken("b")
 
     talk.poking |= {"b": twice, "c": failing}
     found = await update(talk, "a", "b", "c")
@@ -114,8 +116,8 @@ async def test_what_refuses_for_good_is_not_tried_again(status: int) -> None:
     """The same poke would get the same answer."""
     talk = Talk()
 
-    async def refuse(number: int) -> Answer | Verdict:
-        return Answer(status, "a", b"")
+    async def refuse(number: int) -> MachineAnswer | Verdict:
+        return MachineAnswer(status, "a", b"")
 
     talk.poking["a"] = refuse
     await update(talk, "a")
@@ -164,7 +166,7 @@ async def test_an_error_of_its_own_is_one_machines_result() -> None:
     """Nobody else suffers from it."""
     talk = Talk()
 
-    async def broken(number: int) -> Answer | Verdict:
+    async def broken(number: int) -> MachineAnswer | Verdict:
         raise SidecarError("something is wrong here")
 
     talk.poking["a"] = broken
@@ -174,9 +176,9 @@ async def test_an_error_of_its_own_is_one_machines_result() -> None:
 
 
 @asynccontextmanager
-async def following(work: Callable[[], Awaitable[bool]], retry: float = 60.0) -> AsyncIterator[Follower]:
+async def following(work: Callable[[], Awaitable[bool]], retry: float = 60.0) -> AsyncIterator[Debounce]:
     """A follower that runs; it must still run in the end."""
-    follower = Follower(work, 0.01, 1.0, retry=retry)
+    follower = Debounce(work, 0.01, 1.0, retry=retry)
     task = asyncio.create_task(follower.run())
     try:
         yield follower

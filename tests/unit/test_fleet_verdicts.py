@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.fleet.verdicts import Answer, Verdict, of_poke, of_status, pause, seconds_of
-from sidecar.model.machine_report import LoadedIndex, Served, served
+from sidecar.fleet.verdicts import MachineAnswer, Verdict, of_poke, of_status, pause, seconds_of
+from sidecar.model.machine_report import LoadedIndex, MachineReport, served
 from sidecar.model.states import Health
 from sidecar.model.status import Status
 from tests.support.status import status as known_status
@@ -18,12 +18,12 @@ OLD, NEW = "a" * 64, "b" * 64
 
 def poked(status: int = 200, machine: str | None = "m1", **told: Any) -> Verdict:
     body = {"state": "published", "sha256": NEW, **told}
-    return of_poke(Answer(status, machine, json.dumps(body).encode()), "m1", NEW)
+    return of_poke(MachineAnswer(status, machine, json.dumps(body).encode()), "m1", NEW)
 
 
 def refusal(status: int, code: str) -> Verdict:
     body = {"error": {"code": code, "message": "a sentence.\x1b[2J"}}
-    return of_poke(Answer(status, "m1", json.dumps(body).encode(), 3.0), "m1", NEW)
+    return of_poke(MachineAnswer(status, "m1", json.dumps(body).encode(), 3.0), "m1", NEW)
 
 
 def told(*, ready: bool = False, status: int = 200, machine: str = "m1", **fields: Any) -> Verdict | None:
@@ -36,7 +36,7 @@ def told(*, ready: bool = False, status: int = 200, machine: str = "m1", **field
         "published": NEW,
         **fields,
     }
-    return of_status(Answer(status, "m1", json.dumps(known).encode()), "m1", NEW, ready=ready)
+    return of_status(MachineAnswer(status, "m1", json.dumps(known).encode()), "m1", NEW, ready=ready)
 
 
 @pytest.mark.parametrize("state", ["published", "unchanged"])
@@ -68,7 +68,7 @@ def test_success_with_another_index_does_not_count() -> None:
 
 def test_what_is_no_outcome_does_not_count() -> None:
     """A page of somebody else under that path."""
-    assert of_poke(Answer(200, "m1", b"<html>"), "m1", NEW).state == "failing"
+    assert of_poke(MachineAnswer(200, "m1", b"<html>"), "m1", NEW).state == "failing"
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,10 @@ def test_refusals_and_failures_are_told_apart(status: int, code: str, state: str
 def test_reasons_are_fit_for_a_terminal() -> None:
     """A machine's sentence is shown without anything that moves the cursor; a proxy's page is not shown."""
     assert refusal(500, "x").reason == "it answers 500: a sentence.[2J"
-    assert of_poke(Answer(500, None, b"<html>x</html>"), "m1", NEW).reason == "it answers 500"
-    assert of_poke(Answer(503, None, b"The sidecar is not there.\nx"), "m1", NEW).reason.endswith("not there")
+    assert of_poke(MachineAnswer(500, None, b"<html>x</html>"), "m1", NEW).reason == "it answers 500"
+    assert of_poke(MachineAnswer(503, None, b"The sidecar is not there.\nx"), "m1", NEW).reason.endswith(
+        "not there"
+    )
 
 
 def test_loaded_is_what_is_loaded() -> None:
@@ -119,12 +121,12 @@ def test_ready_is_waited_for_where_it_is_asked_for() -> None:
     """The background work of the loaded generation, not of an older one."""
     assert told(ready=True, loaded=2, sha256=NEW) is None
     assert told(ready=True, loaded=2, sha256=NEW, ready_=1) is None
-    known = Served(
+    known = MachineReport(
         "m1", "iad", "synced", "healthy", generation=2, published=NEW, loaded=2, sha256=NEW, ready=2
     )
     from msgspec.json import encode
 
-    verdict = of_status(Answer(200, "m1", encode(known)), "m1", NEW, ready=True)
+    verdict = of_status(MachineAnswer(200, "m1", encode(known)), "m1", NEW, ready=True)
     assert verdict is not None
     assert verdict.state == "ready"
 
@@ -216,7 +218,7 @@ def status(*, work: Any = None, running: Any = None, **generation: Any) -> Statu
 
 def test_the_public_word_tells_state_and_digests_only() -> None:
     """No sentences, no names, no counts: what is published, what is loaded, since when."""
-    assert served(status(), LoadedIndex(OLD, 5.0, 10.0), ("c" * 64, "loss")) == Served(
+    assert served(status(), LoadedIndex(OLD, 5.0, 10.0), ("c" * 64, "loss")) == MachineReport(
         machine="m1",
         region=None,
         sync="synced",
@@ -231,7 +233,9 @@ def test_the_public_word_tells_state_and_digests_only() -> None:
         reason="loss",
     )
     running = {"trigger": "timer", "since": 1.0}
-    assert served(status(loaded=2, ready=2, running=running), LoadedIndex(NEW, 6.0, 19.0), None) == Served(
+    assert served(
+        status(loaded=2, ready=2, running=running), LoadedIndex(NEW, 6.0, 19.0), None
+    ) == MachineReport(
         machine="m1",
         region=None,
         sync="synced",

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sidecar.config.parse import parse
 from sidecar.errors import SettingsError
 from sidecar.generate import Deployment, Generated, generate
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.inputs.machine import placeholder_values
 from sidecar.inputs.profiles import SHIPPED, load_profile
 from sidecar.model.artifacts import NAMES
@@ -87,7 +87,7 @@ def yaml_of(generated: Generated, name: str = "navigator.yml") -> Any:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_profiles_generate(name: str, index: Index) -> None:
     """Every shipped profile makes a whole set of sound files, also of an index that is still empty."""
-    generated = generate(index, deployment(name), Memo())
+    generated = generate(index, deployment(name), ResultCache())
     assert tuple(contents(generated)) == NAMES
     for artifact in generated.artifacts:
         assert b"{{" not in artifact.content
@@ -113,7 +113,7 @@ def test_the_shipped_profiles_generate(name: str, index: Index) -> None:
 )
 def test_tenants_of_a_machine(name: str, scopes: list[str], databases: list[str]) -> None:
     """On Fly the events of this region and of none, elsewhere all; tenants.list names the fixed ones too."""
-    generated = generate(INDEX, deployment(name), Memo())
+    generated = generate(INDEX, deployment(name), ResultCache())
     found = yaml_of(generated)["applications"]["tenants"]
     assert [tenant.scope for tenant in generated.tenants] == scopes
     assert [tenant["var"]["database"] for tenant in found] == databases == list(generated.databases)
@@ -124,7 +124,7 @@ def test_tenants_of_a_machine(name: str, scopes: list[str], databases: list[str]
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_expression_is_collected(name: str) -> None:
     """Whatever navigator.yml holds by way of expressions is there to be checked."""
-    generated = generate(INDEX, deployment(name), Memo())
+    generated = generate(INDEX, deployment(name), ResultCache())
     document = yaml_of(generated)
     routes = document["routes"]
     assert sorted(generated.expressions) == sorted(
@@ -138,7 +138,7 @@ def test_every_expression_is_collected(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_fingerprint_is_the_first_thing_the_ready_hook_leaves(name: str) -> None:
     """The first ready command touches a marker named after this set, so no other's failure prevents it."""
-    generated = generate(INDEX, deployment(name), Memo())
+    generated = generate(INDEX, deployment(name), ResultCache())
     first = yaml_of(generated)["hooks"]["server"]["ready"][0]
     assert (first["command"], first["args"]) == ("touch", [f"/state/markers/{generated.fingerprint}"])
     assert generated["navigator.yml"].count(b"fingerprint-") == 1
@@ -150,7 +150,7 @@ def test_the_fingerprint_is_the_first_thing_the_ready_hook_leaves(name: str) -> 
 @pytest.mark.parametrize("file", ["navigator.yml", "navigator-maintenance.yml"])
 def test_the_forwarder_is_named(name: str, path: str, file: str) -> None:
     """Under its path and, for now, the old one: POST only, with a reload afterwards."""
-    document = yaml_of(generate(INDEX, deployment(name), Memo()), file)
+    document = yaml_of(generate(INDEX, deployment(name), ResultCache()), file)
     root = document["server"].get("root_path", "")
     (script,) = (one for one in document["server"]["cgi_scripts"] if one["path"] == f"{root}/{path}")
     assert script["script"] == "/opt/sidecar-cgi"
@@ -163,7 +163,7 @@ def test_the_forwarder_is_named(name: str, path: str, file: str) -> None:
 @pytest.mark.parametrize("file", ["navigator.yml", "navigator-maintenance.yml"])
 def test_the_state_is_served_without_a_login(name: str, file: str) -> None:
     """GET update_status reaches the forwarder, is open to all, and never causes a reload."""
-    document = yaml_of(generate(INDEX, deployment(name), Memo()), file)
+    document = yaml_of(generate(INDEX, deployment(name), ResultCache()), file)
     path = f"{document['server'].get('root_path', '')}/update_status"
     (script,) = (one for one in document["server"]["cgi_scripts"] if one["path"] == path)
     assert (script["script"], script["method"]) == ("/opt/sidecar-cgi", "GET")
@@ -198,7 +198,7 @@ CHANGES: list[tuple[str, Index, Deployment]] = [
 @pytest.mark.parametrize(("name", "index", "machine"), CHANGES, ids=[name for name, _, _ in CHANGES])
 def test_a_change_in_any_artifact_is_another_set(name: str, index: Index, machine: Deployment) -> None:
     """Each file has its part in the fingerprint, and with it navigator.yml changes."""
-    before, after = generate(INDEX, deployment(), Memo()), generate(index, machine, Memo())
+    before, after = generate(INDEX, deployment(), ResultCache()), generate(index, machine, ResultCache())
     assert before[name] != after[name]
     assert before.fingerprint != after.fingerprint
     assert before["navigator.yml"] != after["navigator.yml"]
@@ -209,7 +209,7 @@ def test_a_name_that_looks_like_a_fingerprint() -> None:
     name = f"fingerprint-{'0' * 32}"
     events = tuple(msgspec.structs.replace(event, name=name) for event in EVENTS)
     studio = msgspec.structs.replace(BOSTON, name=name)
-    made = generate(Index(USERS, (studio, SYDNEY, NOWHERE), events, (IAD, SYD)), deployment(), Memo())
+    made = generate(Index(USERS, (studio, SYDNEY, NOWHERE), events, (IAD, SYD)), deployment(), ResultCache())
     assert made["showcases.yml"].count(name.encode()) == 3
     assert yaml_of(made, "map.yml")["studios"]["boston"]["name"] == name
     assert made["navigator.yml"].count(made.fingerprint.encode()) == 1
@@ -220,13 +220,15 @@ def test_the_machine_s_secret_is_no_part_of_the_fingerprint() -> None:
     """The same set has the same fingerprint, whatever stood for it meanwhile."""
     machine = deployment()
     other = Deployment(machine.profile, machine.values, machine.region, machine.databases, b"another key")
-    assert generate(INDEX, machine, Memo()).artifacts == generate(INDEX, other, Memo()).artifacts
+    assert (
+        generate(INDEX, machine, ResultCache()).artifacts == generate(INDEX, other, ResultCache()).artifacts
+    )
 
 
 def test_a_change_in_htpasswd_alone_changes_only_the_fingerprint() -> None:
     """navigator.yml differs by the marker's name, all other files are the same."""
-    before = generate(INDEX, deployment(), Memo())
-    after = generate(index_with(users=USERS[:1]), deployment(), Memo())
+    before = generate(INDEX, deployment(), ResultCache())
+    after = generate(index_with(users=USERS[:1]), deployment(), ResultCache())
     old, new = contents(before), contents(after)
     assert {name for name in NAMES if old[name] != new[name]} == {"htpasswd", "navigator.yml"}
     marker = after.fingerprint.encode(), before.fingerprint.encode()
@@ -236,26 +238,30 @@ def test_a_change_in_htpasswd_alone_changes_only_the_fingerprint() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_generation_is_deterministic(name: str) -> None:
     """The same index and machine give the same bytes, with a memo that is used or new."""
-    memo = Memo()
+    memo = ResultCache()
     first = generate(INDEX, deployment(name), memo)
     memo.rotate()
-    assert generate(INDEX, deployment(name), memo) == first == generate(INDEX, deployment(name), Memo())
+    assert (
+        generate(INDEX, deployment(name), memo) == first == generate(INDEX, deployment(name), ResultCache())
+    )
 
 
 def test_the_previous_htpasswd_keeps_lines_and_nothing_else() -> None:
     """With or without it the set is the same: the line of a plain password stays."""
     index = index_with(users=(User("user3", "user3:secret"), *USERS))
-    first = generate(index, deployment(), Memo())
-    assert generate(index, deployment(), Memo(), first["htpasswd"]) == first
-    assert generate(INDEX, deployment(), Memo(), first["htpasswd"]) == generate(INDEX, deployment(), Memo())
+    first = generate(index, deployment(), ResultCache())
+    assert generate(index, deployment(), ResultCache(), first["htpasswd"]) == first
+    assert generate(INDEX, deployment(), ResultCache(), first["htpasswd"]) == generate(
+        INDEX, deployment(), ResultCache()
+    )
 
 
 def test_rows_left_out_are_reported() -> None:
     """A warning for each bad row of htpasswd, and the set is made all the same."""
     index = index_with(users=(*USERS, User("user3", "no colon")))
-    generated = generate(index, deployment(), Memo())
+    generated = generate(index, deployment(), ResultCache())
     assert len(generated.skipped) == 1
-    assert generated["htpasswd"] == generate(INDEX, deployment(), Memo())["htpasswd"]
+    assert generated["htpasswd"] == generate(INDEX, deployment(), ResultCache())["htpasswd"]
 
 
 degrees = st.none() | st.sampled_from([0.0, 42.4, -33.9, 89.0])
@@ -290,9 +296,9 @@ indexes = st.builds(index_of, places, held, st.sampled_from([(), (IAD,), (IAD, S
 @given(st.lists(indexes.filter(lambda index: bool(index.events)), min_size=2, max_size=3))
 def test_what_is_remembered_never_shows(indexes: list[Index]) -> None:
     """After any history of other indexes a set is byte for byte the one that a new process would make."""
-    machine, memo = deployment(), Memo()
+    machine, memo = deployment(), ResultCache()
     for index in indexes:
-        assert generate(index, machine, memo) == generate(index, machine, Memo())
+        assert generate(index, machine, memo) == generate(index, machine, ResultCache())
         memo.rotate()
 
 
@@ -325,7 +331,7 @@ def test_an_unusable_profile_is_said_to_be(change: Callable[[dict[str, Any]], ob
     said = ""
     names: tuple[str, ...] = NAMES
     try:
-        names = tuple(contents(generate(INDEX, with_profile(change), Memo())))
+        names = tuple(contents(generate(INDEX, with_profile(change), ResultCache())))
     except SettingsError as error:
         said = error.message
     assert not said or "profile" in said
@@ -336,7 +342,9 @@ def test_the_operators_values_win_over_the_profiles() -> None:
     """A value of the machine replaces the profile's own; what builds on it follows."""
     made = deployment()
     generated = generate(
-        INDEX, Deployment(made.profile, {**made.values, "root": "/dance"}, "iad", "/data/db", b""), Memo()
+        INDEX,
+        Deployment(made.profile, {**made.values, "root": "/dance"}, "iad", "/data/db", b""),
+        ResultCache(),
     )
     assert generated.paths[0] == "/dance/"
     assert "/dance/2026/boston/" in generated.paths
@@ -350,7 +358,7 @@ def test_a_name_that_looks_like_a_placeholder_is_data() -> None:
     )
     (tenant,) = (
         one
-        for one in yaml_of(generate(index, deployment(), Memo()))["applications"]["tenants"]
+        for one in yaml_of(generate(index, deployment(), ResultCache()))["applications"]["tenants"]
         if one["var"]["database"] == "2026-boston"
     )
     assert tenant["env"]["RAILS_APP_OWNER"] == "{{databases}}"

@@ -133,6 +133,30 @@ def test_a_name_means_one_thing() -> None:
     assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}
 
 
+DIMENSIONLESS = {"_EPSILON", "_US_SCALE", "_TRANSLATE"}
+"""Numbers of a formula: they have no unit."""
+UNITS = ("_SECONDS", "_MILLISECONDS", "_SHARE", "_FACTOR", "_DEGREES", "_KM", "_BYTES")
+
+
+def numbers(module: str) -> Iterator[tuple[str, set[type]]]:
+    """The constants of a module that are written as numbers, each with the types of those."""
+    for node in ast.parse(MODULES[module].read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            parts = list(ast.walk(node.value))
+            values = {type(part.value) for part in parts if isinstance(part, ast.Constant)}
+            if values and values <= {int, float} and not any(isinstance(part, ast.Name) for part in parts):
+                yield node.targets[0].id, values
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_number_says_its_unit(module: str) -> None:
+    """A constant that is a fraction says in its name what it counts; a limit is called MAX or MIN."""
+    for name, types in numbers(module):
+        if float in types and name not in DIMENSIONLESS:
+            assert name.endswith(UNITS), f"{name} of {module or 'sidecar'}"
+        assert not {"MOST", "LONGEST", "LARGEST", "FEW", "FEWEST", "SHORTEST"} & set(name.split("_"))
+
+
 @pytest.mark.parametrize(
     "module", [module for module in MODULES if top(module) in PURE or module in PURE_MODULES]
 )

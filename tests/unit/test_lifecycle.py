@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sidecar.errors import Rejected
 from sidecar.model.navigator import Process
 from sidecar.update.lifecycle import (
-    HOLD_TIME,
+    HOLD_SECONDS,
     Action,
     Facts,
     LoadState,
@@ -523,7 +523,7 @@ class World(RuleBasedStateMachine):
             return
         assert self.state.phase is Phase.LOADING
         assert self.served is not None
-        assert self.now - self.state.since < HOLD_TIME
+        assert self.now - self.state.since < HOLD_SECONDS
 
     @invariant()
     @precondition(lambda self: self.process is not None and self.reads_maintenance)

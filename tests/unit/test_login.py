@@ -14,7 +14,7 @@ from sidecar.cli.compare import compared
 from sidecar.config.parse import parse
 from sidecar.errors import SettingsError
 from sidecar.generate import Deployment, generate
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.check import counts
 from sidecar.generate.htpasswd import htpasswd
 from sidecar.generate.login import PATH, own_login, require, with_own_user
@@ -76,7 +76,7 @@ def test_nobody_of_the_index_has_its_name() -> None:
 @pytest.mark.parametrize("kind", ["fly", "local"])
 def test_it_is_no_user(kind: str) -> None:
     """It is not counted, shows in no difference between two sets, and is meant where files are compared."""
-    there, memo = deployment(kind), Memo()
+    there, memo = deployment(kind), ResultCache()
     made = generate(INDEX, there, memo)
     assert own_login(made[HTPASSWD], KEY) is not None
     assert counts(made).users == 1
@@ -90,7 +90,7 @@ def test_it_is_no_user(kind: str) -> None:
 def test_where_it_would_start_a_tenant_it_is_refused() -> None:
     """Under Kamal the index's application is at the root, and would answer for whatever is asked for."""
     with pytest.raises(SettingsError, match="the tenant at / would be started"):
-        generate(INDEX, deployment("kamal"), Memo())
+        generate(INDEX, deployment("kamal"), ResultCache())
 
 
 @pytest.mark.parametrize(

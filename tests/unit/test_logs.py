@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from sidecar.observe.logs import JsonFormatter, Seldom, TextFormatter
+from sidecar.observe.logs import JsonFormatter, RateLimitFilter, TextFormatter
 
 HOSTILE = "a\x1b[2Jb\rc\nd\x9be\u202ef\ud800g\x7fh"
 
@@ -57,7 +57,7 @@ def test_what_strangers_cause_is_logged_seldom(
 ) -> None:
     """One line in ten seconds, without a traceback, and how many were left out."""
     now = 1000.0
-    seldom = Seldom(lambda: now)
+    seldom = RateLimitFilter(lambda: now)
     arguments = ("x",) if "%s" in message else ()
 
     def passes() -> logging.LogRecord | None:
@@ -78,7 +78,7 @@ def test_what_strangers_cause_is_logged_seldom(
 
 def test_everything_else_is_always_logged() -> None:
     """Facts of the daemon's own pass as they are, asyncio's other complaints too."""
-    seldom = Seldom()
+    seldom = RateLimitFilter()
     for _ in range(5):
         assert seldom.filter(record("published generation 3"))
         assert seldom.filter(record("Task exception was never retrieved", name="asyncio"))

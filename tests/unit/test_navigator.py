@@ -20,7 +20,7 @@ from aiohttp import web
 
 from sidecar.model.navigator import Process
 from sidecar.navigator.markers import Markers
-from sidecar.navigator.probes import Gate
+from sidecar.navigator.probes import NavigatorPort
 from sidecar.navigator.process import NavigatorError, NavigatorProcess, may_read
 from tests.support.fleet import serve
 from tests.support.navigator import free_port
@@ -357,8 +357,8 @@ def maintenance(tmp_path: Path) -> Path:
 async def test_a_port_that_listens_answers(maintenance: Path) -> None:
     """Before it listens a signal would end Navigator."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        assert await Gate(listening.getsockname()[1], maintenance).answers()
-    assert not await Gate(free_port(), maintenance).answers()
+        assert await NavigatorPort(listening.getsockname()[1], maintenance).answers()
+    assert not await NavigatorPort(free_port(), maintenance).answers()
 
 
 async def test_a_look_is_a_request_to_the_cgi_that_reloads(maintenance: Path) -> None:
@@ -370,7 +370,7 @@ async def test_a_look_is_a_request_to_the_cgi_that_reloads(maintenance: Path) ->
         return web.Response(status=502)
 
     async with serve(handle) as url:
-        await Gate(int(url.rpartition(":")[2]), maintenance).look()
+        await NavigatorPort(int(url.rpartition(":")[2]), maintenance).look()
     assert asked == [("POST", "/showcase/update_config")]
 
 
@@ -378,7 +378,7 @@ async def test_a_look_at_nobody_says_so(maintenance: Path) -> None:
     """With the address that was asked."""
     port = free_port()
     with pytest.raises(NavigatorError, match=f"127.0.0.1:{port}/showcase/update_config did not answer"):
-        await Gate(port, maintenance).look()
+        await NavigatorPort(port, maintenance).look()
 
 
 @pytest.mark.parametrize(
@@ -399,6 +399,6 @@ async def test_a_maintenance_file_without_a_way_to_look_says_so(tmp_path: Path, 
     if content is not None:
         path.write_text(content)
     with pytest.raises(NavigatorError, match="names no CGI") as caught:
-        await Gate(1, path).look()
+        await NavigatorPort(1, path).look()
     assert str(path) in caught.value.message
     assert "reload_config" in caught.value.hint

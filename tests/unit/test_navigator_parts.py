@@ -9,7 +9,7 @@ import re2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.navigator_yml import auth_patterns, replay_routes, tenant_entries
 from sidecar.generate.ownership import programmes, tenants
 from sidecar.generate.yaml_writer import plain
@@ -30,7 +30,7 @@ def programme(
     """One programme; without events it is a single one."""
     studio = Studio(key, key.upper(), None, None, region, locale, logo)
     rows = tuple(Event(year, event, event, key, None) for event in events or ("showcase",))
-    (made,) = programmes(Index((), (studio,), rows, REGIONS), {key: region}, Memo())
+    (made,) = programmes(Index((), (studio,), rows, REGIONS), {key: region}, ResultCache())
     return made
 
 

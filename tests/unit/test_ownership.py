@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.ownership import distance, locale_of, owner, owners, programmes, regions_in, tenants
 from sidecar.model.index import Event, Index, Programme, Region, Studio, Tenant
 
@@ -36,7 +36,7 @@ def event(key: str, studio: str = "boston", year: int = 2026) -> Event:
 def grouped(*events: Event, studios: tuple[Studio, ...] = ()) -> list[Programme]:
     keys = sorted({event.studio for event in events})
     index = Index((), studios or tuple(studio(key) for key in keys), events, REGIONS)
-    memo = Memo()
+    memo = ResultCache()
     return programmes(index, owners(index, memo), memo)
 
 
@@ -149,7 +149,7 @@ def test_owners_are_remembered_per_set_of_regions(
     places: list[Studio], before: tuple[Region, ...], after: tuple[Region, ...]
 ) -> None:
     """What was remembered under other regions does not answer for these."""
-    memo = Memo()
+    memo = ResultCache()
     named = tuple(studio(f"s{number}", *place_of(place)) for number, place in enumerate(places))
     for regions in (before, after, before):
         found = owners(Index((), named, (), regions), memo)

@@ -8,8 +8,8 @@ import bcrypt
 import pytest
 
 from sidecar.errors import TooManyAttempts
-from sidecar.web.access import Administrators, Attempts, login
-from sidecar.web.forms import Forms
+from sidecar.web.access import AttemptLimiter, BasicAuth, login
+from sidecar.web.csrf import CsrfTokens
 
 
 class Clock:
@@ -25,7 +25,7 @@ class Clock:
 def test_after_a_burst_attempts_have_to_wait() -> None:
     """Ten wrong passwords at once, then one in twenty seconds; the error says when."""
     clock = Clock()
-    attempts = Attempts(clock)
+    attempts = AttemptLimiter(clock)
     for _ in range(10):
         attempts.take("a")
     with pytest.raises(TooManyAttempts) as caught:
@@ -42,7 +42,7 @@ def test_after_a_burst_attempts_have_to_wait() -> None:
 
 def test_addresses_do_not_hinder_each_other() -> None:
     """Who guesses at one address locks out nobody at another; a right password costs nothing."""
-    attempts = Attempts(Clock())
+    attempts = AttemptLimiter(Clock())
     for _ in range(10):
         attempts.take("a")
     for _ in range(50):
@@ -53,7 +53,7 @@ def test_addresses_do_not_hinder_each_other() -> None:
 def test_a_bucket_may_be_larger() -> None:
     """A name gets more attempts than an address, and gets them back faster."""
     clock = Clock()
-    attempts = Attempts(clock, burst=100, pause=2.0)
+    attempts = AttemptLimiter(clock, burst=100, pause=2.0)
     for _ in range(100):
         attempts.take("admin")
     with pytest.raises(TooManyAttempts):
@@ -65,15 +65,15 @@ def test_a_bucket_may_be_larger() -> None:
 def test_an_unknown_name_takes_as_long_as_a_known_one() -> None:
     """What is verified in its place costs as much as the costliest hash that is configured."""
     hashes = {f"a{cost}": bcrypt.hashpw(b"x", bcrypt.gensalt(cost)).decode() for cost in (4, 6, 5)}
-    nobody = Administrators(hashes)._nobody
+    nobody = BasicAuth(hashes)._nobody
     assert nobody.startswith(b"$2b$06$")
     assert not bcrypt.checkpw(b"x", nobody)
-    assert not bcrypt.checkpw(b"x", Administrators({})._nobody)
+    assert not bcrypt.checkpw(b"x", BasicAuth({})._nobody)
 
 
 def test_memory_is_bounded() -> None:
     """However many addresses guess, only the latest are remembered."""
-    attempts = Attempts(Clock())
+    attempts = AttemptLimiter(Clock())
     for number in range(5000):
         attempts.take(str(number))
     assert len(attempts._full_at) == 1000
@@ -82,13 +82,13 @@ def test_memory_is_bounded() -> None:
 def test_a_token_is_for_one_person_one_action_and_one_hour() -> None:
     """Nobody else's, nothing else's, no older, none that was made up, none of another run of the daemon."""
     clock = Clock()
-    forms = Forms(clock)
+    forms = CsrfTokens(clock)
     token = forms.token("admin", "update x")
     assert forms.fits(token, "admin", "update x")
     assert not forms.fits(token, "other", "update x")
     assert not forms.fits(token, "admin", "update y")
     assert not forms.fits(token, "admin", "update \ud800")
-    assert not Forms(clock).fits(token, "admin", "update x")
+    assert not CsrfTokens(clock).fits(token, "admin", "update x")
     until, _, proof = token.partition(".")
     for made_up in (
         "",

@@ -10,24 +10,27 @@ import pytest
 from msgspec.structs import replace
 
 from sidecar.fleet.machines import Skipped
-from sidecar.fleet.report import Overview, Result, Row, State
+from sidecar.fleet.report import FleetOverview, FleetState, MachineResult, MachineRow
 from sidecar.fleet.rollout import Rollout
 from sidecar.generate.projections import project
-from sidecar.model.changes import Changes, Delta, Names
+from sidecar.model.changes import Changes, Delta, NamedCount
 from sidecar.model.record import Problem
 from sidecar.model.runs import TRIGGERS, Outcome
 from sidecar.model.states import HEALTH, SYNC, Health, Sync
 from sidecar.model.words import ago
 from sidecar.model.work import Step
 from sidecar.observe.history import Entry
-from sidecar.web.page import atlas, before, change, fleet, now, parts, work
-from sidecar.web.page.layout import POLICY, Frame, page, problem
+from sidecar.web.page import atlas, fleet, parts, work
+from sidecar.web.page import history as history_page
+from sidecar.web.page import preview as preview_page
+from sidecar.web.page import status as status_page
+from sidecar.web.page.layout import POLICY, PageFrame, page, problem
 from sidecar.web.page.markup import render
 from tests.support.status import status
 
 
-def names(*found: str) -> Names:
-    return Names(len(found), found)
+def names(*found: str) -> NamedCount:
+    return NamedCount(len(found), found)
 
 
 def outcome(**given: Any) -> Outcome:
@@ -99,7 +102,7 @@ def test_a_long_diff_is_cut_and_says_so() -> None:
 
 def test_everything_changing_fits_a_page() -> None:
     """A preview in which every name there is changes stays well below 100 KB."""
-    many = Names(5000, tuple(f"2026/{'studio' * 4}{number}/{'event' * 3}" for number in range(200)))
+    many = NamedCount(5000, tuple(f"2026/{'studio' * 4}{number}/{'event' * 3}" for number in range(200)))
     delta = Delta(added=many, removed=many, changed=many, moved=many)
     text = "".join(f"+line {number} {'<' * 60}\n-old {number}\n" for number in range(5000))
     found = outcome(
@@ -108,7 +111,7 @@ def test_everything_changing_fits_a_page() -> None:
         changes=Changes(users=delta, studios=delta, events=delta, regions=Delta()),
         diffs=dict.fromkeys(("htpasswd", "map.yml", "showcases.yml", "navigator.yml"), text),
     )
-    assert len(render(change.preview(found, [], pinned=False, base="./")).encode()) < 80_000
+    assert len(render(preview_page.preview(found, [], pinned=False, base="./")).encode()) < 80_000
 
 
 def test_what_is_destructive_is_named() -> None:
@@ -118,19 +121,19 @@ def test_what_is_destructive_is_named() -> None:
         studios=Delta(moved=names("oakford: iad to fra"), removed=names("elmton")),
         events=Delta(removed=names("2026/oakford/gala"), added=names("2026/oakford/new")),
     )
-    said = plain(render(change.consequences(changes, {"htpasswd": "diff"})))
+    said = plain(render(preview_page.consequences(changes, {"htpasswd": "diff"})))
     for name in ("user5", "user6", "oakford: iad to fra", "elmton", "2026/oakford/gala", "htpasswd"):
         assert name in said
     assert "user7" not in said
     assert "2026/oakford/new" not in said
-    assert change.consequences(Changes()) == []
-    assert change.consequences(None) == []
+    assert preview_page.consequences(Changes()) == []
+    assert preview_page.consequences(None) == []
 
 
 def test_many_names_are_counted() -> None:
     """Of many names some are shown, and how many more there are."""
-    removed = Names(1234, tuple(f"user{number}" for number in range(200)))
-    said = plain(render(change.consequences(Changes(users=Delta(removed=removed)))))
+    removed = NamedCount(1234, tuple(f"user{number}" for number in range(200)))
+    said = plain(render(preview_page.consequences(Changes(users=Delta(removed=removed)))))
     assert "1,234 users" in said
     assert "1,228 more" in said
 
@@ -142,27 +145,29 @@ def test_events_are_by_year_and_studio() -> None:
         removed=names("2026/oakford/c"),
         changed=names("2026/ash/d"),
     )
-    said = plain(change.summary(Changes(events=events)))
+    said = plain(preview_page.summary(Changes(events=events)))
     order = [said.index(text) for text in ("2026", "ash", "oakford", "2025", "elmton")]
     assert order == sorted(order)
 
 
 def test_a_preview_without_changes_has_no_button() -> None:
     """There is nothing to press when there is nothing to do, or when it would be refused."""
-    nothing = render(change.preview(outcome(tag="t"), [], pinned=False, base="./"))
+    nothing = render(preview_page.preview(outcome(tag="t"), [], pinned=False, base="./"))
     assert "page/update" not in nothing
     error = Problem("veto", "the check command refused", "correct `it`", 422)
-    refused = render(change.refused(outcome(tag="t", error=error), None, base="./"))
+    refused = render(preview_page.refused(outcome(tag="t", error=error), None, base="./"))
     assert "page/update" not in refused
     assert "<code>it</code>" in refused
-    something = render(change.preview(outcome(tag="t", written=("map.yml",)), [], pinned=False, base="./"))
+    something = render(
+        preview_page.preview(outcome(tag="t", written=("map.yml",)), [], pinned=False, base="./")
+    )
     assert 'href="./page/update?tag=t"' in something
 
 
 def test_a_required_deployment_takes_the_buttons_place() -> None:
     """With the reasons, and without the button."""
     shown = render(
-        change.preview(
+        preview_page.preview(
             outcome(tag="t", written=("map.yml",)), ["1 region added: ams."], pinned=False, base="./"
         )
     )
@@ -173,45 +178,53 @@ def test_a_required_deployment_takes_the_buttons_place() -> None:
 
 def test_work_in_the_background_shows_when_there_is_some() -> None:
     """Ready work with its progress, the fleet in a line; no trace of either where it is not told."""
-    bare = now.panel(now.Now(100.0, status(), False, None, None), base="./")
+    bare = status_page.panel(status_page.StatusData(100.0, status(), False, None, None), base="./")
     assert "Ready work" not in bare
     assert "fleet" not in bare.lower()
     steps = [Step("databases", "running", done=3, total=12, current="2026-<i>"), Step("migrate")]
     ready = {"state": "running", "steps": steps}
-    full = now.panel(now.Now(100.0, status(ready=ready), True, None, None, State()), base="./")
+    full = status_page.panel(
+        status_page.StatusData(100.0, status(ready=ready), True, None, None, FleetState()), base="./"
+    )
     assert '<progress value="3" max="12"' in full
     assert "2026-&lt;i&gt;" in full
     assert "not been looked at since the daemon's start" in spaced(full)
 
 
-def seen(*machines: Row) -> Overview:
-    return Overview(90.0, "ab" * 32, 50.0, machines, (Skipped("m9", "", "fra", "suspended"),))
+def seen(*machines: MachineRow) -> FleetOverview:
+    return FleetOverview(90.0, "ab" * 32, 50.0, machines, (Skipped("m9", "", "fra", "suspended"),))
 
 
-HERE = Row("m1", "", "iad", "in_sync", 3, 3, "ab" * 32, 10.0, None, "", "healthy")
-LATE = Row("m2", "", "lhr", "behind", 2, 2, "cd" * 32, 10.0, 3600.0, "out of sync", "healthy")
-SILENT = Row("<b>m3</b>", "", "lhr", "unreachable", note="connection refused")
+HERE = MachineRow("m1", "", "iad", "in_sync", 3, 3, "ab" * 32, 10.0, None, "", "healthy")
+LATE = MachineRow("m2", "", "lhr", "behind", 2, 2, "cd" * 32, 10.0, 3600.0, "out of sync", "healthy")
+SILENT = MachineRow("<b>m3</b>", "", "lhr", "unreachable", note="connection refused")
 
 
 @pytest.mark.parametrize(
     ("known", "word", "said"),
     [
-        (State(), "Not looked at", "It has not been looked at since the daemon's start."),
-        (State(overview=seen(HERE)), "In sync", "1 machine, all with the store's newest index."),
-        (State(overview=seen(HERE, LATE)), "Behind", "1 of 2 machines serve the newest index, 1 do not."),
+        (FleetState(), "Not looked at", "It has not been looked at since the daemon's start."),
+        (FleetState(overview=seen(HERE)), "In sync", "1 machine, all with the store's newest index."),
         (
-            State(overview=seen(HERE, SILENT)),
+            FleetState(overview=seen(HERE, LATE)),
+            "Behind",
+            "1 of 2 machines serve the newest index, 1 do not.",
+        ),
+        (
+            FleetState(overview=seen(HERE, SILENT)),
             "No answer",
             "1 of 2 machines serve the newest index, 1 gave no",
         ),
         (
-            State("running", running=True, started=1.0, machines=(Result("m1", "", "iad", "loaded"),)),
+            FleetState(
+                "running", running=True, started=1.0, machines=(MachineResult("m1", "", "iad", "loaded"),)
+            ),
             "Updating",
             "An update of the fleet is under way: 1 of 1 machine done.",
         ),
     ],
 )
-def test_the_fleets_page_says_what_was_seen(known: State, word: str, said: str) -> None:
+def test_the_fleets_page_says_what_was_seen(known: FleetState, word: str, said: str) -> None:
     """A word and a sentence: nothing is said of what nobody looked at, and a silent machine is not behind."""
     shown = spaced(fleet.main(known, 100.0, None, base="./", token="t"))
     assert shown.startswith(f"Fleet {word} {said}")
@@ -220,8 +233,11 @@ def test_the_fleets_page_says_what_was_seen(known: State, word: str, said: str) 
 
 def test_the_fleets_page_names_who_is_behind() -> None:
     """A row a machine, with its words as text; who was left out; and the last update's result below."""
-    state = State(
-        "failed", started=1.0, machines=(Result("m2", "", "lhr", "refused"),), overview=seen(LATE, SILENT)
+    state = FleetState(
+        "failed",
+        started=1.0,
+        machines=(MachineResult("m2", "", "lhr", "refused"),),
+        overview=seen(LATE, SILENT),
     )
     shown = fleet.main(state, 100.0, None, base="./", token="t")
     assert "&lt;b&gt;m3&lt;/b&gt;" in shown
@@ -238,12 +254,15 @@ def test_the_fleets_page_names_who_is_behind() -> None:
 def test_a_page_is_as_old_as_it_says() -> None:
     """When the store was looked at, when that is due again, of when the page is, and a way to a newer one."""
     looked = Sync("synced", "the store's index (abab) is published", "ab" * 32, 40.0, 640.0)
-    shown = spaced(now.panel(now.Now(100.0, status(sync=looked), False, None, None), base="./"))
+    shown = spaced(
+        status_page.panel(status_page.StatusData(100.0, status(sync=looked), False, None, None), base="./")
+    )
     assert (
         "The store was looked at 1 minute ago; next look in 9 minutes. This page is of 00:01:40 UTC." in shown
     )
-    pinned = now.panel(
-        now.Now(1.0, status(sync=HELD, generation={"pinned": True}), False, None, None), base="./"
+    pinned = status_page.panel(
+        status_page.StatusData(1.0, status(sync=HELD, generation={"pinned": True}), False, None, None),
+        base="./",
     )
     assert "Resume updates…" in pinned
 
@@ -251,8 +270,11 @@ def test_a_page_is_as_old_as_it_says() -> None:
 def test_a_run_under_way_says_what_it_does() -> None:
     """One line, which moves on with the stages."""
     for stages, said in (({}, "fetching the index"), ({"fetch": 0.1, "read": 0.1}, "generating the files")):
-        run = now.Active("http", "ann", 1.0, stages, ())
-        assert now.sentence(now.Now(2.0, status(), True, run, None)) == f"An update is under way: {said}."
+        run = status_page.ActiveRun("http", "ann", 1.0, stages, ())
+        assert (
+            status_page.sentence(status_page.StatusData(2.0, status(), True, run, None))
+            == f"An update is under way: {said}."
+        )
 
 
 def test_a_failed_step_says_why_and_what_to_do() -> None:
@@ -284,7 +306,7 @@ HELD = Sync("pinned", "generation 2 was restored by hand, and stays")
 )
 def test_the_state_is_a_sentence(given: dict[str, Any], said: str) -> None:
     """Whoever reads one line knows how things are: with the store, and with the web server."""
-    assert said in now.sentence(now.Now(1.0, status(**given), False, None, None))
+    assert said in status_page.sentence(status_page.StatusData(1.0, status(**given), False, None, None))
 
 
 @pytest.mark.parametrize(
@@ -302,16 +324,18 @@ def test_the_state_is_a_sentence(given: dict[str, Any], said: str) -> None:
 )
 def test_the_worse_of_two_words_counts(given: dict[str, Any], word: str) -> None:
     """Where there is room for one word only: an update under way, then what serves badly, then the store."""
-    assert now.state(now.Now(1.0, status(**given), False, None, None)) == word
+    assert status_page.state(status_page.StatusData(1.0, status(**given), False, None, None)) == word
 
 
 def test_the_headline_has_both_words() -> None:
     """Each with its colour; while an update is under way it says so before them."""
-    shown = now.panel(now.Now(1.0, status(sync=HELD, health=BACK), False, None, None), base="./")
+    shown = status_page.panel(
+        status_page.StatusData(1.0, status(sync=HELD, health=BACK), False, None, None), base="./"
+    )
     headline = re.search(r"<h1>.*?</h1>", shown)
     assert headline is not None
     assert plain(headline[0]).split() == ["Pinned", "Degraded"]
-    waiting = now.panel(now.Now(1.0, status(waiting=1), False, None, None), base="./")
+    waiting = status_page.panel(status_page.StatusData(1.0, status(waiting=1), False, None, None), base="./")
     assert "Updating Synced Healthy" in plain(waiting)
 
 
@@ -404,8 +428,8 @@ def test_charts_need_two_publications() -> None:
         done = outcome(state="published", generation=number, stages={"fetch": 0.1, "publish": 0.2})
         return Entry(number, "loaded", 1.0, seconds, None, done)
 
-    assert before.charts([entry(1, 0.1)]) is None
-    drawn = render(before.charts([entry(3, None), entry(2, 0.2), entry(1, 0.1)]))
+    assert history_page.charts([entry(1, 0.1)]) is None
+    drawn = render(history_page.charts([entry(3, None), entry(2, 0.2), entry(1, 0.1)]))
     assert drawn.count("<figure>") == 2
     assert "the last 3 publications" in drawn
     assert "median 0.15 s, 95 of 100 within 0.20 s, last 0.20 s" in drawn
@@ -414,23 +438,25 @@ def test_charts_need_two_publications() -> None:
 def test_a_percentile_is_one_of_the_values() -> None:
     """The smallest that so many of a hundred do not exceed."""
     values = [float(number) for number in range(100, 0, -1)]
-    assert [before.percentile(values, share) for share in (1, 50, 95, 100)] == [1.0, 50.0, 95.0, 100.0]
-    assert before.percentile([3.0], 95) == 3.0
+    assert [history_page.percentile(values, share) for share in (1, 50, 95, 100)] == [1.0, 50.0, 95.0, 100.0]
+    assert history_page.percentile([3.0], 95) == 3.0
 
 
 def test_a_hundred_runs_are_drawn_in_few_bytes() -> None:
     """The charts of a hundred publications with all stages leave the page far below its limit."""
-    stages = dict.fromkeys(before.STAGES, 0.123)
+    stages = dict.fromkeys(history_page.STAGES, 0.123)
     done = outcome(state="published", generation=1, stages=stages)
     entries = [Entry(number, "loaded", 1.0, 0.2, None, done) for number in range(120)]
-    drawn = render(before.charts(entries))
+    drawn = render(history_page.charts(entries))
     assert "the last 100 publications" in drawn
     assert len(drawn) < 25_000
 
 
 def test_pages_hold_nothing_inline() -> None:
     """No inline script, style or handler, and no address elsewhere: the policy would block them."""
-    frame = Frame("../", {name: name for name in ("page.css", "page.js", "icon.svg")}, machine='"><script>')
+    frame = PageFrame(
+        "../", {name: name for name in ("page.css", "page.js", "icon.svg")}, machine='"><script>'
+    )
     for text in (page(frame, "T", "<script>"), problem(frame, 404, "there is nothing", "look `elsewhere`")):
         assert re.findall(r"<script[^>]*>", text) == ['<script type="module" src="../page.js">']
         assert not re.search(r"<[^>]+\s(on\w+|style)=", text)

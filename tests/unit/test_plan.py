@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.generations.plan import Present, plan
+from sidecar.generations.plan import PresentFiles, plan
 from sidecar.model.artifacts import NAMES, Artifact
 
 contents = st.binary(max_size=3)
@@ -16,7 +16,7 @@ present = st.fixed_dictionaries({name: st.none() | contents for name in NAMES})
 @given(wanted, st.booleans())
 def test_the_same_needs_nothing(wanted: tuple[Artifact, ...], index: bool) -> None:
     """plan(x, x) is empty: it says no when asked whether there is anything to do, but for a new index."""
-    todo = plan(wanted, Present({artifact.name: artifact.content for artifact in wanted}), index=index)
+    todo = plan(wanted, PresentFiles({artifact.name: artifact.content for artifact in wanted}), index=index)
     assert todo.artifacts == ()
     assert todo.index is index
     assert bool(todo) is index
@@ -27,7 +27,7 @@ def test_any_change_brings_navigator_yml_last(
     wanted: tuple[Artifact, ...], present: dict[str, bytes | None]
 ) -> None:
     """What differs or is missing is written, in order; navigator.yml comes along, after all others."""
-    todo = plan(wanted, Present(present), index=False)
+    todo = plan(wanted, PresentFiles(present), index=False)
     differ = [artifact.name for artifact in wanted if present[artifact.name] != artifact.content]
     names = [artifact.name for artifact in todo.artifacts]
     assert bool(todo) is bool(differ)
@@ -40,15 +40,16 @@ def test_carrying_it_out_leaves_nothing_to_do(
 ) -> None:
     """After the plan is carried out the next one is empty."""
     done = present | {
-        artifact.name: artifact.content for artifact in plan(wanted, Present(present), index=False).artifacts
+        artifact.name: artifact.content
+        for artifact in plan(wanted, PresentFiles(present), index=False).artifacts
     }
-    assert not plan(wanted, Present(done), index=False)
+    assert not plan(wanted, PresentFiles(done), index=False)
 
 
 def test_what_is_not_there_at_all_is_written() -> None:
     """On a new machine everything is written."""
     wanted = tuple(Artifact(name, b"") for name in NAMES)
-    assert plan(wanted, Present({}), index=True).artifacts == wanted
+    assert plan(wanted, PresentFiles({}), index=True).artifacts == wanted
 
 
 @given(wanted, present)
@@ -56,7 +57,7 @@ def test_where_nobody_knows_what_is_loaded_navigator_yml_comes_along(
     wanted: tuple[Artifact, ...], present: dict[str, bytes | None]
 ) -> None:
     """Without any generation before, navigator.yml is written even where all is there already."""
-    todo = plan(wanted, Present(present), index=True, unknown=True)
+    todo = plan(wanted, PresentFiles(present), index=True, unknown=True)
     assert todo.artifacts[-1].name == "navigator.yml"
     assert todo.artifacts[:-1] == tuple(one for one in wanted[:-1] if one.content != present[one.name])
 
@@ -65,11 +66,13 @@ def test_where_nobody_knows_what_is_loaded_navigator_yml_comes_along(
 def test_a_wrong_mode_or_owner_is_a_change(wanted: tuple[Artifact, ...], wrong: set[str]) -> None:
     """A file whose content is right and whose mode or owner is not is written, and navigator.yml with it."""
     contents = {artifact.name: artifact.content for artifact in wanted}
-    todo = plan(wanted, Present(contents, dict.fromkeys(wrong, "mode is 0666 instead of 0640")), index=False)
+    todo = plan(
+        wanted, PresentFiles(contents, dict.fromkeys(wrong, "mode is 0666 instead of 0640")), index=False
+    )
     expected = wrong | {"navigator.yml"} if wrong else set()
     assert [artifact.name for artifact in todo.artifacts] == [name for name in NAMES if name in expected]
 
 
 def test_an_index_with_a_fault_is_replaced() -> None:
     """What is wrong with the index in place is a reason to replace it, also when the store's is the same."""
-    assert plan((), Present({}, index="it is empty"), index=False).index
+    assert plan((), PresentFiles({}, index="it is empty"), index=False).index

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.errors import SettingsError
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.profile import expand
 from sidecar.generate.yaml_writer import Entries, dump
 
@@ -151,6 +151,6 @@ def test_keys_that_cannot_be_are_an_error(profile: dict[str, Any]) -> None:
 def test_the_profile_itself_is_left_alone() -> None:
     """Expansion makes new data; the parsed profile can be used again."""
     profile = {"a": ["{{routes}}"], "b": {"c": "{{nothing}}"}}
-    once = dump(expand(profile, VALUES), Memo())
-    assert dump(expand(profile, VALUES), Memo()) == once
+    once = dump(expand(profile, VALUES), ResultCache())
+    assert dump(expand(profile, VALUES), ResultCache()) == once
     assert profile == {"a": ["{{routes}}"], "b": {"c": "{{nothing}}"}}

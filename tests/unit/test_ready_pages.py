@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.documents import prerender_list, prerender_pages
 from sidecar.generate.ownership import owners, programmes
 from sidecar.model.index import Event, Index, Page, Region, Studio
@@ -27,7 +27,7 @@ INDEX = Index(
 
 
 def made_of(index: Index) -> dict[str, str]:
-    memo = Memo()
+    memo = ResultCache()
     owned = owners(index, memo)
     found = programmes(index, owned, memo)
     return fingerprints(prerender_pages(index, found), index, found, owned, {})
@@ -43,7 +43,7 @@ INDEXES = {"index.html", "regions/index.html", "studios/index.html"}
 
 def test_the_list_reads_back() -> None:
     """What prerender.txt says is what was written to it."""
-    memo = Memo()
+    memo = ResultCache()
     pages = prerender_pages(INDEX, programmes(INDEX, owners(INDEX, memo), memo))
     assert list(parse_list(prerender_list(pages))) == pages
 

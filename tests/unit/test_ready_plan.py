@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.ownership import owners, programmes
 from sidecar.model.index import Event, Index, Region, Studio
 from sidecar.model.objects import Stored
 from sidecar.ready.plan import (
-    Desired,
-    Here,
-    Known,
-    Sent,
+    DesiredDatabase,
+    LastSynced,
+    LocalDatabase,
+    UnconfirmedUpload,
     came_through,
     decide,
     keeps,
@@ -27,22 +27,33 @@ from sidecar.ready.plan import (
 IAD = Region("iad", "Ashburn", 38.9, -77.4)
 SYD = Region("syd", "Sydney", -33.9, 151.2)
 
-COPY, OURS = (Desired("2026-x", "iad", ours, True) for ours in (False, True))
-FILE, EMPTY = Here(4096, 2000.0, "file"), Here(0, 2000.0, "empty")
+COPY, OURS = (DesiredDatabase("2026-x", "iad", ours, True) for ours in (False, True))
+FILE, EMPTY = LocalDatabase(4096, 2000.0, "file"), LocalDatabase(0, 2000.0, "empty")
 OBJECT = Stored("db/2026-x.sqlite3", "object", 9e9, 4096)
 # The object that file and store once both were, written here or elsewhere; "file" is how it lies here now.
-CLEAN, CHANGED = Known("object", 2000.0, "file"), Known("object", 2000.0, "before")
-CLEAN_OTHER, CHANGED_OTHER = Known("before", 1000.0, "file"), Known("before", 1000.0, "before")
-LOOKED_AT = Known("object", 2000.0)
+CLEAN, CHANGED = LastSynced("object", 2000.0, "file"), LastSynced("object", 2000.0, "before")
+CLEAN_OTHER, CHANGED_OTHER = LastSynced("before", 1000.0, "file"), LastSynced("before", 1000.0, "before")
+LOOKED_AT = LastSynced("object", 2000.0)
 
 
-def left(known: Known | None) -> Known:
+def left(known: LastSynced | None) -> LastSynced:
     """The same, for an event that was written here when it was looked at last."""
-    return replace(known or Known(), ours=True)
+    return replace(known or LastSynced(), ours=True)
 
 
 # What | wanted, here, stored, known | age, same | action
-ROWS: list[tuple[str, Desired, Here | None, Stored | None, Known | None, float | None, bool | None, str]] = [
+ROWS: list[
+    tuple[
+        str,
+        DesiredDatabase,
+        LocalDatabase | None,
+        Stored | None,
+        LastSynced | None,
+        float | None,
+        bool | None,
+        str,
+    ]
+] = [
     ("nowhere", OURS, None, None, None, None, None, "create"),
     ("empty, and not stored", COPY, EMPTY, None, None, None, None, "create"),
     ("missing", OURS, None, OBJECT, None, None, None, "fetch"),
@@ -84,10 +95,10 @@ ROWS: list[tuple[str, Desired, Here | None, Stored | None, Known | None, float |
     ids=[row[0] for row in ROWS],
 )
 def test_each_row_of_the_table(
-    one: Desired,
-    here: Here | None,
+    one: DesiredDatabase,
+    here: LocalDatabase | None,
     stored: Stored | None,
-    known: Known | None,
+    known: LastSynced | None,
     age: float | None,
     same: bool | None,
     action: str,
@@ -100,25 +111,25 @@ def test_each_row_of_the_table(
 
 ages = st.floats(min_value=0, max_value=4_000_000_000)
 wants = st.sampled_from([COPY, OURS])
-heres = st.none() | st.builds(Here, st.sampled_from([0, 4096]), ages, st.sampled_from(["a", "b"]))
+heres = st.none() | st.builds(LocalDatabase, st.sampled_from([0, 4096]), ages, st.sampled_from(["a", "b"]))
 objects = st.none() | st.builds(Stored, st.just("db/x"), st.sampled_from(["e", "f"]), ages, st.just(4096))
 knowns = st.none() | st.builds(
-    Known, st.sampled_from(["e", "f"]), ages, st.sampled_from(["a", "b", ""]), st.booleans()
+    LastSynced, st.sampled_from(["e", "f"]), ages, st.sampled_from(["a", "b", ""]), st.booleans()
 )
 
 
 @given(wants, heres, objects, knowns, st.none() | ages, st.none() | st.booleans())
 def test_the_rules_hold_without_exception(
-    one: Desired,
-    here: Here | None,
+    one: DesiredDatabase,
+    here: LocalDatabase | None,
     stored: Stored | None,
-    known: Known | None,
+    known: LastSynced | None,
     age: float | None,
     same: bool | None,
 ) -> None:
     """What was written here is only replaced where the store had it; no object is that was never seen."""
     verdict = decide(one, here, stored, known, age, same)
-    known = known or Known()
+    known = known or LastSynced()
     if here is None or here.size == 0:
         assert verdict.action == ("create" if stored is None else "fetch")
         return
@@ -136,14 +147,21 @@ def test_the_rules_hold_without_exception(
 
 @given(wants, heres, objects, knowns, ages, st.booleans())
 def test_with_all_that_can_be_asked_it_is_settled(
-    one: Desired, here: Here | None, stored: Stored | None, known: Known | None, age: float, same: bool
+    one: DesiredDatabase,
+    here: LocalDatabase | None,
+    stored: Stored | None,
+    known: LastSynced | None,
+    age: float,
+    same: bool,
 ) -> None:
     """With the object's true age, and both compared, nothing is left to ask for."""
     assert decide(one, here, stored, known, age, same).action not in ("ask", "compare")
 
 
-@given(st.builds(Here, st.just(1), ages, st.sampled_from(["a", "b"])), objects, knowns)
-def test_an_orphan_with_something_new_is_kept(here: Here, stored: Stored | None, known: Known | None) -> None:
+@given(st.builds(LocalDatabase, st.just(1), ages, st.sampled_from(["a", "b"])), objects, knowns)
+def test_an_orphan_with_something_new_is_kept(
+    here: LocalDatabase, stored: Stored | None, known: LastSynced | None
+) -> None:
     """What the store does not surely have is not removed, whatever the ages."""
     if keeps(here, stored, known) is None:
         assert stored is not None
@@ -153,7 +171,7 @@ def test_an_orphan_with_something_new_is_kept(here: Here, stored: Stored | None,
 
 def test_an_upload_without_an_answer_is_known_again() -> None:
     """By its MD5, or where the store names contents in another way by size and true age."""
-    sent = Sent("0" * 32, 4096, 2000.25, "file")
+    sent = UnconfirmedUpload("0" * 32, 4096, 2000.25, "file")
     assert came_through(sent, replace(OBJECT, etag="0" * 32), None)
     assert came_through(sent, OBJECT, 2000.25)
     assert not came_through(sent, OBJECT, 2000.0)
@@ -173,8 +191,8 @@ def index() -> Index:
 
 def belonging(
     region: str | None, served: list[str], *, owns_all: bool = False, copies: bool = False
-) -> dict[str, Desired]:
-    memo = Memo()
+) -> dict[str, DesiredDatabase]:
+    memo = ResultCache()
     found = programmes(index(), owners(index(), memo), memo)
     return wanted(found, served, region, owns_all=owns_all, copies=copies)
 
@@ -205,7 +223,7 @@ def test_a_host_that_owns_all_writes_all() -> None:
 
 def test_only_events_are_orphans() -> None:
     """The index, the demonstration and whatever else lies there are nobody's orphans."""
-    here = dict.fromkeys(["index", "demo", "2026-east", "2019-gone", "notes"], Here(1, 0.0, ""))
+    here = dict.fromkeys(["index", "demo", "2026-east", "2019-gone", "notes"], LocalDatabase(1, 0.0, ""))
     assert orphans(here, belonging("iad", ["2026-east"])) == ["2019-gone"]
 
 

@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from sidecar.fleet.report import Result
+from sidecar.fleet.report import MachineResult
 from sidecar.model.stream import STREAM_EVENTS, FleetEvent, GenerationNotLoaded, StreamEvent
 from sidecar.web.routes import document
 from tests.support.status import status
@@ -25,7 +25,7 @@ def test_the_status_keeps_its_names_and_their_order() -> None:
     assert " ".join(told["ready"]) == "state generation started seconds steps"
 
 
-@pytest.mark.parametrize("event", [*STREAM_EVENTS, Result])
+@pytest.mark.parametrize("event", [*STREAM_EVENTS, MachineResult])
 def test_every_event_has_a_kind_and_a_schema(event: type[StreamEvent]) -> None:
     """The name in the stream is the class's; the description has each with all its fields."""
     schema = document()["components"]["schemas"][event.__name__]

@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.errors import Rejected
 from sidecar.model.navigator import Process
-from sidecar.update.rejections import FIRST_PAUSE, LAST_PAUSE, Rejections
+from sidecar.update.rejections import FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS, Rejections
 
 ERROR = Rejected("two tenants share a path", "rename one", code="duplicate")
 NOT_LOADED = Rejected("generation 2 was taken back: Navigator did not load it", code="not_loaded")
@@ -144,7 +144,7 @@ def test_the_pause_doubles_up_to_an_hour(path: Path, clock: Clock) -> None:
         assert known(rejections, "a", process=NAVIGATOR)
         clock.now += 1
         assert not known(rejections, "a", process=NAVIGATOR)
-    assert (FIRST_PAUSE, LAST_PAUSE) == (60.0, 3600.0)
+    assert (FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS) == (60.0, 3600.0)
 
 
 def test_the_sentence_says_when_it_is_tried_again(path: Path, clock: Clock) -> None:

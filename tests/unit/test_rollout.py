@@ -6,10 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from sidecar.fleet.index_history import (
-    KEPT,
     KEPT_SECONDS,
+    MAX_KEPT,
     PastIndex,
-    Unknown,
+    UnknownIndex,
     before,
     ending,
     named,
@@ -162,7 +162,7 @@ def test_each_rollback_goes_further_back() -> None:
     assert previous(PAST, "a" * 64).sha256 == "b" * 64
     assert previous(PAST[1:], "c" * 64).sha256 == "a" * 64
     assert previous(PAST, "f" * 64).sha256 == "a" * 64  # stored by somebody who writes no history
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownIndex):
         previous(PAST, "b" * 64)
 
 
@@ -171,9 +171,9 @@ def test_an_index_is_named_by_its_digest_or_a_moment() -> None:
     assert named(PAST, "CCCC").at == 30
     assert before(PAST, 45, "a" * 64).sha256 == "c" * 64
     for wrong in ("ffff", "c"):
-        with pytest.raises(Unknown):
+        with pytest.raises(UnknownIndex):
             named(PAST, wrong)
-    with pytest.raises(Unknown):
+    with pytest.raises(UnknownIndex):
         before(PAST, 10, "a" * 64)
 
 
@@ -186,12 +186,12 @@ def test_an_update_ends_the_rollback_that_the_store_holds() -> None:
 
 def test_the_history_is_bounded_and_always_allows_a_step_back() -> None:
     """By number and by age; the newest two stay however old they are."""
-    many = [(str(number), entry("a", 1000.0 - number)) for number in range(KEPT + 3)]
-    assert superfluous(many, 1000.0) == [str(KEPT), str(KEPT + 1), str(KEPT + 2)]
+    many = [(str(number), entry("a", 1000.0 - number)) for number in range(MAX_KEPT + 3)]
+    assert superfluous(many, 1000.0) == [str(MAX_KEPT), str(MAX_KEPT + 1), str(MAX_KEPT + 2)]
     assert superfluous(many[:4], 2000.0 + KEPT_SECONDS) == ["2", "3"]
 
 
-@pytest.mark.parametrize("tried", [1, KEPT + 5])
+@pytest.mark.parametrize("tried", [1, MAX_KEPT + 5])
 def test_what_a_step_back_needs_stays_however_much_was_tried_since(tried: int) -> None:
     """Indexes that were taken back fill the history; the one that the newest replaced is still there."""
     now = 3 * KEPT_SECONDS

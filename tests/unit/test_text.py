@@ -10,8 +10,8 @@ import pytest
 import sidecar.cli
 from sidecar.cli.output import say, say_json, say_lines
 from sidecar.errors import Rejected
-from sidecar.fleet.progress import Lines, line
-from sidecar.fleet.report import Result
+from sidecar.fleet.progress import LineProgress, line
+from sidecar.fleet.report import MachineResult
 from sidecar.model.runs import Outcome
 from sidecar.model.text import printable
 from sidecar.web.answers import outcome_text
@@ -65,6 +65,6 @@ def test_an_answer_for_people_is_shown_as_text() -> None:
 def test_machines_are_shown_as_text() -> None:
     """Their ids, regions and what they say come from elsewhere."""
     written: list[str] = []
-    Lines(written.append).say(HOSTILE)
+    LineProgress(written.append).say(HOSTILE)
     assert written == [f"{SHOWN}\n"]
-    assert line(Result(HOSTILE, "", HOSTILE, "failing", note=HOSTILE)).isprintable()
+    assert line(MachineResult(HOSTILE, "", HOSTILE, "failing", note=HOSTILE)).isprintable()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sidecar.errors import SidecarError
-from sidecar.update.triggers import LocalWatch, Ticker
+from sidecar.update.triggers import IndexWatcher, Ticker
 from tests.support.machine import until
 
 
@@ -106,7 +106,7 @@ async def test_zero_means_never() -> None:
 async def test_own_index_is_told_of_when_it_changes() -> None:
     """A changed local index is told of once it is quiet, not before the change and not twice."""
     signature, calls = ["a"], Calls()
-    async with running(LocalWatch(lambda: signature[0], calls.poll, quiet=0.02, longest=60).run(0.001)):
+    async with running(IndexWatcher(lambda: signature[0], calls.poll, quiet=0.02, longest=60).run(0.001)):
         await asyncio.sleep(0.05)
         assert calls.polls == 0
         signature[0] = "b"
@@ -123,7 +123,7 @@ async def test_own_index_that_never_rests_is_told_of_all_the_same() -> None:
         count[0] += 1
         return str(count[0])
 
-    async with running(LocalWatch(signature, calls.poll, quiet=60, longest=0.02).run(0.001)):
+    async with running(IndexWatcher(signature, calls.poll, quiet=60, longest=0.02).run(0.001)):
         await until(lambda: calls.polls >= 2)
 
 
@@ -141,7 +141,7 @@ async def test_what_goes_wrong_while_watching_is_logged_once(caplog: pytest.LogC
         await calls.poll()
         raise RuntimeError("nobody expected this")
 
-    async with running(LocalWatch(look, changed, quiet=0.02, longest=60).run(0.001)):
+    async with running(IndexWatcher(look, changed, quiet=0.02, longest=60).run(0.001)):
         for failure in (PermissionError(13, "Permission denied"), ValueError("what?")):
             failures[0] = failure
             await until(lambda: str(failures[0]) in caplog.text)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sidecar.errors import Rejected
 from sidecar.generate import yaml_writer
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generate.yaml_writer import Entries, dump, load, plain, scalar
 
 LOADERS = (yaml.CSafeLoader, yaml.SafeLoader)
@@ -66,7 +66,7 @@ def assert_reads_back(text: bytes, data: Any) -> None:
 @given(documents)
 def test_what_is_written_parses_back_to_the_same(document: dict[Any, Any]) -> None:
     """Every tree of text, numbers, null, booleans, mappings and lists comes back: types, order and all."""
-    assert_reads_back(dump(document, Memo()), document)
+    assert_reads_back(dump(document, ResultCache()), document)
 
 
 @pytest.mark.parametrize("hostile", [*HOSTILE, *LONG], ids=lambda hostile: ascii(hostile[:16]))
@@ -79,7 +79,7 @@ def test_hostile_text_stays_text(hostile: str) -> None:
     }
     if hostile not in LONG:
         document |= {"key": {hostile: 1}, "keys": [{hostile: {hostile: hostile}}]}
-    assert_reads_back(dump(document, Memo()), document)
+    assert_reads_back(dump(document, ResultCache()), document)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: ascii(hostile[:16]))
@@ -103,7 +103,7 @@ def test_every_character_comes_back() -> None:
         points = [chr(point) for point in range(start, start + 0x8000) if not 0xD800 <= point <= 0xDFFF]
         document = {"all": ["".join(points[at : at + 100]) for at in range(0, len(points), 100)]}
         document["alone"] = points[:0x300] if start < 0x10000 else points[:1]
-        assert load(dump(document, Memo())) == document
+        assert load(dump(document, ResultCache())) == document
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:
@@ -114,12 +114,12 @@ def test_half_a_surrogate_pair_is_refused() -> None:
         {"a": Entries(_pair, [("fine", 1), ("\ud800", 2)], mapping=True)},
     ):
         with pytest.raises(Rejected):
-            dump(document, Memo())
+            dump(document, ResultCache())
 
 
 def test_symbols_as_keys_stay_bare() -> None:
     """Ruby reads `:name:` as a symbol; the same text as a value is text, and is quoted."""
-    assert dump({":name": ":name", ":events": {":date": ":x"}}, Memo()) == (
+    assert dump({":name": ":name", ":events": {":date": ":x"}}, ResultCache()) == (
         b'---\n:name: ":name"\n:events:\n  :date: ":x"\n'
     )
 
@@ -127,7 +127,7 @@ def test_symbols_as_keys_stay_bare() -> None:
 @pytest.mark.parametrize("key", [":", "::a", ":Name", ":a b", ":a:", "a:", ":1", ":name\n"])
 def test_what_is_no_symbol_is_quoted_as_a_key(key: str) -> None:
     """Only a colon and a plain lower-case name make a symbol."""
-    assert f'\n"{key[:-1] if key.endswith(chr(10)) else key}'.encode() in dump({key: 1}, Memo())
+    assert f'\n"{key[:-1] if key.endswith(chr(10)) else key}'.encode() in dump({key: 1}, ResultCache())
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_what_is_no_symbol_is_quoted_as_a_key(key: str) -> None:
 )
 def test_nothing_is_written_as_nothing(document: dict[str, Any]) -> None:
     """Empty mappings, lists and runs come back empty: an index without events is a sound one."""
-    assert_reads_back(dump(document, Memo()), plain(document))
+    assert_reads_back(dump(document, ResultCache()), plain(document))
 
 
 @pytest.mark.parametrize(
@@ -160,14 +160,14 @@ def test_nothing_is_written_as_nothing(document: dict[str, Any]) -> None:
 def test_what_has_no_form_is_refused(unfit: object, place: Callable[[object], dict[str, Any]]) -> None:
     """Numbers that are none and types that YAML readers disagree about are refused."""
     with pytest.raises(Rejected):
-        dump(place(unfit), Memo())
+        dump(place(unfit), ResultCache())
 
 
 @pytest.mark.parametrize("key", [float("nan"), float("inf"), b"bytes", (1, 2), "k" * 3000], ids=str)
 def test_a_key_that_has_no_form_is_refused(key: object) -> None:
     """The same holds for keys, and for keys longer than readers can tell from a value."""
     with pytest.raises(Rejected):
-        dump({key: 1}, Memo())
+        dump({key: 1}, ResultCache())
 
 
 @pytest.mark.parametrize("value", [True, False, None, 0, -1, 1.0, -0.0, 1e16, 1e-7, 5e-324, 10**30, 1.5e300])
@@ -206,8 +206,8 @@ def test_entries_are_written_like_the_same_data_without_them(
     }
     for _ in range(depth):
         document = {"below": document, "beside": [document]}
-    written = dump(document, Memo())
-    assert written == dump(plain(document), Memo())
+    written = dump(document, ResultCache())
+    assert written == dump(plain(document), ResultCache())
     assert_reads_back(written, plain(document))
 
 
@@ -224,10 +224,10 @@ def test_what_is_remembered_is_what_would_be_written(old: list[Any], new: list[A
             },
         }
 
-    memo = Memo()
+    memo = ResultCache()
     first = dump(document(old), memo)
     memo.rotate()
-    assert dump(document(new), memo) == dump(document(new), Memo())
+    assert dump(document(new), memo) == dump(document(new), ResultCache())
     memo.rotate()
     assert dump(document(old), memo) == first
 
@@ -240,7 +240,7 @@ def test_an_entry_that_was_seen_is_not_built_again() -> None:
         built.append(item)
         return {item: "value"}
 
-    memo = Memo()
+    memo = ResultCache()
     dump({"run": Entries(build, range(100), mapping=True)}, memo)
     memo.rotate()
     built.clear()
@@ -255,7 +255,7 @@ def test_every_entry_is_proven() -> None:
         return {f"entry {item}": item}
 
     with pytest.raises(Rejected):
-        dump({"run": Entries(build, [1.0, 2.0, float("nan"), 4.0], mapping=True)}, Memo())
+        dump({"run": Entries(build, [1.0, 2.0, float("nan"), 4.0], mapping=True)}, ResultCache())
 
 
 @pytest.mark.parametrize("hostile", ["a: b", "- a", "a #b", "true", "&a b", " a", "a\nb", "'a"])
@@ -269,7 +269,7 @@ def test_a_scalar_that_is_written_wrongly_is_found_wherever_it_is(
         return {f"entry {item}": [{"inner": {item: 1}}] if as_key else [{"inner": {"key": item}}]}
 
     document = {"run": Entries(build, ["fine", hostile, "good"], mapping=True)}
-    memo = Memo()
+    memo = ResultCache()
     with monkeypatch.context() as patched:
         patched.setattr(yaml_writer, "_string", lambda value: value)
         patched.setattr(yaml_writer, "_name", lambda value: value)
@@ -290,9 +290,9 @@ def test_a_shape_that_is_written_wrongly_is_found(monkeypatch: pytest.MonkeyPatc
     def document(*sizes: int) -> dict[str, Any]:
         return {"run": Entries(_nested, sizes, mapping=True)}
 
-    dump(document(1, 2, 4), Memo())
+    dump(document(1, 2, 4), ResultCache())
     with pytest.raises(Rejected):
-        dump(document(1, 2, 3, 4), Memo())
+        dump(document(1, 2, 3, 4), ResultCache())
 
 
 def _nested(size: int) -> dict[str, Any]:
@@ -303,12 +303,12 @@ def test_the_same_entry_at_another_depth_is_written_anew() -> None:
     """What is remembered includes the indentation."""
     run = Entries(_pair, [("a", 1), ("b", 2)], mapping=True)
     document = {"near": run, "far": {"further": {"furthest": run}}}
-    assert_reads_back(dump(document, Memo()), plain(document))
+    assert_reads_back(dump(document, ResultCache()), plain(document))
 
 
 @settings(deadline=None, max_examples=50)
 @given(documents)
 def test_writing_is_deterministic(document: dict[Any, Any]) -> None:
     """The same data gives the same bytes, whether anything is remembered or not."""
-    memo = Memo()
-    assert dump(document, memo) == dump(document, memo) == dump(document, Memo())
+    memo = ResultCache()
+    assert dump(document, memo) == dump(document, memo) == dump(document, ResultCache())

@@ -14,7 +14,7 @@ from sidecar.cli.parser import define
 from sidecar.config.settings import Settings
 from sidecar.errors import SidecarError
 from sidecar.generate import generate
-from sidecar.generate.cache import Memo
+from sidecar.generate.cache import ResultCache
 from sidecar.generations.archive import Archive
 from sidecar.inputs.index import read_index
 from sidecar.inputs.machine import Machine
@@ -23,7 +23,7 @@ from sidecar.system.privileges import become_owner
 
 # Where they may lie in a folder: in itself, or as in the application's.
 _PLACES = ("", "db", "config", "tmp")
-_SHOWN = 20
+_MAX_SHOWN = 20
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +103,7 @@ async def generated(settings: Settings) -> dict[str, bytes]:
                 await store.fetch(settings.index_key, path, None)
             finally:
                 await store.shutdown()
-        made = generate(read_index(path, inputs.deployed), inputs.deployment, Memo())
+        made = generate(read_index(path, inputs.deployed), inputs.deployment, ResultCache())
     return {artifact.name: artifact.content for artifact in made.artifacts}
 
 
@@ -113,9 +113,9 @@ def _report(files: list[Compared], absent: list[str]) -> Iterator[str]:
         meant = [found for found in one.differences if found.meant]
         word = f"{len(real)} differences" if real else "equal as data"
         yield f"{one.name}: {word}, against {one.other}"
-        yield from (f"  differs: {found.place}: {found.what}" for found in real[:_SHOWN])
-        if len(real) > _SHOWN:
-            yield f"  and {len(real) - _SHOWN} more; --json names all"
+        yield from (f"  differs: {found.place}: {found.what}" for found in real[:_MAX_SHOWN])
+        if len(real) > _MAX_SHOWN:
+            yield f"  and {len(real) - _MAX_SHOWN} more; --json names all"
         for what, places in _by_reason(meant).items():
             yield f"  as meant: {what}: {places[0]}{f' and {len(places) - 1} more' if places[1:] else ''}"
     if absent:

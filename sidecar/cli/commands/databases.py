@@ -12,9 +12,9 @@ from sidecar.cli.parser import subcommand
 from sidecar.cli.ready_work import databases, push
 from sidecar.config.settings import Settings
 from sidecar.errors import SidecarError
-from sidecar.model.work import Pushed
+from sidecar.model.work import PushResult
 from sidecar.ready.plan import SUFFIX
-from sidecar.ready.table import Line, differing, table
+from sidecar.ready.table import DatabaseLine, differing, table
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def _push(options: argparse.Namespace, settings: Settings) -> int:
     if not options.yes:
         names = _chosen(databases(settings), names)
         if not names:
-            _print(Pushed((), ()) if options.json else nothing)
+            _print(PushResult((), ()) if options.json else nothing)
             return 0
         _confirm(names)
     pushed = push(settings, names, overwrite=options.overwrite)
@@ -62,7 +62,7 @@ def _push(options: argparse.Namespace, settings: Settings) -> int:
     return 1 if pushed.failed else 0
 
 
-def _chosen(rows: Sequence[Line], names: Sequence[str]) -> list[str]:
+def _chosen(rows: Sequence[DatabaseLine], names: Sequence[str]) -> list[str]:
     """Show on standard error what a push would do, and give the names of the databases."""
     wanted = {name.removesuffix(SUFFIX) for name in names}
     chosen = [row for row in rows if (row.name in wanted if names else row.action == "push")]

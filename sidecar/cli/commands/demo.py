@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sidecar.demo.processes import Processes
     from sidecar.demo.story import StoryEvent
 
-_LOOK = 0.5
+_LOOK_SECONDS = 0.5
 _MACHINES = range(1, 9)
 _CHANGES = ("password", "event", "studio", "region", "bad")
 _PROMETHEUS_PORT = 9090
@@ -96,7 +96,7 @@ def _demo(options: argparse.Namespace, settings: Settings) -> int:
                         _say_monitoring(url)
                 while True:
                     processes.check()
-                    time.sleep(_LOOK)
+                    time.sleep(_LOOK_SECONDS)
         except KeyboardInterrupt:
             if not options.json:
                 say("Ended; no process is left.")

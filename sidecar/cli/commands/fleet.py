@@ -21,16 +21,17 @@ from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
 from sidecar.fleet.control import control
 from sidecar.fleet.preview import preview, preview_lines
-from sidecar.fleet.progress import Lines, Live, Records, Silence
-from sidecar.fleet.report import Report, lines, overview_lines
-from sidecar.fleet.run import Updates, Wanted
+from sidecar.fleet.progress import JsonProgress, LineProgress, LiveProgress, NoProgress
+from sidecar.fleet.report import FleetReport, lines, overview_lines
+from sidecar.fleet.run import FleetRequest, FleetUpdates
 from sidecar.fleet.undo import Undo, past_lines, plan_lines
 from sidecar.model.record import Problem
+from sidecar.model.words import short
 from sidecar.system.privileges import become_owner
 
-_REFRESH = 0.1
-_TAKEN_BACK = 3
-_FROZEN = 4
+_REFRESH_SECONDS = 0.1
+_EXIT_TAKEN_BACK = 3
+_EXIT_FROZEN = 4
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -182,7 +183,7 @@ def _number(text: str) -> int:
 
 def _update(options: argparse.Namespace, settings: Settings) -> int:
     become_owner(Path(settings.paths.state))
-    wanted = Wanted(
+    wanted = FleetRequest(
         index=_index(options, settings),
         replace=options.replace,
         force=options.force,
@@ -193,12 +194,12 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
         around=not options.no_upload,
         canary="" if options.immediate else options.canary,
     )
-    updates = Updates(settings)
+    updates = FleetUpdates(settings)
     if options.progress == "json":
-        return _recorded(updates, wanted, Records(_write))
+        return _recorded(updates, wanted, JsonProgress(_write))
     on_terminal = options.progress == "auto" and sys.stdout.isatty()
-    live = Live(_write, _size, time.monotonic) if on_terminal and not options.json else None
-    listener = Silence() if options.json else live or Lines(_write)
+    live = LiveProgress(_write, _size, time.monotonic) if on_terminal and not options.json else None
+    listener = NoProgress() if options.json else live or LineProgress(_write)
     work = updates.update(wanted, listener)
     report = asyncio.run(work if live is None else _shown(work, live))
     if live is not None:
@@ -207,14 +208,14 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
     return _status_of(report)
 
 
-def _status_of(report: Report) -> int:
+def _status_of(report: FleetReport) -> int:
     """0 when all is done; 3 when it was taken back, 4 when that could not be done wholly, else 1."""
     if report.good or report.dry_run:
         return 0
-    return {"taken_back": _TAKEN_BACK, "frozen": _FROZEN}.get(report.rollout or "", 1)
+    return {"taken_back": _EXIT_TAKEN_BACK, "frozen": _EXIT_FROZEN}.get(report.rollout or "", 1)
 
 
-def _recorded(updates: Updates, wanted: Wanted, records: Records) -> int:
+def _recorded(updates: FleetUpdates, wanted: FleetRequest, records: JsonProgress) -> int:
     """Run it with a record for everything, the end included."""
     try:
         report = asyncio.run(updates.update(wanted, records))
@@ -225,12 +226,12 @@ def _recorded(updates: Updates, wanted: Wanted, records: Records) -> int:
     return _status_of(report)
 
 
-async def _shown(work: Coroutine[Any, Any, Report], live: Live) -> Report:
+async def _shown(work: Coroutine[Any, Any, FleetReport], live: LiveProgress) -> FleetReport:
     """Keep the picture fresh while the work goes on: it may be quiet for long."""
     task = asyncio.create_task(work)
     try:
         while not task.done():
-            await asyncio.wait({task}, timeout=_REFRESH)
+            await asyncio.wait({task}, timeout=_REFRESH_SECONDS)
             live.refresh()
         return await task
     finally:
@@ -256,21 +257,21 @@ def _index(options: argparse.Namespace, settings: Settings) -> Path | None:
 
 def _history(options: argparse.Namespace, settings: Settings) -> int:
     become_owner(Path(settings.paths.state))
-    known = asyncio.run(Undo(settings).history(Silence()))
+    known = asyncio.run(Undo(settings).history(NoProgress()))
     show(options.json, known, past_lines(known, time.time()))
     return 0
 
 
 def _preview(options: argparse.Namespace, settings: Settings) -> int:
     become_owner(Path(settings.paths.state))
-    told = asyncio.run(preview(settings, options.index, Silence()))
+    told = asyncio.run(preview(settings, options.index, NoProgress()))
     show(options.json, {**msgspec.to_builtins(told), "good": told.good}, preview_lines(told))
     return 0 if told.good else 1
 
 
 def _rollback(options: argparse.Namespace, settings: Settings) -> int:
     become_owner(Path(settings.paths.state))
-    undo, listener = Undo(settings), Silence() if options.json else Lines(_write)
+    undo, listener = Undo(settings), NoProgress() if options.json else LineProgress(_write)
     plan = asyncio.run(undo.plan(options.digest, options.before, listener))
     for line in plan_lines(plan, time.time()):
         say(line, file=sys.stderr)
@@ -298,24 +299,26 @@ def _abort(options: argparse.Namespace, settings: Settings) -> int:
 def _control(options: argparse.Namespace, settings: Settings, word: str) -> int:
     """Tell the rollout's driver, or do it where that has died."""
     become_owner(Path(settings.paths.state))
-    rollout = asyncio.run(control(settings, word, Silence() if options.json else Lines(_write)))
+    rollout = asyncio.run(control(settings, word, NoProgress() if options.json else LineProgress(_write)))
     if options.json:
         say_json(rollout)
     else:
         paused = rollout.wish == "pause" and not rollout.ended
         state = "paused" if paused else rollout.phase.replace("_", " ")
         why = f", {rollout.reason}" if rollout.reason else ""
-        say(f"The rollout of {rollout.target[:12]} by {rollout.driver}: {state}{why}.")
+        say(f"The rollout of {short(rollout.target)} by {rollout.driver}: {state}{why}.")
     if rollout.phase == "frozen":
-        return _FROZEN
+        return _EXIT_FROZEN
     # Whoever aborts wants it taken back.
-    return _TAKEN_BACK if rollout.phase == "taken_back" and word != "abort" else 0
+    return _EXIT_TAKEN_BACK if rollout.phase == "taken_back" and word != "abort" else 0
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
     become_owner(Path(settings.paths.state))
-    updates = Updates(settings)
-    overview = asyncio.run(updates.overview_by_bus(Silence()) if options.bus else updates.overview(Silence()))
+    updates = FleetUpdates(settings)
+    overview = asyncio.run(
+        updates.overview_by_bus(NoProgress()) if options.bus else updates.overview(NoProgress())
+    )
     show(options.json, {**msgspec.to_builtins(overview), "good": overview.good}, overview_lines(overview))
     return 0 if overview.good else 1
 

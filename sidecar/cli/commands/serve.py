@@ -22,7 +22,7 @@ from sidecar.system.privileges import become_owner, guard_process
 logger = logging.getLogger(__name__)
 
 _M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1  # malloc.h
-_MOST_FILES = 65536
+_MAX_OPEN_FILES = 65536
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +68,6 @@ def _spare_memory() -> None:
 def _raise_limit_of_files() -> None:
     """As many open files as the system allows, within reason: connections must not use up all of them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    most = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -14,7 +14,7 @@ from typing import TypeVar, TypeVarTuple
 
 from sidecar.config.settings import FetchSettings
 from sidecar.errors import StoreError
-from sidecar.inputs.store.transfer import CHUNK, Transfer, changed
+from sidecar.inputs.store.transfer import CHUNK_BYTES, Transfer, changed
 from sidecar.model.objects import Fetched, Stored
 from sidecar.system.files import signature
 
@@ -137,7 +137,7 @@ class FolderStore:
                     if signature(before) == etag:
                         return None
                     with transfer.open(target, self._limits.max_bytes) as incoming:
-                        while chunk := stream.read(CHUNK):
+                        while chunk := stream.read(CHUNK_BYTES):
                             transfer.check()
                             incoming.write(chunk)
                     if signature(os.fstat(stream.fileno())) != signature(before):

@@ -14,10 +14,10 @@ from sidecar.errors import StoreError
 from sidecar.inputs.store import Store
 from sidecar.system.sqlite import open_immutable, read_plainly
 
-_TRIES = 5
+_ATTEMPTS = 5
 
 
-class Item(msgspec.Struct, frozen=True):
+class InventoryItem(msgspec.Struct, frozen=True):
     """An entry of the inventory, as the application's own tools read it.
 
     `etag` is in quotes, `date` the first event's, `last_modified` as text in UTC.
@@ -37,18 +37,18 @@ class Inventory:
         self.key = f"inventory/{region or 'index'}.json"
         self._staging = staging
 
-    async def renew(self, items: dict[str, Item]) -> None:
+    async def renew(self, items: dict[str, InventoryItem]) -> None:
         """Change these entries, by the databases' file names; `StoreError` when it cannot be done."""
         staged = self._staging / "inventory.json"
         try:
-            for attempt in range(_TRIES):
+            for attempt in range(_ATTEMPTS):
                 entries, replaces = await self._read(staged)
                 entries |= items
                 await asyncio.to_thread(staged.write_bytes, msgspec.json.format(msgspec.json.encode(entries)))
                 try:
                     await self._store.put(self.key, staged, time.time(), replaces)
                 except StoreError as error:
-                    if error.code != "store_changed" or attempt == _TRIES - 1:
+                    if error.code != "store_changed" or attempt == _ATTEMPTS - 1:
                         raise
                 else:
                     return

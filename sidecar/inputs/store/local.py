@@ -26,7 +26,7 @@ from sidecar.errors import StoreError
 from sidecar.inputs.store.transfer import Transfer, too_large
 from sidecar.model.objects import Fetched
 from sidecar.system.files import temporary
-from sidecar.system.sqlite import SIDE_FILES, Locked, copy_database
+from sidecar.system.sqlite import SIDE_FILES, DatabaseLocked, copy_database
 
 # File times are that coarse at worst: an older change is not followed by another one of the same time.
 _COARSEST_TIME_SECONDS = 2.0
@@ -114,7 +114,7 @@ class LocalIndex:
             try:
                 with self._opened(target, patience, at_rest=at_rest) as source:
                     copy_database(source, target, patience)
-            except Locked as error:
+            except DatabaseLocked as error:
                 raise StoreError(
                     f"{self._path} cannot be copied: another process has kept it locked for {patience:g} s",
                     "find the process that leaves a transaction open; the current configuration stays",

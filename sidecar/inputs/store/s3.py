@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.config.settings import FetchSettings, S3Settings
 from sidecar.errors import SettingsError, StoreError
-from sidecar.inputs.store.transfer import CHUNK, Incoming, changed, format_age, parse_age, too_large
+from sidecar.inputs.store.transfer import CHUNK_BYTES, IncomingFile, changed, format_age, parse_age, too_large
 from sidecar.model.objects import Fetched, Stored, is_md5
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_RETRY_PAUSE = 0.2
+_RETRY_SECONDS = 0.2
 
 
 def _ask_for_consistency(request: Any, **_: Any) -> None:
@@ -61,10 +61,10 @@ class S3Store:
         from aiobotocore.config import AioConfig
         from botocore.exceptions import BotoCoreError
 
-        from sidecar.inputs.store.session import StraightSession
+        from sidecar.inputs.store.session import NoRedirectSession
 
         config = AioConfig(
-            http_session_cls=StraightSession,
+            http_session_cls=NoRedirectSession,
             # Tigris refuses the library's default of chunked uploads with trailing checksums.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
@@ -180,7 +180,7 @@ class S3Store:
                         "look at the store's health; the current configuration stays",
                         code="store_torn",
                     ) from torn
-                await asyncio.sleep(_RETRY_PAUSE * attempt)
+                await asyncio.sleep(_RETRY_SECONDS * attempt)
         raise AssertionError("unreachable")
 
     async def _fetch_once(self, key: str, target: Path, etag: str | None) -> Fetched | None:
@@ -209,8 +209,8 @@ class S3Store:
                 )
             if promised is not None and promised > self._limits.max_bytes:
                 raise too_large(promised, self._limits.max_bytes)
-            with Incoming(target, self._limits.max_bytes) as incoming:
-                while chunk := await body.read(CHUNK):
+            with IncomingFile(target, self._limits.max_bytes) as incoming:
+                while chunk := await body.read(CHUNK_BYTES):
                     incoming.write(chunk)
         except (aiohttp.ClientPayloadError, IncompleteReadError, ResponseStreamingError) as error:
             raise _Torn(f"the transfer broke off: {error}") from error

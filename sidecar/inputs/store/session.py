@@ -11,7 +11,7 @@ import aiohttp
 from aiobotocore.httpsession import AIOHTTPSession
 
 
-class _Straight:
+class _NoRedirects:
     """A session that gives a redirect back as the answer that it is."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
@@ -21,10 +21,10 @@ class _Straight:
         return await self._session.request(method, url, allow_redirects=False, **more)
 
 
-class StraightSession(AIOHTTPSession):
+class NoRedirectSession(AIOHTTPSession):
     """Follows no redirect: what another address answers to an unsigned request is not the object."""
 
     async def _get_session(self, proxy_url: str | None) -> Any:
         # The library has no setting for it; should it call this otherwise one day, a test will say so.
         session = await super()._get_session(proxy_url)  # type: ignore[misc]  # its stubs leave it out
-        return _Straight(session)
+        return _NoRedirects(session)

@@ -13,12 +13,12 @@ from types import TracebackType
 
 from sidecar.errors import StoreError
 
-CHUNK = 64 << 10
+CHUNK_BYTES = 64 << 10
 _OLDEST = datetime(1980, 1, 1, tzinfo=UTC).timestamp()
-_DAY = 86400.0
+_DAY_SECONDS = 86400.0
 
 
-class Incoming:
+class IncomingFile:
     """A file being received: counts, digests and bounds what is written to it."""
 
     def __init__(self, target: Path, limit: int) -> None:
@@ -30,7 +30,7 @@ class Incoming:
         with self._on_disk():
             self._stream = target.open("wb")
 
-    def __enter__(self) -> Incoming:
+    def __enter__(self) -> IncomingFile:
         return self
 
     def __exit__(
@@ -90,11 +90,11 @@ class Transfer:
         if self._given_up:
             raise StoreError("the transfer took too long and was given up", code="store_timeout")
 
-    def open(self, target: Path, limit: int) -> Incoming:
+    def open(self, target: Path, limit: int) -> IncomingFile:
         """Begin to write; `StoreError` when it is given up."""
         with self._lock:
             self.check()
-            return Incoming(target, limit)
+            return IncomingFile(target, limit)
 
     def finish(self, path: Path, target: Path) -> None:
         """Let a file that is whole take the target's place; `StoreError` when the transfer is given up."""
@@ -134,7 +134,7 @@ def parse_age(text: str | None) -> float | None:
         age = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
-    return age if _OLDEST <= age <= time.time() + _DAY else None
+    return age if _OLDEST <= age <= time.time() + _DAY_SECONDS else None
 
 
 def format_age(seconds: float) -> str:

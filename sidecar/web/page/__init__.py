@@ -1,4 +1,4 @@
-"""The operators' page: records in, HTML out. Nothing here asks, waits or knows the time; `web.pages` does.
+"""The operators' page: records in, HTML out. Nothing here asks, waits or knows the time; `web.browser` does.
 
     markup    elements that escape whatever they are given
     layout    what every page has: head, navigation, footer; error pages

@@ -38,7 +38,7 @@ COASTLINES = msgspec.json.decode(
 )
 """Map -> its coastline and those of its insets. docs/coastlines.py makes them of Natural Earth."""
 _MARGIN = 36
-_NAMED = 400
+_MAX_NAMED = 400
 """With more studios than this their names are left out of the picture, so that the page stays small."""
 
 
@@ -49,7 +49,7 @@ def atlas(document: Mapping[str, Any], states: Mapping[str, str], here: str | No
     drawn = [
         figure
         for name in _MAPS
-        if (figure := _map(name, regions, studios, states, named=len(studios) <= _NAMED)) is not None
+        if (figure := _map(name, regions, studios, states, named=len(studios) <= _MAX_NAMED)) is not None
     ]
     if not drawn:
         return None

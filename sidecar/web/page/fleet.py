@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sidecar.fleet.report import Overview, Result, Row, State, standing
+from sidecar.fleet.report import FleetOverview, FleetState, MachineResult, MachineRow, standing
 from sidecar.fleet.rollout import Rollout, is_driven
-from sidecar.model.words import plural, span
+from sidecar.model.words import plural, short, span
 from sidecar.web.page import parts
 from sidecar.web.page.layout import capital
 from sidecar.web.page.markup import NONE, Content, Markup, h, render
@@ -28,7 +28,7 @@ _EXAMPLE = """fleet:
 
 
 def main(
-    fleet: State | None, at: float, map_: Content, *, base: str, token: str, by_canary: bool = False
+    fleet: FleetState | None, at: float, map_: Content, *, base: str, token: str, by_canary: bool = False
 ) -> Markup:
     """The page's content; `token` proves that the form which looks at the fleet is the page's own.
 
@@ -37,7 +37,7 @@ def main(
     return render([panel(fleet, at, base=base, token=token, by_canary=by_canary), map_])
 
 
-def panel(fleet: State | None, at: float, *, base: str, token: str, by_canary: bool = False) -> Markup:
+def panel(fleet: FleetState | None, at: float, *, base: str, token: str, by_canary: bool = False) -> Markup:
     """The part that changes while an update is under way; `at` is the time of the answer."""
     if fleet is None:
         return h.div(
@@ -60,7 +60,7 @@ def panel(fleet: State | None, at: float, *, base: str, token: str, by_canary: b
     )
 
 
-def state(fleet: State) -> str:
+def state(fleet: FleetState) -> str:
     """One word: an update under way, else the worst of what was seen, else that nothing was."""
     if fleet.running:
         return "updating"
@@ -71,7 +71,7 @@ def state(fleet: State) -> str:
     return "behind" if any(one.health is not None for one in _bad(fleet.overview)) else "unreachable"
 
 
-def sentence(fleet: State) -> str:
+def sentence(fleet: FleetState) -> str:
     """How the fleet is."""
     if fleet.running:
         done = sum(parts.tone(one.state) == "good" for one in fleet.machines)
@@ -85,12 +85,14 @@ def sentence(fleet: State) -> str:
     return f"{capital(standing(fleet.overview, 'the newest index'))}."
 
 
-def states(fleet: State | None) -> dict[str, str]:
+def states(fleet: FleetState | None) -> dict[str, str]:
     """The worst state of each region's machines: in the update under way, else as they were seen."""
     found: dict[str, str] = {}
     if fleet is None:
         return found
-    seen: Sequence[Row | Result] = fleet.overview.machines if fleet.overview is not None else fleet.machines
+    seen: Sequence[MachineRow | MachineResult] = (
+        fleet.overview.machines if fleet.overview is not None else fleet.machines
+    )
     for one in fleet.machines if fleet.running else seen:
         known = found.get(one.region)
         if known is None or parts.tone(known) == "good":
@@ -98,11 +100,11 @@ def states(fleet: State | None) -> dict[str, str]:
     return found
 
 
-def _bad(overview: Overview) -> list[Row]:
+def _bad(overview: FleetOverview) -> list[MachineRow]:
     return [one for one in overview.machines if one.state != "in_sync"]
 
 
-def _looked(overview: Overview | None, at: float) -> Content:
+def _looked(overview: FleetOverview | None, at: float) -> Content:
     if overview is None:
         return None
     age = (", stored ", parts.moment(overview.modified, at)) if overview.modified is not None else None
@@ -110,7 +112,7 @@ def _looked(overview: Overview | None, at: float) -> Content:
         "Looked at ",
         parts.moment(overview.at, at),
         ". The store held ",
-        h.code(overview.sha256[:12]),
+        h.code(short(overview.sha256)),
         age,
         ".",
         class_="quiet",
@@ -173,9 +175,9 @@ def rollout(known: Rollout | None, at: float, tokens: Mapping[str, str], *, back
         h.p(f"{where}: {_PHASES[known.phase]}{', paused' if paused else ''}.", class_="lead"),
         h.p(
             "Index ",
-            h.code(known.target[:12]),
+            h.code(short(known.target)),
             " in place of ",
-            h.code(known.base[:12] or NONE),
+            h.code(short(known.base) or NONE),
             f", by {known.driver}, ",
             parts.moment(known.started, at),
             "" if driven or known.ended else "; nobody drives it any more",
@@ -205,7 +207,7 @@ def rollout(known: Rollout | None, at: float, tokens: Mapping[str, str], *, back
     ]
 
 
-def _overview(overview: Overview) -> Content:
+def _overview(overview: FleetOverview) -> Content:
     return [
         _table("Machines", _HEADS, [_seen(one) for one in overview.machines]),
         h.p(
@@ -219,7 +221,7 @@ def _overview(overview: Overview) -> Content:
     ]
 
 
-def _update(fleet: State, at: float) -> Content:
+def _update(fleet: FleetState, at: float) -> Content:
     """The update under way, or the last one."""
     if fleet.started is None:
         return None
@@ -246,20 +248,20 @@ def _table(caption: str, heads: Sequence[tuple[str, str | None]], rows: Sequence
     )
 
 
-def _seen(one: Row) -> Markup:
+def _seen(one: MachineRow) -> Markup:
     behind = NONE if one.behind is None else span(one.behind)
     return h.tr(*_cells(one), h.td(behind, class_="wide-only"), h.td(capital(one.note), class_="wide-only"))
 
 
-def _result(one: Result) -> Markup:
+def _result(one: MachineResult) -> Markup:
     return h.tr(*_cells(one), h.td(capital(one.note), class_="wide-only"))
 
 
-def _cells(one: Row | Result) -> tuple[Markup, ...]:
+def _cells(one: MachineRow | MachineResult) -> tuple[Markup, ...]:
     return (
         h.th(one.machine, scope="row", title=one.name or None),
         h.td(one.region or NONE),
         h.td(parts.pill(one.state)),
         h.td(str(one.generation or NONE), class_="number"),
-        h.td((one.sha256 or NONE)[:12], class_="code wide-only"),
+        h.td(short(one.sha256 or NONE), class_="code wide-only"),
     )

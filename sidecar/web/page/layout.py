@@ -26,7 +26,7 @@ HEADERS = {
 _SECTIONS = (("", "Status"), ("preview", "Preview"), ("generations", "History"), ("fleet", "Fleet"))
 
 
-class Frame(Record, frozen=True):
+class PageFrame(Record, frozen=True):
     """What surrounds a page's content.
 
     `base` leads from the page to the sidecar's root (`./`, `../`, ...). `assets` are file name -> its
@@ -42,7 +42,7 @@ class Frame(Record, frozen=True):
     refresh: bool = False
 
 
-def page(frame: Frame, title: str, *content: Content) -> str:
+def page(frame: PageFrame, title: str, *content: Content) -> str:
     """A whole document."""
     base = frame.base
     head = h.head(
@@ -88,12 +88,12 @@ def page(frame: Frame, title: str, *content: Content) -> str:
     return "<!DOCTYPE html>\n" + render(h.html(head, body, lang="en"))
 
 
-def message(frame: Frame, title: str, *content: Content) -> str:
+def message(frame: PageFrame, title: str, *content: Content) -> str:
     """A page with a single message."""
     return page(frame, title, h.h1(title), h.section(content, class_="message"))
 
 
-def problem(frame: Frame, status: int, sentence: str, hint: str, *more: Content) -> str:
+def problem(frame: PageFrame, status: int, sentence: str, hint: str, *more: Content) -> str:
     """An error: what happened, and what to do about it."""
     titles = {401: "Sign in", 403: "Not allowed", 404: "Not found", 412: "Changed meanwhile"}
     return message(

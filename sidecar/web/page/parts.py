@@ -13,11 +13,11 @@ from sidecar.model.words import ago, hide_hash, plural
 from sidecar.web.page.layout import as_code, capital
 from sidecar.web.page.markup import MINUS, NONE, Content, Markup, h, render
 
-_MOST_LINES = 300
-_LONGEST_LINE = 300
+_MAX_LINES = 300
+_MAX_LINE_CHARACTERS = 300
 _SPAN = 26
 # Of all differences on a page, as HTML: so much that the whole stays below 100 KB whatever changes.
-_MOST_DIFFERENCES = 32_000
+_MAX_DIFF_CHARACTERS = 32_000
 
 # State -> tone (the colour) and words. Colour never stands alone.
 STATES = {
@@ -160,7 +160,7 @@ def warnings(sentences: Sequence[str]) -> Markup | None:
     """What administrators were warned of."""
     if not sentences:
         return None
-    shown = [h.li(sentence) for sentence in sentences[:_MOST_LINES]]
+    shown = [h.li(sentence) for sentence in sentences[:_MAX_LINES]]
     count = plural(len(sentences), "line")
     return h.details(h.summary("Warnings", h.span(count)), h.ul(shown), id="warnings")
 
@@ -169,12 +169,12 @@ def diffs(found: Mapping[str, str], title: str, hint: str = "") -> Markup | None
     """Unified diffs, folded."""
     if not found:
         return None
-    share = _MOST_DIFFERENCES // len(found)
+    share = _MAX_DIFF_CHARACTERS // len(found)
     shown = [diff(name, text, share) for name, text in found.items()]
     return h.section(h.h2(title), h.p(hint, class_="quiet") if hint else None, shown)
 
 
-def diff(name: str, text: str, most: int = _MOST_DIFFERENCES) -> Markup:
+def diff(name: str, text: str, most: int = _MAX_DIFF_CHARACTERS) -> Markup:
     """One artifact's unified diff, folded, up to so many characters. Of htpasswd only the names show."""
     lines = [line for line in text.splitlines() if not line.startswith(("--- ", "+++ "))]
     added, removed = (sum(line.startswith(sign) for line in lines) for sign in "+-")
@@ -183,8 +183,8 @@ def diff(name: str, text: str, most: int = _MOST_DIFFERENCES) -> Markup:
     group: list[str] = []
     kind = ""
     fitting, size = 0, 0
-    for line in lines[:_MOST_LINES]:
-        size += len(escape(line[:_LONGEST_LINE])) + _SPAN
+    for line in lines[:_MAX_LINES]:
+        size += len(escape(line[:_MAX_LINE_CHARACTERS])) + _SPAN
         if size > most:
             break
         fitting += 1
@@ -216,7 +216,7 @@ def _lines(kind: str, group: Sequence[str]) -> Content:
 def _shown(name: str, line: str) -> str:
     if name == HTPASSWD and line[:1] in "+- ":
         return hide_hash(line)
-    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…"
+    return line if len(line) <= _MAX_LINE_CHARACTERS else f"{line[:_MAX_LINE_CHARACTERS]}…"
 
 
 def _id(name: str) -> str:

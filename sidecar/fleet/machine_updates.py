@@ -13,19 +13,19 @@ from typing import Protocol
 
 from sidecar.config.settings import FleetSettings
 from sidecar.errors import SidecarError
+from sidecar.fleet.machine_client import PokePayload
 from sidecar.fleet.machines import Target
-from sidecar.fleet.poke import Order
-from sidecar.fleet.report import Result
-from sidecar.fleet.verdicts import Answer, Verdict, of_poke, of_status, pause
+from sidecar.fleet.report import MachineResult
+from sidecar.fleet.verdicts import MachineAnswer, Verdict, of_poke, of_status, pause
 from sidecar.system.memory import seldom_collected
 
-_FIRST_LOOK = 0.03
-_LONGEST_LOOK = 1.0
-_SLOWER = 1.5
-_SPREAD = 0.2
+_FIRST_LOOK_SECONDS = 0.03
+_MAX_LOOK_SECONDS = 1.0
+_LOOK_FACTOR = 1.5
+_SPREAD_SHARE = 0.2
 
 
-class Listener(Protocol):
+class ProgressListener(Protocol):
     """Who wants to know how it goes."""
 
     def step(self, step: str) -> None:
@@ -34,33 +34,33 @@ class Listener(Protocol):
     def say(self, sentence: str) -> None:
         """Something about the whole."""
 
-    def expect(self, results: list[Result]) -> None:
+    def expect(self, results: list[MachineResult]) -> None:
         """These are the machines that will be poked."""
 
-    def tell(self, result: Result) -> None:
+    def tell(self, result: MachineResult) -> None:
         """Where a machine stands now."""
 
 
-class Talker(Protocol):
+class MachineClient(Protocol):
     """Speaks with machines."""
 
-    async def poke(self, target: Target, order: Order) -> Answer | Verdict:
+    async def poke(self, target: Target, order: PokePayload) -> MachineAnswer | Verdict:
         """Poke one."""
 
-    async def ask(self, target: Target) -> Answer | Verdict:
+    async def ask(self, target: Target) -> MachineAnswer | Verdict:
         """Ask one how it is."""
 
 
-class Crew:
+class MachineUpdates:
     """All machines of an update, each on its way; at most `parallel` requests at once."""
 
     def __init__(
         self,
         settings: FleetSettings,
-        talk: Talker,
+        talk: MachineClient,
         stopped: Callable[[Target], Awaitable[bool]],
-        order: Order,
-        listener: Listener,
+        order: PokePayload,
+        listener: ProgressListener,
         *,
         ready: bool,
     ) -> None:
@@ -72,7 +72,7 @@ class Crew:
         self._ready = ready
         self._slots = asyncio.Semaphore(settings.parallel)
 
-    async def update(self, targets: tuple[Target, ...]) -> tuple[Result, ...]:
+    async def update(self, targets: tuple[Target, ...]) -> tuple[MachineResult, ...]:
         """Bring all of them up to date; every failure is a result."""
         with seldom_collected():
             async with asyncio.TaskGroup() as group:
@@ -88,7 +88,7 @@ class Crew:
 
     async def follow(self, target: Target) -> Verdict:
         """Ask until there is something to say."""
-        wait = _FIRST_LOOK
+        wait = _FIRST_LOOK_SECONDS
         while True:
             async with self._slots:
                 answer = await self._talk.ask(target)
@@ -100,7 +100,7 @@ class Crew:
             if verdict is not None:
                 return verdict
             await asyncio.sleep(wait)
-            wait = min(_LONGEST_LOOK, wait * _SLOWER)
+            wait = min(_MAX_LOOK_SECONDS, wait * _LOOK_FACTOR)
 
     async def stopped(self, target: Target) -> bool:
         """Whether a machine that failed has stopped meanwhile."""
@@ -123,10 +123,10 @@ class Crew:
 
     def pause(self, attempt: int, retry_after: float | None) -> float:
         """Seconds after an attempt that failed; all who failed together do not come back together."""
-        spread = random.uniform(1.0, 1.0 + _SPREAD)  # noqa: S311 - not a secret
+        spread = random.uniform(1.0, 1.0 + _SPREAD_SHARE)  # noqa: S311 - not a secret
         return pause(attempt, self._settings.pause, retry_after) * spread
 
-    def tell(self, result: Result) -> None:
+    def tell(self, result: MachineResult) -> None:
         """Pass on where a machine stands."""
         self._listener.tell(result)
 
@@ -134,14 +134,14 @@ class Crew:
 class _Machine:
     """One machine on its way."""
 
-    def __init__(self, crew: Crew, target: Target) -> None:
+    def __init__(self, crew: MachineUpdates, target: Target) -> None:
         self._crew = crew
         self._target = target
         self._attempts = 0
         self._started: float | None = None
         self._last = Verdict("hanging", "it never had its turn")
 
-    async def update(self) -> Result:
+    async def update(self) -> MachineResult:
         try:
             async with asyncio.timeout(None) as limit:
                 verdict = await self._work(limit)
@@ -185,9 +185,9 @@ class _Machine:
             return Verdict("hanging", f"it has taken the index, but {what}")
         return Verdict(last.state, f"{last.reason}; given up after {self._crew.limit:g} s")
 
-    def _result(self, verdict: Verdict) -> Result:
+    def _result(self, verdict: Verdict) -> MachineResult:
         served = verdict.served
-        return Result(
+        return MachineResult(
             self._target.id,
             self._target.name,
             self._target.region or (served.region if served else None) or "",

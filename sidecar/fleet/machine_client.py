@@ -12,15 +12,15 @@ from yarl import URL
 from sidecar.config.settings import FleetSettings
 from sidecar.fleet.discovery import read
 from sidecar.fleet.machines import Target
-from sidecar.fleet.verdicts import Answer, Verdict, seconds_of
+from sidecar.fleet.verdicts import MachineAnswer, Verdict, seconds_of
 from sidecar.model import signing
 
-_LONGEST_ANSWER = 256 << 10
-_STATUS_TIMEOUT = 15.0
+_MAX_ANSWER_BYTES = 256 << 10
+_STATUS_TIMEOUT_SECONDS = 15.0
 _INSTANCE = "Fly-Force-Instance-Id"
 
 
-class Order:
+class PokePayload:
     """What the machines are poked for: the index's digest, and its gzipped content where that goes along."""
 
     def __init__(self, sha256: str, body: bytes = b"") -> None:
@@ -29,7 +29,7 @@ class Order:
         self.digest = hashlib.sha256(body).hexdigest()
 
 
-class Talk:
+class HttpMachineClient:
     """Requests to machines. What brings no answer at all is a `Verdict` already."""
 
     def __init__(self, settings: FleetSettings, secret: str, session: aiohttp.ClientSession) -> None:
@@ -38,7 +38,7 @@ class Talk:
         self._secret = secret
         self._session = session
 
-    async def poke(self, target: Target, order: Order) -> Answer | Verdict:
+    async def poke(self, target: Target, order: PokePayload) -> MachineAnswer | Verdict:
         """Ask a machine to fetch the index until it is the one expected, or to take it."""
         url = self._url(target, f"update_config?sha256={order.sha256}")
         poke = signing.Poke("POST", url.raw_path_qs, f"{time.time():.6f}", target.id, order.digest)
@@ -47,17 +47,17 @@ class Talk:
             headers |= {"Content-Encoding": "gzip", "Content-Type": "application/octet-stream"}
         return await self._request("POST", target, url, headers, order.body, self._timeout)
 
-    async def ask(self, target: Target) -> Answer | Verdict:
+    async def ask(self, target: Target) -> MachineAnswer | Verdict:
         """Ask a machine how it is."""
         url = self._url(target, "update_status")
-        return await self._request("GET", target, url, {}, b"", min(self._timeout, _STATUS_TIMEOUT))
+        return await self._request("GET", target, url, {}, b"", min(self._timeout, _STATUS_TIMEOUT_SECONDS))
 
     def _url(self, target: Target, rest: str) -> URL:
         return URL(f"{target.url}{self._root}/{rest}", encoded=True)
 
     async def _request(
         self, method: str, target: Target, url: URL, headers: dict[str, str], body: bytes, timeout: float
-    ) -> Answer | Verdict:
+    ) -> MachineAnswer | Verdict:
         headers = {"Accept": "application/json", **headers}
         if target.instance is not None:
             headers[_INSTANCE] = target.instance
@@ -71,8 +71,8 @@ class Talk:
                 allow_redirects=False,
             ) as answer:
                 machine = answer.headers.get(signing.MACHINE)
-                content = await read(answer, _LONGEST_ANSWER)
-                return Answer(answer.status, machine, content, seconds_of(answer.headers))
+                content = await read(answer, _MAX_ANSWER_BYTES)
+                return MachineAnswer(answer.status, machine, content, seconds_of(answer.headers))
         except TimeoutError:
             return Verdict("hanging", f"no answer within {timeout:g} s")
         except ValueError as error:

@@ -29,7 +29,7 @@ def pause_after(failures: int, first: float, longest: float = _MAX_RETRY_SECONDS
     return min(longest, first * 2.0 ** min(failures - 1, 30))
 
 
-class Follower:
+class Debounce:
     """One run of `work` at a time, which says whether all is done; a change during a run makes another one.
 
     `quiet`, `longest` and `retry` are seconds: after the last change, after the first one, and after a run

@@ -12,11 +12,11 @@ from aiohttp import web
 
 from sidecar.errors import BadRequest, Forbidden
 
-_LIFETIME = 3600.0
+_LIFETIME_SECONDS = 3600.0
 _URLENCODED = "application/x-www-form-urlencoded"
 
 
-class Forms:
+class CsrfTokens:
     """Makes and checks the tokens. The key lives as long as the daemon."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -25,7 +25,7 @@ class Forms:
 
     def token(self, who: str, action: str) -> str:
         """A proof that the daemon showed this form to this administrator."""
-        return self._made(who, action, int(self._clock() + _LIFETIME))
+        return self._made(who, action, int(self._clock() + _LIFETIME_SECONDS))
 
     def _made(self, who: str, action: str, until: int) -> str:
         text = "\0".join((str(until), who, action))

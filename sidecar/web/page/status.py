@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sidecar.fleet.report import State
+from sidecar.fleet.report import FleetState
 from sidecar.model.record import Record
 from sidecar.model.runs import Outcome
 from sidecar.model.status import ReadyState, Status
-from sidecar.model.words import brief, plural, span
+from sidecar.model.words import brief, plural, short, span
 from sidecar.web.page import fleet, parts, work
 from sidecar.web.page.layout import capital
 from sidecar.web.page.markup import Content, Markup, h, render
@@ -37,7 +37,7 @@ _MEANINGS = (
 )
 
 
-class Active(Record, frozen=True):
+class ActiveRun(Record, frozen=True):
     """A run under way: who asked for what, since when, and what it has done so far."""
 
     trigger: str
@@ -47,7 +47,7 @@ class Active(Record, frozen=True):
     lines: tuple[str, ...]
 
 
-class Now(Record, frozen=True):
+class StatusData(Record, frozen=True):
     """Everything that the page shows. `status` is what `GET /status` tells, `at` the time of the answer.
 
     `running` is the run under way, `last` the one before. `active` while anything is under way that the
@@ -57,12 +57,12 @@ class Now(Record, frozen=True):
     at: float
     status: Status
     active: bool
-    running: Active | None
+    running: ActiveRun | None
     last: Outcome | None
-    fleet: State | None = None
+    fleet: FleetState | None = None
 
 
-def sentence(now: Now) -> str:
+def sentence(now: StatusData) -> str:
     """The state in a sentence, to be read aloud when it changes."""
     status = now.status
     if now.running is not None:
@@ -76,7 +76,7 @@ def sentence(now: Now) -> str:
     return f"{capital(sync.reason)}. {capital(health.reason)}."
 
 
-def state(now: Now) -> str:
+def state(now: StatusData) -> str:
     """The worse of the two words; while something runs or waits its turn, that."""
     if now.running is not None or now.status.waiting:
         return "updating"
@@ -84,13 +84,13 @@ def state(now: Now) -> str:
     return str(health if health in ("degraded", "waiting") or sync == "synced" else sync)
 
 
-def _words(now: Now) -> Content:
+def _words(now: StatusData) -> Content:
     """Both words, each with its own colour."""
     words = [parts.pill(now.status.sync.state), " ", parts.pill(now.status.health.state)]
     return [parts.pill("updating"), " ", *words] if state(now) == "updating" else words
 
 
-def panel(now: Now, *, base: str, acting: bool = True) -> Markup:
+def panel(now: StatusData, *, base: str, acting: bool = True) -> Markup:
     """The part that changes while something is under way."""
     ready, generation = now.status.ready, now.status.generation
     return h.div(
@@ -108,7 +108,7 @@ def panel(now: Now, *, base: str, acting: bool = True) -> Markup:
     )
 
 
-def _looked(now: Now, address: str) -> Markup:
+def _looked(now: StatusData, address: str) -> Markup:
     """How fresh all this is."""
     sync = now.status.sync
     seen: Content = (
@@ -121,7 +121,7 @@ def _looked(now: Now, address: str) -> Markup:
     return h.p(seen, due, page, class_="quiet")
 
 
-def _next(now: Now, base: str) -> Markup:
+def _next(now: StatusData, base: str) -> Markup:
     """What there is to do: the first publication, the end of a pin, or a look at what is new."""
     generation = now.status.generation
     words = (
@@ -136,7 +136,7 @@ def _next(now: Now, base: str) -> Markup:
     )
 
 
-def _run(now: Now, base: str) -> Content:
+def _run(now: StatusData, base: str) -> Content:
     if now.running is not None:
         run = now.running
         return h.section(
@@ -182,7 +182,7 @@ def _by(trigger: str, who: str, started: float, at: float, seconds: float | None
     return h.p(parts.asked(trigger, who), ", ", parts.moment(started, at), took, class_="quiet")
 
 
-def _steps(now: Now, stages: Mapping[str, float], *, published: bool, error: bool) -> Markup:
+def _steps(now: StatusData, stages: Mapping[str, float], *, published: bool, error: bool) -> Markup:
     """The life of a generation, as far as this one has come."""
     generation = now.status.generation
     current = generation.current
@@ -212,7 +212,7 @@ def _steps(now: Now, stages: Mapping[str, float], *, published: bool, error: boo
     return h.ol(items, class_="steps", aria_label="Progress")
 
 
-def _facts(now: Now, base: str, *, acting: bool) -> Markup:
+def _facts(now: StatusData, base: str, *, acting: bool) -> Markup:
     status, at = now.status, now.at
     generation, index = status.generation, status.index
     navigator = status.navigator.state
@@ -240,7 +240,7 @@ def _facts(now: Now, base: str, *, acting: bool) -> Markup:
                 h.span("up" if navigator == "up" else "down", class_="good" if navigator == "up" else "bad"),
             ),
             ("Index from", parts.moment(index.modified, at) if index.modified else None),
-            ("Index", h.code(index.sha256[:12], title=index.sha256) if index.sha256 else None),
+            ("Index", h.code(short(index.sha256), title=index.sha256) if index.sha256 else None),
             ("Daemon up since", parts.moment(status.started, at)),
             (
                 "Fleet",
@@ -268,7 +268,7 @@ def _ready(ready: ReadyState) -> Markup | None:
     return work.section(ready.state, ready.generation, ready.steps, note)
 
 
-def main(now: Now, *, base: str) -> Markup:
+def main(now: StatusData, *, base: str) -> Markup:
     """The content of the first page."""
     meanings = h.details(
         h.summary("What the words mean"),
@@ -278,7 +278,7 @@ def main(now: Now, *, base: str) -> Markup:
     return render([panel(now, base=base), meanings])
 
 
-def status_page(now: Now, *, base: str) -> Sequence[Content]:
+def status_page(now: StatusData, *, base: str) -> Sequence[Content]:
     """What everyone may see: the state, without log, names and buttons."""
     return [
         panel(now, base=base, acting=False),

@@ -8,7 +8,7 @@ import time
 from sidecar.model.runs import Outcome, Request
 from sidecar.update.worker import Worker
 
-_PAUSE, _LONGEST_PAUSE = 0.25, 1.0
+_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.25, 1.0
 
 
 async def submit(worker: Worker, request: Request, patience: float) -> Outcome:
@@ -16,11 +16,11 @@ async def submit(worker: Worker, request: Request, patience: float) -> Outcome:
 
     It waits here and not in a run, which would keep everybody else waiting.
     """
-    deadline, pause = time.monotonic() + patience, _PAUSE
+    deadline, pause = time.monotonic() + patience, _PAUSE_SECONDS
     while True:
         outcome = await worker.submit(request)
         left = deadline - time.monotonic()
         if not outcome.stale or left <= 0:
             return outcome
         await asyncio.sleep(min(pause, left))
-        pause = min(_LONGEST_PAUSE, pause * 2)
+        pause = min(_MAX_PAUSE_SECONDS, pause * 2)

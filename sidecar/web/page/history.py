@@ -8,19 +8,19 @@ from statistics import median
 from urllib.parse import urlencode
 
 from sidecar.model.runs import ENDINGS, TRIGGERS
-from sidecar.model.words import brief, plural, spoken
+from sidecar.model.words import brief, plural, short, spoken
 from sidecar.observe.history import Entry, Search
 from sidecar.web.page import parts, work
-from sidecar.web.page.change import summary
 from sidecar.web.page.layout import capital
 from sidecar.web.page.markup import NONE, Content, Markup, h
+from sidecar.web.page.preview import summary
 
 STAGES = ("fetch", "read", "generate", "check", "check_command", "databases", "publish")
 
-CHARTED = 100
+MAX_CHARTED = 100
 _BAR, _GAP, _HEIGHT = 8, 3, 72
-_MANY = 95
-_LEAST_BARS = 20  # a few bars are not drawn as wide as the page
+_PERCENTILE = 95
+_MIN_BARS = 20  # a few bars are not drawn as wide as the page
 
 
 def history(
@@ -116,7 +116,7 @@ def _row(entry: Entry, current: int | None, now: float, base: str) -> Markup:
 
 def charts(entries: Sequence[Entry]) -> Content:
     """Timings of the last publications, oldest on the left."""
-    published = [entry for entry in reversed(entries) if entry.outcome.state == "published"][-CHARTED:]
+    published = [entry for entry in reversed(entries) if entry.outcome.state == "published"][-MAX_CHARTED:]
     if len(published) < 2:
         return None
     drawn = [
@@ -186,18 +186,18 @@ def _legend(stages: Sequence[str], seconds: Mapping[str, float] | None = None) -
 def _figure(
     title: str, values: Sequence[float], count: int, bars: Sequence[Content], legend: Content = None
 ) -> Markup:
-    width = max(count, _LEAST_BARS) * (_BAR + _GAP)
-    middle, many, last = map(parts.took, (median(values), percentile(values, _MANY), values[-1]))
+    width = max(count, _MIN_BARS) * (_BAR + _GAP)
+    middle, many, last = map(parts.took, (median(values), percentile(values, _PERCENTILE), values[-1]))
     return h.figure(
-        h.figcaption(h.b(title), h.span(f"median {middle}, {_MANY} of 100 within {many}, last {last}")),
+        h.figcaption(h.b(title), h.span(f"median {middle}, {_PERCENTILE} of 100 within {many}, last {last}")),
         h.svg(
             bars,
             h.line(x1=0, x2=width, y1=_HEIGHT + 0.5, y2=_HEIGHT + 0.5, class_="axis"),
             viewBox=f"0 0 {width} {_HEIGHT + 1}",
             preserveAspectRatio="none",
             role="img",
-            aria_label=f"{title}, the last {count} publications: median {middle}, {_MANY} of 100 within "
-            f"{many}, last {last}, longest {parts.took(max(values))}",
+            aria_label=f"{title}, the last {count} publications: median {middle}, {_PERCENTILE} of 100 "
+            f"within {many}, last {last}, longest {parts.took(max(values))}",
         ),
         legend,
     )
@@ -277,7 +277,7 @@ def generation(
                     parts.took(entry.reload_seconds) if entry.reload_seconds is not None else None,
                 ),
                 ("Settled", parts.moment(entry.settled, now) if entry.settled else None),
-                ("Index", h.code((outcome.sha256 or NONE)[:12], title=outcome.sha256)),
+                ("Index", h.code(short(outcome.sha256 or NONE), title=outcome.sha256)),
                 ("Files written", plural(len(outcome.written), "file")),
                 ("Run", str(entry.run)),
             ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sidecar.model.changes import Changes, Delta, Names
+from sidecar.model.changes import Changes, Delta, NamedCount
 from sidecar.model.runs import Outcome
-from sidecar.model.words import plural
+from sidecar.model.words import plural, short
 from sidecar.web.page import parts
 from sidecar.web.page.markup import MINUS, Content, Markup, h
 
 # The changes' records hold more names; the differences of the files have the rest.
-_MOST_NAMES = 50
+_MAX_NAMES = 50
 
 _KINDS = (("removed", MINUS, "del"), ("added", "+", "add"), ("changed", "~", "mod"))
 
@@ -31,7 +31,7 @@ def consequences(changes: Changes | None, drift: Mapping[str, str] | Sequence[st
     """What ends, moves or is overwritten, by name."""
     found: list[Content] = []
     for kind, what, noun, meaning in _DESTRUCTIVE if changes is not None else ():
-        names: Names = getattr(getattr(changes, kind), what)
+        names: NamedCount = getattr(getattr(changes, kind), what)
         if names.count:
             found.append((h.b(plural(names.count, noun)), f" {meaning}: ", _some(names)))
     if drift:
@@ -54,7 +54,7 @@ def returning(changes: Changes | None) -> list[Content]:
     return [(h.b(plural(users.count, "user")), " can sign in again: ", _some(users))]
 
 
-def _some(names: Names, most: int = 6) -> Content:
+def _some(names: NamedCount, most: int = 6) -> Content:
     shown = ", ".join(names.names[:most])
     return f"{shown} and {names.count - most:,} more." if names.count > most else f"{shown}."
 
@@ -91,7 +91,7 @@ def _heading(title: str, delta: Delta) -> Markup:
 def _events(delta: Delta) -> Markup | None:
     years: dict[str, dict[str, list[tuple[str, str, str, str]]]] = {}
     for what, sign, kind in _KINDS:
-        for name in getattr(delta, what).names[:_MOST_NAMES]:
+        for name in getattr(delta, what).names[:_MAX_NAMES]:
             year, _, rest = name.partition("/")
             studio, _, event = rest.partition("/")
             years.setdefault(year, {}).setdefault(studio, []).append((event, what, sign, kind))
@@ -116,11 +116,11 @@ def _event(event: str, what: str, sign: str, kind: str) -> Markup:
     return h.span(h.span(sign, aria_hidden="true"), h.span(f"{what} ", class_="unseen"), event, class_=kind)
 
 
-def _moves(moved: Names) -> Markup | None:
+def _moves(moved: NamedCount) -> Markup | None:
     if not moved.count:
         return None
     rows = []
-    for name in moved.names[:_MOST_NAMES]:
+    for name in moved.names[:_MAX_NAMES]:
         studio, _, regions = name.partition(": ")
         before, _, after = regions.partition(" to ")
         rows.append(
@@ -144,8 +144,8 @@ def _plain(title: str, noun: str, delta: Delta) -> Markup | None:
         h.div(
             h.dt(h.span(sign, aria_hidden="true"), f" {plural(names.count, noun)} {what}", class_=kind),
             h.dd(
-                h.ul([h.li(name) for name in names.names[:_MOST_NAMES]], class_="names"),
-                f"and {more:,} more" if (more := names.count - len(names.names[:_MOST_NAMES])) else None,
+                h.ul([h.li(name) for name in names.names[:_MAX_NAMES]], class_="names"),
+                f"and {more:,} more" if (more := names.count - len(names.names[:_MAX_NAMES])) else None,
             ),
         )
         for what, sign, kind in _KINDS
@@ -158,7 +158,7 @@ def _plain(title: str, noun: str, delta: Delta) -> Markup | None:
 
 def _more(delta: Delta) -> Markup | None:
     found = [getattr(delta, what) for what, _, _ in _KINDS]
-    hidden = sum(names.count - len(names.names[:_MOST_NAMES]) for names in found)
+    hidden = sum(names.count - len(names.names[:_MAX_NAMES]) for names in found)
     return h.p(f"and {hidden:,} more, which the differences below show", class_="quiet") if hidden else None
 
 
@@ -193,7 +193,7 @@ def preview(outcome: Outcome, deployment: Sequence[str], *, pinned: bool, base: 
     heading = h.h1("Preview")
     looked = h.p(
         "Index ",
-        h.code((outcome.sha256 or "?")[:12]),
+        h.code(short(outcome.sha256 or "?")),
         f", read from the store and checked in {parts.took(outcome.seconds)}. Nothing was written.",
         class_="quiet",
     )

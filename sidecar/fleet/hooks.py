@@ -18,7 +18,7 @@ from sidecar.model.record import Record
 from sidecar.system.commands import run_command
 
 _ATTEMPTS = 3
-_TIMEOUT = 15.0
+_TIMEOUT_SECONDS = 15.0
 
 
 class Notice(Record, frozen=True):
@@ -29,7 +29,7 @@ class Notice(Record, frozen=True):
     machines: int
 
 
-class Around:
+class FleetHooks:
     """The commands and the notices of one machine's settings; `say` gets every line as it comes."""
 
     def __init__(
@@ -106,7 +106,7 @@ class Around:
                 url,
                 data=body,
                 headers={"Content-Type": "application/json"},
-                timeout=aiohttp.ClientTimeout(total=_TIMEOUT),
+                timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS),
                 allow_redirects=False,
             ) as answer:
                 if 200 <= answer.status < 300:
@@ -115,7 +115,7 @@ class Around:
                 wait = (seconds_of(answer.headers) or 0.0) if again else None
                 return f"it answers {answer.status}", wait
         except TimeoutError:
-            return f"no answer within {_TIMEOUT:g} s", 0.0
+            return f"no answer within {_TIMEOUT_SECONDS:g} s", 0.0
         except aiohttp.ClientConnectorError as error:
             return f"it cannot be reached: {error.strerror}", 0.0
         except (aiohttp.ClientError, OSError) as error:
