@@ -34,7 +34,7 @@ from sidecar.fleet.machine_updates import ProgressListener
 from sidecar.fleet.machines import DiscoveredFleet, FleetError, Target, only, without
 from sidecar.fleet.report import FleetOverview, FleetReport, MachineResult, MachineRow, enough, row
 from sidecar.fleet.rollout import Rollout
-from sidecar.fleet.upload import CurrentIndex, UploadPlan
+from sidecar.fleet.upload import CurrentIndex, UploadPlan, changed
 from sidecar.fleet.verdicts import GOOD, MachineAnswer, Verdict, of_status
 from sidecar.inputs.extra import extras
 from sidecar.inputs.store import Store
@@ -160,7 +160,10 @@ class FleetUpdates:
         self, context: Context, proposal: UploadPlan, wanted: FleetRequest, listener: ProgressListener
     ) -> Replacement | None:
         """What it would replace; `Rejected` `loss` where one region would lose many events, unless forced."""
-        replacement = await context.history.compared(proposal)
+        try:
+            replacement = await context.history.compared(proposal)
+        except StoreError as error:
+            raise (changed(None) if error.code == "store_changed" else error) from error
         if replacement is not None and not wanted.force:
             replacement.check(self._settings.update.max_lost_tenants)
             if wanted.dry_run and replacement.changes is not None:

@@ -206,6 +206,22 @@ async def test_a_large_loss_is_refused_where_no_history_can_be_written(field: Fi
     assert field.held() == held
 
 
+@pytest.mark.parametrize("canary", ["", "1"])
+async def test_an_index_that_is_stored_meanwhile_is_not_lost(field: Field, canary: str) -> None:
+    """Between the look at the store and the comparison somebody else was faster: the second is told."""
+    await field.update("one")
+
+    def before(operation: str, key: str) -> None:
+        if (operation, key) == ("get", KEY):
+            field.store.content[KEY] = b"another's"
+
+    field.store.before = before
+    field.change("two")
+    with pytest.raises(FleetError, match="has not seen"):
+        await field.updates.update(FleetRequest(index=field.local, canary=canary), field.heard)
+    assert field.store.content[KEY] == b"another's"
+
+
 @pytest.mark.parametrize("ahead", [-1, 1])
 async def test_whoever_comes_second_leaves_no_entry(field: Field, ahead: float) -> None:
     """Both saw no rollout, and one of them has it: the other has brought nothing to the fleet."""
