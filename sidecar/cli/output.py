@@ -12,22 +12,35 @@ import msgspec
 from sidecar.model.text import printable
 
 
+def is_terminal() -> bool:
+    """Whether standard output is a terminal: that gets colours."""
+    return sys.stdout.isatty()
+
+
 def say(line: str, file: TextIO | None = None) -> None:
     """Print one line; whatever is not printable in it, a line break too, is escaped."""
-    print(printable(line), file=file or sys.stdout, flush=True)
+    if file is None:
+        say_lines(printable(line))
+    else:
+        print(printable(line), file=file, flush=True)
 
 
 def say_lines(text: str) -> None:
     """Print a text of several lines, with or without a break at its end."""
-    lines = text.removesuffix("\n").split("\n")
-    print("\n".join(printable(line) for line in lines), flush=True)
+    lines = [printable(line) for line in text.removesuffix("\n").split("\n")]
+    if is_terminal():
+        from sidecar.cli.terminal import print_lines
+
+        print_lines(lines)
+    else:
+        print("\n".join(lines), flush=True)
 
 
 def say_json(data: Any) -> None:
     """Print a record or plain data as JSON, with escapes for all that is not printable."""
     text = msgspec.json.format(msgspec.json.encode(data)).decode()
     # Outside of strings there is nothing of that kind but line breaks, and none within.
-    say_lines("\n".join(_escaped(line) for line in text.split("\n")))
+    print("\n".join(_escaped(line) for line in text.split("\n")), flush=True)
 
 
 def show(as_json: bool, data: Any, lines: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -25,9 +25,6 @@ these, for `Will update N active machines`, and for `✓ Success` once a machine
 
 _WORTH_A_LINE = frozenset({"retrying", "stopped", *GOOD, *BAD})
 _DONE = frozenset({"stopped", *GOOD, *BAD})
-_UP = "\x1b[{}A"
-_CLEAR = "\x1b[K"
-_BELOW = "\x1b[J"
 
 
 class NoProgress:
@@ -109,70 +106,27 @@ class LineProgress:
 
 
 class LiveProgress(LineProgress):
-    """A line a machine, redrawn in place; when there are too many, those that are done are counted."""
+    """Sentences as lines; the machines as a picture that whoever draws it asks for, from any thread."""
 
-    def __init__(
-        self,
-        write: Callable[[str], object],
-        size: Callable[[], tuple[int, int]],
-        clock: Callable[[], float],
-        every: float = 0.1,
-    ) -> None:
+    def __init__(self, write: Callable[[str], object]) -> None:
         super().__init__(write)
-        self._size = size
-        self._clock = clock
-        self._every = every
         self._results: dict[str, MachineResult] = {}
-        self._drawn = 0
-        self._at = float("-inf")
-        self._stale = False
-
-    def say(self, sentence: str) -> None:
-        """Above the machines' lines."""
-        self._erase()
-        super().say(sentence)
-        self._draw()
 
     def expect(self, results: list[MachineResult]) -> None:
-        """The first picture."""
+        """Who belongs to it."""
         self._results = {one.machine: one for one in results}
-        self._draw()
 
     def tell(self, result: MachineResult) -> None:
-        """A new picture, but not too many of them."""
+        """Where a machine stands."""
         self._results[result.machine] = result
-        last = all(one.state in _DONE for one in self._results.values())
-        self._stale = True
-        if last:
-            self._draw()
-        else:
-            self.refresh()
 
-    def refresh(self) -> None:
-        """Draw what was held back, so that nobody is shown where they no longer are."""
-        if self._stale and self._clock() - self._at >= self._every:
-            self._draw()
-
-    def end(self) -> None:
-        """Make room for the table."""
-        self._erase()
-
-    def _draw(self) -> None:
-        width, height = self._size()
-        shown = picture(self._results.values(), width, height)
-        self._erase()
-        self._write("".join(f"{text}{_CLEAR}\n" for text in shown))
-        self._drawn, self._at, self._stale = len(shown), self._clock(), False
-
-    def _erase(self) -> None:
-        if self._drawn:
-            self._write(_UP.format(self._drawn) + _BELOW)
-        self._drawn = 0
+    def picture(self, width: int, height: int) -> list[str]:
+        """The machines as they stand, for a terminal of this size."""
+        return picture(list(self._results.values()), width, height)
 
 
-def picture(results: Iterable[MachineResult], width: int, height: int) -> list[str]:
+def picture(everyone: Sequence[MachineResult], width: int, height: int) -> list[str]:
     """The lines to show on a terminal of this size: everyone, or those under way and a count of the rest."""
-    everyone = list(results)
     shown = everyone if len(everyone) < height - 1 else [one for one in everyone if one.state not in _DONE]
     room = max(1, height - 2)
     texts = [line(one)[: max(1, width - 1)] for one in shown[:room]]

@@ -129,14 +129,9 @@ def unix_socket(path: Path, mode: int) -> socket.socket:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_socket():
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(1.0)
-                try:
-                    probe.connect(str(path))
-                except OSError:
-                    path.unlink()
-                else:
-                    raise Busy(f"another process listens on {path}", "is the sidecar running already?")
+            if _is_alive(path):
+                raise Busy(f"another process listens on {path}", "is the sidecar running already?")
+            path.unlink(missing_ok=True)
         bound = socket.socket(socket.AF_UNIX)
         # The mode holds from the first moment: between bind and chmod anyone could connect.
         before = os.umask(0o777 & ~mode)
@@ -155,3 +150,16 @@ def unix_socket(path: Path, mode: int) -> socket.socket:
         ) from None
     bound.setblocking(False)
     return bound
+
+
+def _is_alive(path: Path) -> bool:
+    """Whether a process listens there: one that is too busy to accept lives, too."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:  # its queue is full
+            return True
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+    return True

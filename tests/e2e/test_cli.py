@@ -24,6 +24,7 @@ from sidecar.model.artifacts import NAMES
 from tests.support.cgi import SIDECAR, Finished, environment, run, serving, sidecar
 from tests.support.machine import QUIET_START, SECRET, Machine, until
 from tests.support.origin import origin
+from tests.support.terminal import on_terminal, plain
 
 HASH = "{SHA}" + "A" * 27 + "="
 COMMANDS = (
@@ -109,6 +110,19 @@ async def test_a_state_is_watched(machine: Machine) -> None:
                 assert line
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 130
+
+
+async def test_a_terminal_gets_colours(machine: Machine) -> None:
+    """States are coloured as on the page, unless NO_COLOR is set; the words are those of a file."""
+    async with serving(machine):
+        command: tuple[str | Path, ...] = (SIDECAR, "--config", machine.write_settings(), "status")
+        _, coloured = await on_terminal(*command)
+        _, plainly = await on_terminal(*command, NO_COLOR="1")
+        assert "\x1b[" in coloured
+        assert "\x1b[3" not in plainly
+        headline = (await sidecar(machine, "status")).out.partition("\n")[0]
+        assert plain(coloured).startswith(headline)
+        assert plain(plainly).startswith(headline)
 
 
 # Configuration

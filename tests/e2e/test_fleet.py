@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
-import pty
 import re
-from asyncio.subprocess import DEVNULL
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import aiohttp
 
 from sidecar.demo.sample import remove_user
 from tests.conftest import Bucket, free_port
-from tests.support.cgi import SIDECAR, environment, sidecar
+from tests.support.cgi import SIDECAR, sidecar
 from tests.support.fleet import (
     APP,
     KEY,
@@ -31,6 +28,7 @@ from tests.support.fleet import (
     unreachable_host,
 )
 from tests.support.machine import SECRET, Machine, until
+from tests.support.terminal import on_terminal
 
 EIGHT = [f"m{number}" for number in range(1, 9)]
 
@@ -280,29 +278,14 @@ async def test_a_terminal_shows_a_line_a_machine(tmp_path: Path, bucket: Bucket)
     """Redrawn in place while it lasts, and then the table, like everywhere else."""
     async with fleet(tmp_path, bucket, ["m1"]) as whole:
         admin = whole.admin()
-        reading, writing = pty.openpty()
-        command = [str(SIDECAR), "--config", str(admin.write_settings()), "fleet", "update", "--no-upload"]
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=DEVNULL, stdout=writing, stderr=writing, env=environment(TERM="xterm")
-        )
-        os.close(writing)
-        shown = await asyncio.wait_for(asyncio.to_thread(read_all, reading), 60)
-        os.close(reading)
-        assert await process.wait() == 0, shown
+        settings = admin.write_settings()
+        status, shown = await on_terminal(SIDECAR, "--config", settings, "fleet", "update", "--no-upload")
+        assert status == 0, shown
         assert "m1 (iad): " in shown
         assert "\x1b[1A" in shown
         last = shown.rpartition("\x1b")[2]
         assert "m1 (iad)" not in last
         assert "1 machine: 1 loaded" in last
-
-
-def read_all(terminal: int) -> str:
-    """What a program writes to its terminal until it ends."""
-    parts = []
-    with suppress(OSError):  # the end, in a terminal's way
-        while part := os.read(terminal, 4096):
-            parts.append(part)
-    return b"".join(parts).decode()
 
 
 async def test_a_fleet_without_machines_is_an_error(tmp_path: Path, bucket: Bucket) -> None:

@@ -448,6 +448,18 @@ async def test_a_dead_daemons_socket_is_replaced(machine: Machine) -> None:
         assert (await site.ask("GET", "/healthz")).status == 200
 
 
+async def test_a_busy_daemons_socket_is_its_own(machine: Machine) -> None:
+    """Whoever has no room for another caller listens all the same: the socket stays."""
+    machine.put_index()
+    with socket.socket(socket.AF_UNIX) as living, socket.socket(socket.AF_UNIX) as caller:
+        living.bind(str(machine.socket))
+        living.listen(0)
+        caller.connect(str(machine.socket))
+        with pytest.raises(Busy, match="another process listens"):
+            await start(machine)
+    assert machine.socket.is_socket()
+
+
 async def test_a_file_in_the_sockets_place_is_kept(machine: Machine) -> None:
     """What is no socket is somebody's file: it stays, and the setting is named."""
     machine.socket.write_text("precious")

@@ -140,36 +140,15 @@ def test_a_terminal_shows_a_line_a_machine() -> None:
     assert max(map(len, picture(many, 20, 10))) < 20
 
 
-def test_a_picture_is_drawn_over_the_one_before() -> None:
-    """The cursor goes up by as many lines as were drawn; a picture waits a little, the last one does not."""
+def test_what_is_told_is_in_the_next_picture() -> None:
+    """Nothing is written for a step of a machine; whoever draws sees where each stands by then."""
     written: list[str] = []
-    live = LiveProgress(written.append, lambda: (80, 24), lambda: 0.0)
+    live = LiveProgress(written.append)
     live.expect([result("m1", "waiting"), result("m2", "waiting")])
-    live.tell(result("m1", "poking"))
-    assert len(written) == 1
     live.tell(result("m1", "loaded"))
-    live.tell(result("m2", "loaded"))
-    assert written[1:] == [
-        "\x1b[2A\x1b[J",
-        "m1 (iad): loaded after 1.2 s\x1b[K\nm2 (iad): loaded after 1.2 s\x1b[K\n",
-    ]
-
-
-def test_what_was_held_back_is_drawn_later() -> None:
-    """A machine that is quiet for long is shown where it is; nothing new, no new picture."""
-    written: list[str] = []
-    now = [0.0]
-    live = LiveProgress(written.append, lambda: (80, 24), lambda: now[0])
-    live.expect([result("m1", "waiting")])
-    live.tell(result("m1", "poking"))
-    live.refresh()
-    assert len(written) == 1
-    now[0] = 0.2
-    live.refresh()
-    assert written[1:] == ["\x1b[1A\x1b[J", "m1 (iad): poking\x1b[K\n"]
-    now[0] = 0.4
-    live.refresh()
-    assert len(written) == 3
+    assert live.picture(80, 24) == ["m1 (iad): loaded after 1.2 s", "m2 (iad): waiting"]
+    live.say("the upload is done")
+    assert written == ["the upload is done\n"]
 
 
 def test_elsewhere_a_line_for_what_matters() -> None:

@@ -16,7 +16,7 @@ from sidecar.generate.projections import project
 from sidecar.model.changes import Changes, Delta, NamedCount
 from sidecar.model.record import Problem
 from sidecar.model.runs import TRIGGERS, Outcome
-from sidecar.model.states import HEALTH, SYNC, Health, Sync
+from sidecar.model.states import HEALTH, STATES, SYNC, Health, Sync
 from sidecar.model.words import ago
 from sidecar.model.work import Step
 from sidecar.observe.history import Entry
@@ -73,7 +73,7 @@ def test_ages(seconds: float, text: str) -> None:
 
 def test_every_state_has_colour_and_word() -> None:
     """A state is never told by colour alone, an unknown one included."""
-    for state in (*parts.STATES, "something_new", ""):
+    for state in (*STATES, "something_new", ""):
         shown = parts.pill(state)
         assert re.search(r'class="state \w+"', shown)
         assert plain(shown).strip()
@@ -341,7 +341,7 @@ def test_the_headline_has_both_words() -> None:
 
 def test_every_word_of_a_machine_has_its_own_pill() -> None:
     """None falls back to its raw name."""
-    assert set(SYNC) | set(HEALTH) <= set(parts.STATES)
+    assert set(SYNC) | set(HEALTH) <= set(STATES)
 
 
 @pytest.mark.parametrize("trigger", sorted(TRIGGERS))

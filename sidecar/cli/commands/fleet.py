@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import shutil
 import sys
 import time
-from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from sidecar.cli.output import agreed, say, say_json, show
+from sidecar.cli.output import agreed, is_terminal, say, say_json, show
 from sidecar.cli.parser import subcommand
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
@@ -29,7 +26,6 @@ from sidecar.model.record import Problem
 from sidecar.model.words import short
 from sidecar.system.privileges import become_owner
 
-_REFRESH_SECONDS = 0.1
 _EXIT_TAKEN_BACK = 3
 _EXIT_FROZEN = 4
 
@@ -197,13 +193,10 @@ def _update(options: argparse.Namespace, settings: Settings) -> int:
     updates = FleetUpdates(settings)
     if options.progress == "json":
         return _recorded(updates, wanted, JsonProgress(_write))
-    on_terminal = options.progress == "auto" and sys.stdout.isatty()
-    live = LiveProgress(_write, _size, time.monotonic) if on_terminal and not options.json else None
-    listener = NoProgress() if options.json else live or LineProgress(_write)
-    work = updates.update(wanted, listener)
-    report = asyncio.run(work if live is None else _shown(work, live))
-    if live is not None:
-        live.end()
+    if options.progress == "auto" and not options.json and is_terminal():
+        report = _shown(updates, wanted)
+    else:
+        report = asyncio.run(updates.update(wanted, NoProgress() if options.json else LineProgress(_write)))
     show(options.json, report, lines(report))
     return _status_of(report)
 
@@ -226,16 +219,13 @@ def _recorded(updates: FleetUpdates, wanted: FleetRequest, records: JsonProgress
     return _status_of(report)
 
 
-async def _shown(work: Coroutine[Any, Any, FleetReport], live: LiveProgress) -> FleetReport:
-    """Keep the picture fresh while the work goes on: it may be quiet for long."""
-    task = asyncio.create_task(work)
-    try:
-        while not task.done():
-            await asyncio.wait({task}, timeout=_REFRESH_SECONDS)
-            live.refresh()
-        return await task
-    finally:
-        task.cancel()
+def _shown(updates: FleetUpdates, wanted: FleetRequest) -> FleetReport:
+    """Run it with a picture of the machines, which is gone at the end."""
+    from sidecar.cli.terminal import picture
+
+    progress = LiveProgress(_write)
+    with picture(progress.picture):
+        return asyncio.run(updates.update(wanted, progress))
 
 
 def _index(options: argparse.Namespace, settings: Settings) -> Path | None:
@@ -321,10 +311,6 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     )
     show(options.json, {**msgspec.to_builtins(overview), "good": overview.good}, overview_lines(overview))
     return 0 if overview.good else 1
-
-
-def _size() -> tuple[int, int]:
-    return shutil.get_terminal_size(os.terminal_size((80, 24)))
 
 
 def _write(text: str) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from typing import NoReturn
 
 from sidecar.cli.client import Client
 from sidecar.cli.outcome import refused
-from sidecar.cli.output import say, say_json, say_lines
+from sidecar.cli.output import is_terminal, say, say_json, say_lines
 from sidecar.cli.parser import define
 from sidecar.cli.texts import moment, status_text
 from sidecar.config.settings import Settings
 
 _WATCH_SECONDS = 1.0
-_CLEAR = "\x1b[H\x1b[2J"  # ECMA-48: to the first place, and erase
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -36,13 +34,21 @@ def _watch(socket: str) -> NoReturn:
     while True:
         _, body = Client(socket, timeout=10).request("GET", "/status")
         text = status_text(body, time.time())
-        if sys.stdout.isatty():
-            sys.stdout.write(_CLEAR)
-            say_lines(text)
-        elif (headline := text.partition("\n")[0]) != said:
+        if (headline := text.partition("\n")[0]) != said:
             said = headline
             say(f"{moment(time.time())}  {headline}")
         time.sleep(_WATCH_SECONDS)
+
+
+def _watch_live(socket: str) -> NoReturn:
+    from sidecar.cli.terminal import picture
+
+    lines: list[str] = []
+    with picture(lambda width, height: lines):
+        while True:
+            _, body = Client(socket, timeout=10).request("GET", "/status")
+            lines[:] = status_text(body, time.time()).split("\n")
+            time.sleep(_WATCH_SECONDS)
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
@@ -50,7 +56,7 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
         status, body = Client(settings.listen.socket, timeout=10).request("GET", "/healthz")
         return 0 if status == 200 else refused(body)
     if options.watch:
-        _watch(settings.listen.socket)
+        (_watch_live if is_terminal() else _watch)(settings.listen.socket)
     _, body = Client(settings.listen.socket, timeout=10).request("GET", "/status")
     if options.json:
         say_json(body)

@@ -9,6 +9,7 @@ from html import escape
 from sidecar.model import words as wording
 from sidecar.model.artifacts import HTPASSWD
 from sidecar.model.record import Problem
+from sidecar.model.states import STATES
 from sidecar.model.words import ago, hide_hash, plural
 from sidecar.web.page.layout import as_code, capital
 from sidecar.web.page.markup import MINUS, NONE, Content, Markup, h, render
@@ -18,56 +19,6 @@ _MAX_LINE_CHARACTERS = 300
 _SPAN = 26
 # Of all differences on a page, as HTML: so much that the whole stays below 100 KB whatever changes.
 _MAX_DIFF_CHARACTERS = 32_000
-
-# State -> tone (the colour) and words. Colour never stands alone.
-STATES = {
-    # sync
-    "synced": ("good", "Synced"),
-    "out_of_sync": ("bad", "Out of sync"),
-    "pinned": ("note", "Pinned"),
-    "unknown": ("note", "Unknown"),
-    # health
-    "healthy": ("good", "Healthy"),
-    "progressing": ("busy", "Progressing"),
-    "degraded": ("bad", "Degraded"),
-    "waiting": ("note", "Waiting"),
-    "updating": ("busy", "Updating"),
-    # of a machine in the fleet
-    "in_sync": ("good", "In sync"),
-    # of a run
-    "published": ("note", "Published"),
-    "never_loaded": ("quiet", "Never loaded"),
-    "loaded": ("good", "Loaded"),
-    "ready": ("good", "Ready"),
-    "unchanged": ("quiet", "Unchanged"),
-    "rejected": ("bad", "Rejected"),
-    "rolled_back": ("bad", "Rolled back"),
-    "failed": ("bad", "Failed"),
-    # of a machine or of work in the background
-    "ok": ("good", "Done"),
-    "done": ("good", "Done"),
-    "running": ("busy", "Running"),
-    "idle": ("quiet", "Idle"),
-    "skipped": ("quiet", "Nothing to do"),
-    "stale": ("note", "Behind"),
-    "behind": ("note", "Behind"),
-    "unreachable": ("bad", "No answer"),
-    "unseen": ("quiet", "Not looked at"),
-    "down": ("bad", "Down"),
-    # of a machine in a fleet update, and of that itself
-    "poking": ("busy", "Poking"),
-    "retrying": ("busy", "Trying again"),
-    "stopped": ("quiet", "Stopped"),
-    "refused": ("bad", "Refused"),
-    "wrong_machine": ("bad", "Wrong machine"),
-    "failing": ("bad", "Failing"),
-    "hanging": ("bad", "No end"),
-    "denied": ("bad", "Denied"),
-    "lagging": ("bad", "Lagging"),
-    "returned": ("good", "Taken back"),
-    "untouched": ("quiet", "Not asked"),
-    "fleet_updated": ("good", "Fleet updated"),
-}
 
 
 def tone(state: str) -> str:
