@@ -16,18 +16,19 @@ from sidecar.errors import NotFound, PublishError, SidecarError
 from sidecar.fleet.bus import BusListener
 from sidecar.fleet.debounce import Debounce
 from sidecar.fleet.service import FleetService
+from sidecar.generate import login
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.inputs.index import DeploymentFiles, read_deployed, read_pending
 from sidecar.inputs.machine import Machine, machine_id
 from sidecar.inputs.store import open_store, own_index
-from sidecar.model.artifacts import MAINTENANCE
+from sidecar.model.artifacts import HTPASSWD, MAINTENANCE
 from sidecar.model.events import LifecycleEvent
 from sidecar.model.machine_report import LoadedIndex, MachineReport, served
 from sidecar.model.runs import LoadVerdict, Outcome, Request
 from sidecar.model.stream import ReadyProgress, RunFinished
 from sidecar.model.work import Work
 from sidecar.navigator.markers import Markers
-from sidecar.navigator.probes import NavigatorPort, Probes
+from sidecar.navigator.probes import NavigatorPort, OwnLogin, Probes
 from sidecar.navigator.process import NavigatorProcess
 from sidecar.navigator.server import Navigator
 from sidecar.observe.comparison import Comparison
@@ -113,7 +114,8 @@ class Daemon:
         self.ready = assemble(
             settings, self.store, self.generations, self._deployed, self.broker.emit, self._worked
         )
-        self._inputs = Machine(settings, state / "loaded").inputs
+        machine = Machine(settings, state / "loaded")
+        self._inputs = machine.inputs
         self._rejections = Rejections(state / "rejected.json")
         self.reconciler = Reconciler(
             self.generations,
@@ -121,7 +123,11 @@ class Daemon:
                 process,
                 markers,
                 NavigatorPort(navigator.port, self.generations.site.where.files[MAINTENANCE]),
-                Probes(navigator.port, navigator.probes),
+                Probes(
+                    navigator.port,
+                    navigator.probes,
+                    OwnLogin(login.PATH, machine.own_login) if navigator.login_probe else None,
+                ),
             ),
             self._rejections,
             settings.machine.region,
@@ -247,6 +253,7 @@ class Daemon:
             lambda: self.server.problem,
             self.generations.site.unwritable,
             process.hidden,
+            lambda: process.unreadable(self.generations.site.where.files[HTPASSWD]),
             self._databases_problem,
             self.bus.problem,
         ]

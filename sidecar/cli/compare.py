@@ -15,7 +15,7 @@ import msgspec
 import yaml
 
 from sidecar.generate.htpasswd import htpasswd
-from sidecar.model.artifacts import HTPASSWD, MAP, NAVIGATOR, PRERENDER, SHOWCASES, TENANTS
+from sidecar.model.artifacts import HTPASSWD, MAP, NAVIGATOR, OWN_USER, PRERENDER, SHOWCASES, TENANTS
 from sidecar.model.index import User
 from sidecar.model.record import Record
 
@@ -92,7 +92,8 @@ def _users(ours: list[str], theirs: list[str]) -> Iterator[Difference]:
     there = dict(reversed([_parted(line) for line in theirs]))
     for name in sorted(here.keys() | there.keys()):
         if name not in there:
-            yield Difference(name, "only here")
+            own = name == OWN_USER
+            yield Difference(name, "the sidecar's own account" if own else "only here", own)
         elif name not in here:
             unfit = bool(htpasswd([User(name, f"{name}:{there[name]}")], b"")[1])
             reason = "the sidecar leaves lines out that Navigator cannot use" if unfit else ""

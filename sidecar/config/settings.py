@@ -170,6 +170,13 @@ class NavigatorSettings(Section, frozen=True):
         ),
     ] = Duration(35)
     probes: Annotated[tuple[Probe, ...], _doc("requests that must succeed after each load")] = ()
+    login_probe: Annotated[
+        bool,
+        _doc(
+            "whether htpasswd gets an account of the sidecar's own, sidecar-probe, with which it signs in "
+            "after each load: that proves that Navigator has read the file"
+        ),
+    ] = False
 
 
 class S3Settings(Section, frozen=True):

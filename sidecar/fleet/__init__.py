@@ -9,21 +9,21 @@ index_history         what the store has held, and where to go back to (values)
 discovery             asks Fly, a command or DNS for the machines
 upload                puts the local index into the store, if it may
 extra                 uploads the extra files, where they are made
-around                the commands before and after, and the notices
-poke                  speaks with one machine
+hooks                 the commands before and after, and the notices
+machine_client        speaks with one machine
 nats_link             one connection to a NATS server
 bus                   hints and statements on it, for machines and for whoever updates them
-crew                  many machines, each on its way to an index
+machine_updates       many machines, each on its way to an index
 store_records         the history, and the rollout's record, in the store
 index_history_writer  writes the history
 context               all of that, opened for one command
 run                   the flow: before, upload, find, poke, follow, retry, after, report
 driver                drives a rollout, from one record to the next
-rolling               begins rollouts, and goes on with those of dead drivers
-steer                 pauses, goes on, aborts
+coordinator           begins rollouts, and goes on with those of dead drivers
+control               pauses, goes on, aborts
 preview               what an index would change, region by region
 undo                  puts an older index back
 progress              the same while it is under way, for people and for programs
 service               the same inside a daemon, one at a time
-follower              starts it by itself, after a quiet time
+debounce              starts it by itself, after a quiet time
 """

@@ -218,13 +218,30 @@ class BusListener:
         if stamp == self._followed:
             return
         self._newest = stamp
-        await asyncio.sleep(random.uniform(0, hint.spread))  # noqa: S311 - not a secret
+        if not await self._spread(hint.spread, stamp):
+            return
         fresh = now - stamp <= self._window
         done = await self._follow(hint.sha256, f"the bus, key {key}", fresh)
         self._count("followed" if done else "failed")
         if done:
             self._followed = stamp
         # What was not done is tried again at the next look.
+
+    async def _spread(self, seconds: float, stamp: float) -> bool:
+        """Wait for a moment within these seconds; False as soon as there is a newer hint to heed."""
+        until = time.monotonic() + random.uniform(0, seconds)  # noqa: S311 - not a secret
+        came = False
+        while (left := until - time.monotonic()) > 0 and await happens(self._arrived, left):
+            self._arrived.clear()
+            came = True
+            with suppress(SidecarError):
+                other = opened(Hint, self._key, self._value or b"", self._secrets)[1]
+                if stamp < other <= time.time() + self._window:
+                    self._arrived.set()
+                    return False
+        if came:
+            self._arrived.set()  # whatever it was, it has its turn
+        return True
 
     # Statements
 

@@ -47,6 +47,10 @@ class LeaseLost(FleetError):
     status = 409
 
 
+class NotBegun(LeaseLost):
+    """Another driver was faster: nothing was done."""
+
+
 class RolloutMachines(Protocol):
     """What a driver does with machines."""
 
@@ -75,8 +79,12 @@ class Driver:
         listener: ProgressListener,
         folder: Path,
         soak: float,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        """`remember` is told the ETag and SHA-256 of what this machine stores; `soak` is in seconds."""
+        """`remember` is told the ETag and SHA-256 of what this machine stores; `soak` is in seconds.
+
+        `wall` is the clock that other machines read too: it may be set meanwhile.
+        """
         self._store = store
         self._key = index_key
         self._records = records
@@ -85,6 +93,8 @@ class Driver:
         self._listener = listener
         self._folder = folder
         self._soak_seconds = soak
+        self._wall = wall
+        self._written = time.monotonic()
         self._lock = asyncio.Lock()
         self._etag: str | None = None
         self._stored: str | None = None
@@ -93,15 +103,17 @@ class Driver:
     async def drive(self, rollout: Rollout, etag: str | None) -> Rollout:
         """Take the rollout, whose record has this ETag, to its end; `LeaseLost` when another has it by now.
 
+        `NotBegun` when another had it before this one did anything.
+
         Whatever else is raised, the record stays as it was last written, for whoever goes on with it.
         """
         self._rollout, self._etag = rollout, etag
         try:
             await self._write(lambda one: one)
-        except StoreError as error:
-            if error.code != "store_changed":
+        except (StoreError, LeaseLost) as error:
+            if not isinstance(error, LeaseLost) and error.code != "store_changed":
                 raise
-            raise LeaseLost(
+            raise NotBegun(
                 "another driver began a rollout just now", "`sidecar fleet history` tells more"
             ) from error
         tasks = {asyncio.create_task(self._phases()), asyncio.create_task(self._renew())}
@@ -182,7 +194,8 @@ class Driver:
             renewed = await self._keep(renewed)
             if not await self._may_go_on():
                 return
-        notes = {name: seen.reason for name, seen in found.items() if seen is not None}
+        late = "at the end of its watch it was on its way to another state"
+        notes = {name: late if seen is None else seen.reason for name, seen in found.items()}
         await self._write(lambda rollout: rules.after(rollout, states, notes))
 
     async def _put(self) -> None:
@@ -310,7 +323,7 @@ class Driver:
             try:
                 await self._write(lambda one: one)
             except StoreError as error:
-                if time.time() > self._rollout.lease:
+                if time.monotonic() - self._written > LEASE_SECONDS:
                     raise
                 self._listener.say(f"{error.message}; trying again")
 
@@ -336,7 +349,7 @@ class Driver:
     async def _write(self, change: Callable[[Rollout], Rollout], lease: float | None = None) -> None:
         async with self._lock:
             for attempt in range(1, _WRITE_ATTEMPTS + 1):
-                until = time.time() + LEASE_SECONDS if lease is None else lease
+                until = self._wall() + LEASE_SECONDS if lease is None else lease
                 new = replace(change(self._rollout), lease=until)
                 try:
                     self._etag = await self._records.put(self._records.rollout_key, new, self._etag)
@@ -346,7 +359,7 @@ class Driver:
                     self._etag = await self._read() or self._etag
                     await asyncio.sleep(_PAUSE_SECONDS * attempt)
                 else:
-                    self._rollout = new
+                    self._rollout, self._written = new, time.monotonic()
                     return
 
     async def _content(self, sha256: str) -> Path:

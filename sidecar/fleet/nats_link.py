@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -32,6 +31,7 @@ _REQUEST_SECONDS = 5.0
 _CLOSE_SECONDS = 1.0
 # The server's code for a stream that exists with other settings.
 _NAME_IN_USE_CODE = 10058
+_MARK = "=mark"  # no machine's key can be this
 
 
 Value = TypeVar("Value")
@@ -71,13 +71,13 @@ class NatsLink:
                     raise
                 # Somebody made it otherwise, with replicas for instance: theirs is the better one.
 
-    async def put(self, bucket: str, key: str, value: bytes) -> None:
-        """Store a value; `BusError` `bus_no_bucket` where there is no such bucket."""
+    async def put(self, bucket: str, key: str, value: bytes) -> int:
+        """Store a value, and give its revision; `BusError` `bus_no_bucket` where there is no such bucket."""
         from nats.js.errors import NoStreamResponseError
 
         with _translated(self._where):
             try:
-                await self.held(self._stream.publish(_subject(bucket, key), value))
+                return (await self.held(self._stream.publish(_subject(bucket, key), value))).seq
             except NoStreamResponseError:
                 raise BusError(
                     f"the bus at {self._where} has no bucket {bucket}", "`sidecar fleet update` makes it",
@@ -109,10 +109,10 @@ class NatsLink:
 
         The end of what was stored before is known by a mark of our own, which is stored last: the one that
         nats-py gives can come before the data. What is replaced meanwhile comes after the mark, so what is
-        pending then belongs to it too.
+        pending then belongs to it too. All share one mark: whoever finds a later one is past their own.
         """
-        mark = f"{prefix}.={token_hex(8)}"
-        await self.put(bucket, mark, b"")
+        mark = f"{prefix}.{_MARK}"
+        revision = await self.put(bucket, mark, b"")
         with _translated(self._where):
             stored = await self.held(self._stream.key_value(bucket))
             watcher: Any = await self.held(stored.watch(f"{prefix}.*"))
@@ -122,7 +122,7 @@ class NatsLink:
             if entry is None:
                 continue
             yield entry.key, entry.value or b""
-            seen = seen or entry.key == mark
+            seen = seen or (entry.key == mark and entry.revision >= revision)
             if seen and not is_whole and entry.delta == 0:
                 is_whole = True
                 yield None

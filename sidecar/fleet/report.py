@@ -215,7 +215,7 @@ def overview_lines(overview: FleetOverview) -> list[str]:
 def standing(overview: FleetOverview, what: str = "it") -> str:
     """How many serve `what` the store holds, how many do not, and of how many that is not known."""
     tally = Counter(
-        "served" if one.state == "in_sync" else "unknown" if one.state in BAD else "behind"
+        "served" if one.state == "in_sync" else "unknown" if one.health is None else "behind"
         for one in overview.machines
     )
     if tally["served"] == len(overview.machines):

@@ -13,8 +13,9 @@ The store takes the index last, after the waves: it never holds what the canary 
 reached never hears of it. The record is written before anything is done, and each phase can be done twice:
 whoever takes over from a driver that died does the phase of the record again, and comes to the same end.
 
-*rejected* is the index's fault: one such machine has it taken back. *unreachable* is the machine's own:
-a tenth of them, and at least one, may lag. Of a machine that proves nothing nothing is believed.
+*rejected* is the index's fault: one such machine has it taken back, and so has a canary that is degraded
+with it. *unreachable* is the machine's own: a tenth of them, and at least one, may lag. Of a machine that
+proves nothing nothing is believed.
 """
 
 from __future__ import annotations
@@ -95,6 +96,9 @@ def after(rollout: Rollout, states: Mapping[str, str], notes: Mapping[str, str])
     """A wave, the soak or the rest has ended with each machine in one of `verdicts`' states."""
     if rejected := [one for one, state in states.items() if state == "refused"]:
         return halted(rollout, _because(f"{rejected[0]} does not take it", notes.get(rejected[0], "")))
+    degraded = [one for one, state in states.items() if state == "degraded"]
+    if degraded and _is_canary(rollout):
+        return halted(rollout, _because(f"{degraded[0]} is degraded with it", notes.get(degraded[0], "")))
     good = [one for one, state in states.items() if state in GOOD]
     # Who stopped meanwhile is no failure: it fetches when it wakes.
     lost = [one for one, state in states.items() if state not in GOOD and state != "stopped"]
@@ -102,8 +106,9 @@ def after(rollout: Rollout, states: Mapping[str, str], notes: Mapping[str, str])
     lagging = _and((one for one in rollout.lagging if one not in good), lost)
     rollout = replace(rollout, proven=proven, lagging=lagging)
     if len(lagging) > rollout.may_lag:
-        few = f"{len(lagging)} machines cannot be reached, more than the {rollout.may_lag} that may lag"
-        return halted(rollout, _because(few, notes.get(lagging[-1], "")))
+        last = f"{lagging[-1]} is {states[lagging[-1]].replace('_', ' ')}"
+        many = f"{len(lagging)} machines do not serve it, more than the {rollout.may_lag} that may lag"
+        return halted(rollout, f"{many}; {_because(last, notes.get(lagging[-1], ''))}")
     if rollout.phase == "rest":
         return replace(rollout, phase="done")
     if rollout.wave == 0 and not good:
@@ -133,8 +138,8 @@ def halted(rollout: Rollout, reason: str) -> Rollout:
     """It goes back. What has ended stays as it is, except for what could not be taken back."""
     if rollout.phase in ("done", "taken_back"):
         return rollout
-    where = f"wave {rollout.wave + 1}" if rollout.phase in ("wave", "soak") else rollout.phase
-    if rollout.phase == "wave" and rollout.wave == 0:
+    where = f"wave {rollout.wave + 1}" if rollout.phase == "wave" else rollout.phase
+    if _is_canary(rollout):
         where = "the canary"
     kept = rollout.phase in ("back", "frozen")
     return replace(rollout, phase="back", wish="", reason=rollout.reason if kept else f"at {where}: {reason}")
@@ -158,6 +163,10 @@ def taken_over(rollout: Rollout, token: str, driver: str, now: float) -> Rollout
     """The same with another driver, which does the phase again."""
     phase = "back" if rollout.phase == "frozen" else rollout.phase
     return replace(rollout, token=token, driver=driver, lease=now + LEASE_SECONDS, phase=phase, wish="")
+
+
+def _is_canary(rollout: Rollout) -> bool:
+    return rollout.wave == 0 and rollout.phase in ("wave", "soak")
 
 
 def _because(what: str, note: str) -> str:

@@ -24,17 +24,17 @@ from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, StoreError
 from sidecar.fleet.bus import announcing
 from sidecar.fleet.context import Context, open_context, require_secret
+from sidecar.fleet.coordinator import Coordinator, driver_name
 from sidecar.fleet.extra import upload_extras
 from sidecar.fleet.hooks import FleetHooks, Notice
 from sidecar.fleet.index_history import TAKEN_BACK, PastIndex, ending
-from sidecar.fleet.index_history_writer import how
+from sidecar.fleet.index_history_writer import Replacement, how
 from sidecar.fleet.machine_client import HttpMachineClient, PokePayload
 from sidecar.fleet.machine_updates import ProgressListener
 from sidecar.fleet.machines import DiscoveredFleet, FleetError, Target, only, without
 from sidecar.fleet.report import FleetOverview, FleetReport, MachineResult, MachineRow, enough, row
-from sidecar.fleet.rolling import Rolling, driver_name
 from sidecar.fleet.rollout import Rollout
-from sidecar.fleet.upload import CurrentIndex, UploadPlan
+from sidecar.fleet.upload import CurrentIndex, UploadPlan, changed
 from sidecar.fleet.verdicts import GOOD, MachineAnswer, Verdict, of_status
 from sidecar.inputs.extra import extras
 from sidecar.inputs.store import Store
@@ -43,6 +43,7 @@ from sidecar.inputs.store.transfer import format_age
 from sidecar.model.machine_report import MachineReport, decode
 from sidecar.model.record import Record
 from sidecar.model.words import short
+from sidecar.system import tasks
 
 
 class FleetRequest(Record, frozen=True):
@@ -86,8 +87,8 @@ class FleetUpdates:
         if not wanted.dry_run:
             _prepare(Path(settings.paths.state))
         async with open_context(settings, self._store, listener) as context:
-            rolling = Rolling(context, listener, wanted.who)
-            left = None if wanted.dry_run else await _left_behind(rolling, wanted, listener)
+            coordinator = Coordinator(context, listener, wanted.who)
+            left = None if wanted.dry_run else await _left_behind(coordinator, wanted, listener)
             if left is not None and wanted.index is None:
                 raise _unfinished(left[0])
             around = FleetHooks(settings, context.session, listener.say)
@@ -104,18 +105,20 @@ class FleetUpdates:
             proposal = await self._proposal(context, wanted)
             end = None
             if left is not None:
-                end = await _finish(rolling, left, proposal.current.sha256)
+                end = await _finish(coordinator, left, proposal.current.sha256)
                 if end.target != proposal.current.sha256 and end.phase != "frozen":
                     # The one before is back in the store: this update begins anew.
                     end, proposal = None, await self._proposal(context, wanted)
             current = proposal.current
             entry = None
-            if end is None and current.upload == "planned" and not wanted.dry_run:
+            if end is None and current.upload == "planned":
                 await _may_replace(context, proposal, wanted, listener)
-                if canary := self._canary(wanted, proposal, listener):
-                    end = await rolling.begin(proposal, canary, self._limit(wanted))
-                else:
-                    entry = await self._begin(context, proposal, wanted, listener)
+                replacement = await self._may_lose(context, proposal, wanted, listener)
+                canary = self._canary(wanted, proposal, listener)
+                if canary and not wanted.dry_run:
+                    end = await coordinator.begin(proposal, replacement, canary)
+                elif not wanted.dry_run:
+                    entry = await self._begin(context, proposal, replacement, wanted, listener)
                     current = await context.uploader.store(proposal)
             if end is not None:
                 current = msgspec.structs.replace(
@@ -129,7 +132,7 @@ class FleetUpdates:
                 found = await self._found(context, wanted, listener)
                 results = await self._all_at_once(context, found, current, wanted, listener)
             else:
-                found, results = rolling.found, rolling.results
+                found, results = coordinator.found, coordinator.results
             if entry is not None:
                 reached, note = how(results)
                 await context.history.end(entry, reached, results, listener.say, note)
@@ -153,8 +156,19 @@ class FleetUpdates:
             reason="" if end is None else end.reason,
         )
 
-    def _limit(self, wanted: FleetRequest) -> float:
-        return 1.0 if wanted.force else self._settings.update.max_lost_tenants
+    async def _may_lose(
+        self, context: Context, proposal: UploadPlan, wanted: FleetRequest, listener: ProgressListener
+    ) -> Replacement | None:
+        """What it would replace; `Rejected` `loss` where one region would lose many events, unless forced."""
+        try:
+            replacement = await context.history.compared(proposal)
+        except StoreError as error:
+            raise (changed(None) if error.code == "store_changed" else error) from error
+        if replacement is not None and not wanted.force:
+            replacement.check(self._settings.update.max_lost_tenants)
+            if wanted.dry_run and replacement.changes is not None:
+                listener.say("no region would lose many of its events")
+        return replacement
 
     def _canary(self, wanted: FleetRequest, proposal: UploadPlan, listener: ProgressListener) -> str:
         """Which machines are to have it first; none: all at once."""
@@ -175,16 +189,17 @@ class FleetUpdates:
         return canary
 
     async def _begin(
-        self, context: Context, proposal: UploadPlan, wanted: FleetRequest, listener: ProgressListener
+        self,
+        context: Context,
+        proposal: UploadPlan,
+        replacement: Replacement | None,
+        wanted: FleetRequest,
+        listener: ProgressListener,
     ) -> PastIndex | None:
         """The history's entry of an update; None where the store takes none, which is no reason to stop."""
         try:
-            return await context.history.begin(
-                proposal, driver_name(wanted.who), "update", self._limit(wanted)
-            )
+            return await context.history.begin(proposal, replacement, driver_name(wanted.who), "update")
         except StoreError as error:
-            if error.code == "store_changed":
-                return None  # the upload will tell
             listener.say(f"the history is not written, so there is no undo: {error.message}")
             return None
 
@@ -266,9 +281,12 @@ class FleetUpdates:
     async def overview(self, listener: ProgressListener) -> FleetOverview:
         """How every active machine is, against what the store holds."""
         async with open_context(self._settings, self._store, listener) as context:
-            current, found = await asyncio.gather(
-                context.uploader.look(content=False), context.discovery.find()
-            )
+            finding = asyncio.create_task(context.discovery.find())
+            try:
+                current = await context.uploader.look(content=False)
+                found = await finding
+            finally:
+                await tasks.end(finding)
             rows = await self._ask_all(context.talk(signed=False), found, current)
         return FleetOverview(time.time(), current.sha256, current.modified, rows, found.skipped)
 
@@ -299,8 +317,8 @@ class FleetUpdates:
             return MachineRow(target.id, target.name, target.region, said.state, note=said.reason)
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(ask(target)) for target in found.targets]
-        return tuple(task.result() for task in tasks)
+            asking = [group.create_task(ask(target)) for target in found.targets]
+        return tuple(task.result() for task in asking)
 
     async def _proposal(self, context: Context, wanted: FleetRequest) -> UploadPlan:
         if wanted.index is not None:
@@ -319,15 +337,15 @@ class FleetUpdates:
 
 
 async def _left_behind(
-    rolling: Rolling, wanted: FleetRequest, listener: ProgressListener
+    coordinator: Coordinator, wanted: FleetRequest, listener: ProgressListener
 ) -> tuple[Rollout, str] | None:
     """The rollout that a driver left behind; `FleetError` while one drives.
 
     One that could not be taken back too, where another index shall come: it is nothing to go back to.
     """
     try:
-        left = await rolling.must_be_free()
-        return await rolling.frozen() if left is None and wanted.index is not None else left
+        left = await coordinator.must_be_free()
+        return await coordinator.frozen() if left is None and wanted.index is not None else left
     except StoreError as error:
         if error.code != "store_denied":
             raise
@@ -344,9 +362,9 @@ def _unfinished(left: Rollout) -> FleetError:
     )
 
 
-async def _finish(rolling: Rolling, left: tuple[Rollout, str], sha256: str) -> Rollout:
+async def _finish(coordinator: Coordinator, left: tuple[Rollout, str], sha256: str) -> Rollout:
     """Go on with what was left behind where it is the same index, else take it back."""
-    return await rolling.go_on(
+    return await coordinator.go_on(
         *left, back="" if left[0].target == sha256 else "another index takes its place"
     )
 

@@ -14,13 +14,13 @@ import msgspec
 
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
+from sidecar.fleet.control import go_on, tell, under_way
 from sidecar.fleet.index_history_writer import compare
 from sidecar.fleet.machines import FleetError
 from sidecar.fleet.progress import STEPS, NoProgress, line
 from sidecar.fleet.report import FleetOverview, FleetReport, FleetState, MachineResult, lines
 from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.run import FleetRequest, FleetUpdates
-from sidecar.fleet.steer import steer, under_way
 from sidecar.fleet.undo import IndexHistory, RollbackPlan, Undo
 from sidecar.generate.check import LOSS
 from sidecar.inputs.store import Store, own_index
@@ -205,10 +205,26 @@ class FleetService:
         with _configured():
             return await under_way(self._settings, NoProgress(), self._store)
 
-    async def steer(self, word: str, who: str) -> Rollout:
-        """Pause, resume or abort the rollout under way, whoever drives it."""
+    async def control(self, word: str, who: str) -> Rollout:
+        """Pause, resume or abort the rollout under way, whoever drives it: the rollout as it is then.
+
+        Where its driver has died, this daemon goes on with it, or takes it back, as it runs an update: to the
+        end when the caller goes away; `FleetConflict` `fleet_busy` while another is under way.
+        """
+        name, settings, store = self._name(who), self._settings, self._store
         with _configured():
-            return await steer(self._settings, word, NoProgress(), self._name(who), self._store)
+            told = await tell(settings, word, NoProgress(), name, store)
+        if told is not None:
+            return told
+        ended: list[Rollout] = []
+
+        async def work(progress: FleetProgress) -> FleetReport:
+            end, report = await go_on(settings, word, progress, name, store)
+            ended.append(end)
+            return report
+
+        await self._start(work, who)
+        return ended[0]
 
     def _name(self, who: str) -> str:
         return f"{who} at {self._machine}"

@@ -21,6 +21,7 @@ from sidecar.errors import StoreError
 from sidecar.fleet.index_history import PastIndex, superfluous
 from sidecar.inputs.store import Store
 from sidecar.model.record import Record
+from sidecar.system.tasks import together
 
 Kept = TypeVar("Kept", bound=Record)
 
@@ -39,6 +40,8 @@ class StoreRecords:
         self.rollout_key = (beside / _ROLLOUT).as_posix()
         self._folder = folder
         self._numbers = count()
+        self._entries: dict[tuple[str, str], PastIndex] = {}
+        self._contents: dict[str, tuple[Path, float]] = {}
 
     async def entries(self) -> list[PastIndex]:
         """The history, newest first."""
@@ -54,8 +57,14 @@ class StoreRecords:
         stored = await self._store.head(key)
         await self.put(key, entry, stored.etag if stored else None)
 
+    async def drop(self, entry: PastIndex) -> None:
+        """Forget an entry of what came to nothing."""
+        await self._store.remove(self._key(entry))
+        await self._forget({entry.sha256})
+
     async def keep(self, sha256: str, path: Path, modified: float) -> None:
-        """Keep an index's content, unless it is kept already."""
+        """Keep an index's content, unless it is kept already; the file stays as it is while this is used."""
+        self._contents[sha256] = path, modified
         if await self._store.head(self._history + sha256) is None:
             await store_surely(self._store, self._history + sha256, path, modified, None, self._path())
 
@@ -64,27 +73,36 @@ class StoreRecords:
 
         It is fetched once: a rollout that rests sends it again and again.
         """
-        kept = self._folder / f"content-{sha256}"
-        if kept.exists():
-            return kept
+        if sha256 in self._contents:
+            return self._contents[sha256][0]
         path = self._path()
         fetched = await self._store.fetch(self._history + sha256, path, None)
         if fetched is None or fetched.sha256 != sha256:
             raise StoreError(
                 f"{self._history}{sha256} is not the index that it was", "name another one", code="store_torn"
             )
-        return path.replace(kept)
+        self._contents[sha256] = path, fetched.modified or 0.0
+        return path
+
+    async def keep_again(self, entry: PastIndex) -> None:
+        """Keep what an entry names, where that is at hand: who pruned meanwhile did not know of the entry."""
+        for sha256 in (entry.sha256, entry.replaced):
+            if sha256 is not None and sha256 in self._contents:
+                await self.keep(sha256, *self._contents[sha256])
 
     async def prune(self) -> None:
         """Remove what is no longer kept: entries, and the contents that no other entry names."""
         pairs = await self._listed()
         gone = set(superfluous(pairs, time.time()))
-        kept = {one.sha256 for key, one in pairs if key not in gone}
-        for key, one in pairs:
-            if key in gone:
-                await self._store.remove(key)
-                if one.sha256 not in kept:
-                    await self._store.remove(self._history + one.sha256)
+        for key in gone:
+            await self._store.remove(key)
+        if gone:
+            await self._forget({one.sha256 for key, one in pairs if key in gone})
+
+    async def _forget(self, digests: set[str]) -> None:
+        """Remove contents, but for those that an entry names: another driver may have begun with one."""
+        for sha256 in digests - {one.sha256 for one in await self.entries()}:
+            await self._store.remove(self._history + sha256)
 
     async def get(self, key: str, kind: type[Kept]) -> tuple[Kept, str] | None:
         """A record and its ETag; None when there is none that can be understood."""
@@ -114,9 +132,18 @@ class StoreRecords:
             path.unlink(missing_ok=True)
 
     async def _listed(self) -> list[tuple[str, PastIndex]]:
-        keys = [one.key for one in await self._store.objects(self._history) if one.key.endswith(_ENTRY)]
-        found = await asyncio.gather(*(self.get(key, PastIndex) for key in sorted(keys, reverse=True)))
-        return [(key, one[0]) for key, one in zip(sorted(keys, reverse=True), found, strict=True) if one]
+        listed = [one for one in await self._store.objects(self._history) if one.key.endswith(_ENTRY)]
+        # What has the ETag that it had is not fetched again.
+        known = {
+            one.key: self._entries[one.key, one.etag]
+            for one in listed
+            if (one.key, one.etag) in self._entries
+        }
+        keys = [one.key for one in listed if one.key not in known]
+        for key, found in zip(keys, await together(*(self.get(key, PastIndex) for key in keys)), strict=True):
+            if found is not None:
+                known[key] = self._entries[key, found[1]] = found[0]
+        return sorted(known.items(), reverse=True, key=lambda pair: pair[0])
 
     def _key(self, entry: PastIndex) -> str:
         # In the order of time by name, to the millisecond.

@@ -10,13 +10,13 @@ from sidecar.config.settings import Settings
 from sidecar.errors import ReadError, Rejected, StoreError
 from sidecar.fleet import index_history
 from sidecar.fleet.context import Context, open_context, require_secret
+from sidecar.fleet.coordinator import Coordinator, driver_name
 from sidecar.fleet.index_history import PastIndex
 from sidecar.fleet.index_history_writer import compare, how
 from sidecar.fleet.machine_client import PokePayload
 from sidecar.fleet.machine_updates import ProgressListener
 from sidecar.fleet.machines import FleetError, Skipped
 from sidecar.fleet.report import FleetReport, MachineResult, enough
-from sidecar.fleet.rolling import Rolling, driver_name
 from sidecar.fleet.table import rough_span, table
 from sidecar.fleet.upload import CurrentIndex, UploadPlan
 from sidecar.inputs.store import Store
@@ -100,7 +100,7 @@ class Undo:
         require_secret(self._settings)
         started, clock = time.time(), time.monotonic()
         async with open_context(self._settings, self._store, listener) as context:
-            left = await Rolling(context, listener, who).must_be_free()
+            left = await Coordinator(context, listener, who).must_be_free()
             if left is not None:
                 raise FleetError(
                     f"{left[0].driver} left a rollout behind ({left[0].phase})",
@@ -112,7 +112,8 @@ class Undo:
             current = CurrentIndex(plan.to.sha256, plan.to.modified, "planned", content)
             proposal = UploadPlan(current, plan.stored, plan.held)
             try:
-                entry = await context.history.begin(proposal, driver_name(who), "rollback")
+                replacement = await context.history.compared(proposal)
+                entry = await context.history.begin(proposal, replacement, driver_name(who), "rollback")
             except StoreError as error:
                 raise (_changed() if error.code == "store_changed" else error) from error
             await context.uploader.store(proposal)

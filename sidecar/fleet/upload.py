@@ -140,7 +140,7 @@ class Uploader:
                 same = path if held == copied.sha256 else index
                 return UploadPlan(CurrentIndex(held, stored.modified, "unchanged", same), stored, held)
             if known is None and not replace and not await self._returns(held):
-                raise _changed(stored)
+                raise changed(stored)
         modified = float(int(copied.modified or time.time()))
         return UploadPlan(CurrentIndex(copied.sha256, modified, "planned", path), stored, held)
 
@@ -169,7 +169,7 @@ class Uploader:
         except StoreError as error:
             if error.code != "store_changed":
                 raise
-            raise _changed(None) from error
+            raise changed(None) from error
         self._memory.remember(etag, current.sha256)
         return msgspec.structs.replace(current, upload="uploaded", etag=etag)
 
@@ -194,7 +194,7 @@ class Uploader:
     async def _look(self, stored: Stored) -> str:
         fetched = await self._store.fetch(self._key, self._folder / "stored", None)
         if fetched is None or fetched.etag != stored.etag:
-            raise _changed(None)
+            raise changed(None)
         return fetched.sha256
 
 
@@ -223,7 +223,8 @@ def _at_rest(index: Path) -> str | None:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _changed(stored: Stored | None) -> FleetError:
+def changed(stored: Stored | None) -> FleetError:
+    """The error where the store holds another index than was seen there: `stored`, where it is known."""
     age = ""
     if stored is not None:
         age = f", of {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(stored.modified))} UTC"

@@ -7,6 +7,7 @@ wrong_machine     another machine answered, or nobody can tell which
 stale             the store does not serve the expected index there
 superseded        it has taken another index since
 failing           it answers, but with an error
+degraded          it serves the index, but not as it should: a probe fails since, say
 hanging           no answer, or no load, in time
 unreachable       no connection
 denied            it does not accept the signature
@@ -29,6 +30,7 @@ BAD = (
     "stale",
     "superseded",
     "failing",
+    "degraded",
     "hanging",
     "unreachable",
     "denied",
@@ -116,7 +118,7 @@ def of_served(served: MachineReport, digest: str, *, ready: bool) -> Verdict | N
     """The same, from what a machine says of itself."""
     if served.sha256 == digest:
         if served.health == "degraded":
-            return Verdict("failing", "it serves the index, but not as it should", served=served)
+            return Verdict("degraded", "it serves the index, but not as it should", served=served)
         if served.health != "healthy":
             return None
         if not ready:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidecar.errors import SettingsError
-from sidecar.generate import documents, navigator_yml, yaml_writer
+from sidecar.generate import documents, login, navigator_yml, yaml_writer
 from sidecar.generate.cache import ResultCache
 from sidecar.generate.htpasswd import htpasswd
 from sidecar.generate.ownership import owners, programmes, tenants
@@ -40,7 +40,8 @@ class Deployment:
 
     `profile` is a parsed profile; `values` are the values of its placeholders; `region` is this
     machine's on Fly and None elsewhere; `databases` is the folder of the event databases; `key` is
-    the secret for the salts of plain-text passwords.
+    the secret for the salts of plain-text passwords, and for the password of the sidecar's own account, which
+    htpasswd has with `login_probe`.
     """
 
     profile: Mapping[str, Any]
@@ -48,6 +49,7 @@ class Deployment:
     region: str | None
     databases: str
     key: bytes
+    login_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,17 @@ def generate(
     index that cannot be represented and `SettingsError` for an unusable profile.
     """
     users, skipped, waiting = htpasswd(index.users, deployment.key, previous_htpasswd)
-    machine = repr((deployment.profile, deployment.values, deployment.region, deployment.databases))
+    if deployment.login_probe:
+        users = login.with_own_user(users, deployment.key)
+    machine = repr(
+        (
+            deployment.profile,
+            deployment.values,
+            deployment.region,
+            deployment.databases,
+            deployment.login_probe,
+        )
+    )
     # Most changes concern users only, and then all of this is as it was.
     site = memo.get(
         (_site, machine, withheld, deployment.key, index.regions, index.studios, index.events, index.partial),
@@ -156,6 +168,8 @@ def _site(index: Index, deployment: Deployment, memo: ResultCache, withheld: fro
     configuration = expand(_part(deployment.profile, "navigator"), values, "navigator")
     maintenance = expand(_part(deployment.profile, "maintenance"), values, "maintenance")
     listed = _tenants(configuration, root, served)
+    if deployment.login_probe:
+        login.require(configuration, [path for path, _ in listed], deployment.databases)
     databases = tuple(database for _, database in listed if database)
     contents = {
         MAP: yaml_writer.dump(documents.map_document(index, owned), memo),

@@ -16,7 +16,7 @@ import re2
 from sidecar.errors import Rejected
 from sidecar.generate import Generated
 from sidecar.generate.cache import ResultCache
-from sidecar.model.artifacts import HTPASSWD
+from sidecar.model.artifacts import HTPASSWD, without_own_user
 from sidecar.model.changes import RegionLoss
 
 _DATABASE = re.compile(r"[^/\\\x00-\x1f.][^/\\\x00-\x1f]*\Z")
@@ -50,7 +50,7 @@ class Counts:
 
 def counts(generated: Generated) -> Counts:
     """The numbers of events served here and of users in a set."""
-    return Counts(len(generated.tenants), generated[HTPASSWD].count(b"\n"))
+    return Counts(len(generated.tenants), _users(generated[HTPASSWD]))
 
 
 def counts_in_place(htpasswd: bytes | None, tenants: bytes | None, now: Generated) -> Counts | None:
@@ -61,7 +61,11 @@ def counts_in_place(htpasswd: bytes | None, tenants: bytes | None, now: Generate
     if htpasswd is None and tenants is None:
         return None
     listed, brought = (tenants or b"").count(b"\n"), len(now.databases) - len(now.tenants)
-    return Counts(max(0, listed - brought), (htpasswd or b"").count(b"\n"))
+    return Counts(max(0, listed - brought), _users(htpasswd or b""))
+
+
+def _users(htpasswd: bytes) -> int:
+    return without_own_user(htpasswd).count(b"\n")
 
 
 def check(

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 import bcrypt
 
+from sidecar.model.artifacts import OWN_USER
 from sidecar.model.index import User
 
 _BCRYPT_COST = 10
@@ -99,6 +100,8 @@ def _problem(line: str, name: str, colon: str, secret: str) -> str | None:
         return "the line has no colon"
     if _HIDDEN.search(name):
         return "the name holds a character that nobody sees"
+    if name == OWN_USER:
+        return "the name is that of the sidecar's own account"
     if not name or name != name.strip() or name.startswith("#"):
         return "the name is empty, starts with # or has blanks around it"
     if len(line) > _MAX_LINE_BYTES:

@@ -17,6 +17,7 @@ from sidecar import __version__
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError
 from sidecar.generate import Deployment, maintenance
+from sidecar.generate.login import own_login
 from sidecar.inputs.index import DeploymentFiles, read_deployed
 from sidecar.inputs.profiles import Profile, load_profile
 from sidecar.model.artifacts import HTPASSWD
@@ -50,7 +51,9 @@ class Machine:
         deployed = read_deployed(Path(paths.deployed), Path(paths.regions))
         update = self._settings.update
         verdict = (update.max_lost_tenants, update.max_lost_users, update.check_command)
-        digest = hashlib.sha256(profile.text + repr((__version__, self._values, deployed, verdict)).encode())
+        probed = self._settings.navigator.login_probe
+        known = (__version__, self._values, deployed, verdict, probed)
+        digest = hashlib.sha256(profile.text + repr(known).encode())
         return Inputs(
             deployment=Deployment(
                 profile=profile.data,
@@ -58,10 +61,21 @@ class Machine:
                 region=self._settings.machine.region or None,
                 databases=paths.databases,
                 key=self._key,
+                login_probe=probed,
             ),
             deployed=deployed,
             digest=digest.hexdigest()[:16],
         )
+
+    def own_login(self) -> tuple[str, str] | None:
+        """Name and password of the sidecar's own account, as it stands in the published htpasswd; it blocks.
+
+        None where there is none, and where somebody has changed that file.
+        """
+        try:
+            return own_login((Path(self._settings.paths.databases) / HTPASSWD).read_bytes(), self._key)
+        except OSError:
+            return None
 
 
 def machine_id(settings: Settings) -> str:

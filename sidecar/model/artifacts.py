@@ -12,6 +12,9 @@ PRERENDER = "prerender.txt"
 MAINTENANCE = "navigator-maintenance.yml"
 NAVIGATOR = "navigator.yml"
 
+OWN_USER = "sidecar-probe"
+"""The name of the sidecar's own account in htpasswd, which nobody else can have."""
+
 NAMES = (HTPASSWD, MAP, SHOWCASES, TENANTS, PRERENDER, MAINTENANCE, NAVIGATOR)
 """The artifacts in the order of their installation: navigator.yml, which the web server watches, last."""
 
@@ -21,3 +24,9 @@ class Artifact(Record, frozen=True, gc=False):
 
     name: str
     content: bytes
+
+
+def without_own_user(htpasswd: bytes) -> bytes:
+    """Its lines but for that of the sidecar's own account: those of the index's users."""
+    own = f"{OWN_USER}:".encode()
+    return b"".join(line for line in htpasswd.splitlines(keepends=True) if not line.startswith(own))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from sidecar.model.artifacts import HTPASSWD, without_own_user
 from sidecar.model.index import Index, User
 from sidecar.model.record import Record
 
@@ -159,7 +160,9 @@ def _value(value: Any) -> str:
 
 
 def unified(name: str, old: bytes | None, new: bytes) -> str:
-    """A unified diff of one artifact; empty when nothing changed."""
+    """A unified diff of one artifact; empty when nothing changed but the sidecar's own account."""
+    if name == HTPASSWD:
+        old, new = None if old is None else without_own_user(old), without_own_user(new)
     before = [] if old is None else old.decode("utf-8", "replace").splitlines(keepends=True)
     after = new.decode("utf-8", "replace").splitlines(keepends=True)
     return "".join(difflib.unified_diff(before, after, f"a/{name}", f"b/{name}"))

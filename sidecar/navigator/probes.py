@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
@@ -18,42 +20,73 @@ from sidecar.navigator.process import NavigatorError
 _LOOK_SECONDS = 30.0
 _CONNECT_SECONDS = 0.5
 _MAX_ANSWER_BYTES = 65536
+_LOGIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLogin:
+    """The sidecar's own account: what is asked for with it, and `login`, its name and password of now."""
+
+    path: str
+    login: Callable[[], tuple[str, str] | None]
 
 
 class Probes:
     """Requests through Navigator that tell whether what was loaded works."""
 
-    def __init__(self, port: int, probes: Sequence[Probe]) -> None:
+    def __init__(self, port: int, probes: Sequence[Probe], own_login: OwnLogin | None = None) -> None:
         self._base = f"http://127.0.0.1:{port}"
         self._probes = tuple(probes)
+        self._own_login = own_login
 
     def __bool__(self) -> bool:
-        return bool(self._probes)
+        return bool(self._probes or self._own_login)
 
     async def run(self) -> None:
         """Make every probe; `NavigatorError` names the first that fails."""
-        if not self._probes:
-            return
         async with aiohttp.ClientSession(auto_decompress=False) as session:
+            if self._own_login is not None:
+                await self._sign_in(session, self._own_login)
             for probe in self._probes:
                 await self._one(session, probe)
 
     async def _one(self, session: aiohttp.ClientSession, probe: Probe) -> None:
         url = probe.url if probe.url.startswith("http") else self._base + probe.url
-        login = base64.b64encode(f"{probe.user}:{probe.password}".encode()).decode()
-        headers = {"Authorization": f"Basic {login}"} if probe.user else None
-        try:
-            async with asyncio.timeout(probe.timeout):
-                async with session.get(url, headers=headers, allow_redirects=False) as answer:
-                    status = answer.status
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise NavigatorError(
-                f"the probe of {url} failed: {str(error) or 'no answer in time'}", code="probe"
-            ) from None
+        login = (probe.user, probe.password) if probe.user else None
+        status = await _status(session, url, login, probe.timeout)
         if status != probe.status:
             raise NavigatorError(
                 f"the probe of {url} answered {status} instead of {probe.status}", code="probe"
             )
+
+    async def _sign_in(self, session: aiohttp.ClientSession, own: OwnLogin) -> None:
+        login = await asyncio.to_thread(own.login)
+        if login is None:
+            return  # the set in place has no such account, or somebody has changed the file: drift tells
+        status = await _status(session, self._base + own.path, login, _LOGIN_SECONDS)
+        # Whatever else is there: who is asked for no login, or got further than that, was not refused.
+        if status == HTTPStatus.UNAUTHORIZED:
+            raise NavigatorError(
+                "Navigator does not know the sidecar's own account: it has not read the htpasswd in place",
+                "may its user read that file (files.htpasswd_mode, files.owner, files.group)?",
+                code="probe",
+            )
+
+
+async def _status(
+    session: aiohttp.ClientSession, url: str, login: tuple[str, str] | None, limit: float
+) -> int:
+    """The status of an answer, asked for with a name and password; `limit` is in seconds."""
+    headers = {}
+    if login is not None:
+        headers["Authorization"] = f"Basic {base64.b64encode(':'.join(login).encode()).decode()}"
+    try:
+        async with asyncio.timeout(limit), session.get(url, headers=headers, allow_redirects=False) as answer:
+            return answer.status
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise NavigatorError(
+            f"the probe of {url} failed: {str(error) or 'no answer in time'}", code="probe"
+        ) from None
 
 
 class NavigatorPort:

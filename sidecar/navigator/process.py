@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from sidecar.errors import SidecarError
 from sidecar.model.navigator import Process
 
 _MAX_PID_BYTES = 32
+_READS_ALL = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, capabilities(7)
+_ACL = "system.posix_acl_access"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -21,6 +23,26 @@ class NavigatorError(SidecarError):
 
     code = "navigator"
     status = 502
+
+
+def may_read(path: Path, user: int, groups: Set[int]) -> bool:
+    """Whether a user in these groups, by their numbers, may read a file, as owners and modes say.
+
+    Where there is a list of more (an ACL), that is not known, and taken for granted.
+    """
+    for node, wanted in (*((folder, stat.S_IXOTH) for folder in path.parents), (path, stat.S_IROTH)):
+        found = node.stat()
+        shift = 6 if found.st_uid == user else 3 if found.st_gid in groups else 0
+        if not found.st_mode >> shift & wanted and _ACL not in _attributes(node):
+            return False
+    return True
+
+
+def _attributes(path: Path) -> list[str]:
+    try:
+        return os.listxattr(path)
+    except OSError:
+        return []  # this kind of file system has none
 
 
 class NavigatorProcess:
@@ -57,6 +79,24 @@ class NavigatorProcess:
         except OSError:
             pass
         return None
+
+    def unreadable(self, path: Path) -> str | None:
+        """In a sentence: that the live Navigator may not read a file, by owners and modes; None else."""
+        process = self.find()
+        if process is None:
+            return None
+        try:
+            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            known = {name: text.split() for name, _, text in (line.partition(":") for line in lines)}
+            user, groups = int(known["Uid"][-1]), {int(one) for one in (known["Gid"][-1], *known["Groups"])}
+            if int(known["CapEff"][0], 16) & _READS_ALL or may_read(path, user, groups):
+                return None
+        except (OSError, ValueError, LookupError):
+            return None  # whether it may is not known
+        return (
+            f"Navigator (process {process.pid}, user {user}) may not read {path}: it keeps the users that it "
+            "had; see files.htpasswd_mode, files.owner and files.group"
+        )
 
     def stamp(self) -> tuple[int, int] | None:
         """Time (ns since 1970) and inode of the pid file: every start of Navigator moves them."""

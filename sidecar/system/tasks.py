@@ -29,6 +29,18 @@ async def end(*tasks: asyncio.Future[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def together(*work: Coroutine[Any, Any, Result]) -> list[Result]:
+    """What comes of each. A failure is raised once the others have been cancelled and have ended.
+
+    Left to themselves, as `asyncio.gather` leaves them, they would outlive what they work with.
+    """
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await end(*tasks)
+
+
 class Tasks:
     """Tasks that go on, whether anybody waits for them or not: asyncio itself forgets them."""
 

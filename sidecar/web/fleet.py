@@ -70,19 +70,19 @@ class FleetViews:
 
     async def pause(self, request: web.Request) -> web.StreamResponse:
         """Let the rollout under way rest."""
-        return await self._steer(request, "pause")
+        return await self._control(request, "pause")
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
         """Go on with it."""
-        return await self._steer(request, "resume")
+        return await self._control(request, "resume")
 
     async def abort(self, request: web.Request) -> web.StreamResponse:
         """Take it back."""
-        return await self._steer(request, "abort")
+        return await self._control(request, "abort")
 
-    async def _steer(self, request: web.Request, word: str) -> web.StreamResponse:
+    async def _control(self, request: web.Request, word: str) -> web.StreamResponse:
         who = await self._administrators.require(request)
-        return json_answer(await self._service.steer(word, who))
+        return json_answer(await self._service.control(word, who))
 
 
 def _text(report: FleetReport) -> str:

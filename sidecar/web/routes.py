@@ -285,7 +285,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
             what,
             handler,
             needs="administrator",
-            answers={200: answer("the rollout's record", Rollout, also=()), **_FLEET},
+            answers={200: answer("the rollout as it is then", Rollout, also=()), **_FLEET},
         )
         for word, what, handler in (
             (
@@ -452,7 +452,7 @@ PAGE_ROUTES: tuple[Route[Handlers], ...] = (
     Route(
         "GET", "/page/fleet/rollout", "Shows the rollout under way.", lambda parts: parts.fleet_pages.rollout
     ),
-    Route("POST", "/page/fleet/rollout", "Steers it.", lambda parts: parts.fleet_pages.steer),
+    Route("POST", "/page/fleet/rollout", "Controls it.", lambda parts: parts.fleet_pages.control),
     Route(
         "GET",
         "/page/rollback/{number}",

@@ -114,12 +114,19 @@ class Site:
 
 
 @asynccontextmanager
-async def site(folder: Path, *options: str, reload_timeout: str = "10s", **extra: Any) -> AsyncIterator[Site]:
+async def site(
+    folder: Path, *options: str, reload_timeout: str = "10s", login_probe: bool = False, **extra: Any
+) -> AsyncIterator[Site]:
     port = free_port()
     navigator = NavigatorProcess(*options)
     pid_file = "/tmp/navigator.pid" if navigator.program else str(folder / "app" / f"navigator-{port}.pid")
     settings = {
-        "navigator": {"port": port, "pid_file": pid_file, "reload_timeout": reload_timeout},
+        "navigator": {
+            "port": port,
+            "pid_file": pid_file,
+            "reload_timeout": reload_timeout,
+            "login_probe": login_probe,
+        },
         "trigger": {"interval": "0s", "webhook_token": "a-token-for-tests"},
         **extra,
     }
@@ -266,6 +273,32 @@ async def test_failing_probe_goes_back(tmp_path: Path) -> None:
         status, outcome = await asyncio.to_thread(running.client.request, "POST", "/update?wait=loaded")
         assert status == 502, outcome
         await until(lambda: running.status()["generation"]["source"] == 1, 20)
+
+
+@stand_in_only
+async def test_users_that_navigator_has_not_read_are_noticed(tmp_path: Path) -> None:
+    """It loads the configuration and keeps the users it had: the sidecar notices by an account of its own."""
+    kept, own = tmp_path / "kept", b"sidecar-probe:"
+    # As shipped there is no such account; the limit passes with nothing to see but that it is kept.
+    options = ("--keep-users", str(kept))
+    async with site(tmp_path, *options, reload_timeout="500ms", login_probe=True) as running:
+        htpasswd = running.machine.target("htpasswd")
+        assert htpasswd.read_bytes().count(own) == 1
+        assert running.status()["users"] == htpasswd.read_bytes().count(b"\n") - 1
+        assert not running.navigator.logged("Starting web app")
+        kept.touch()
+        running.change("fresh")
+        status, outcome = await asyncio.to_thread(running.client.request, "POST", "/update?wait=loaded")
+        assert (status, outcome["error"]["code"]) == (502, "load_failed")
+        await until(lambda: running.status()["generation"]["loaded"] == 3, 20)
+        _, entry = running.client.request("GET", "/generations/2")
+        assert "has not read the htpasswd in place" in entry["note"]
+        assert "sidecar-probe" not in str(running.client.request("GET", "/generations/2/diff"))
+        kept.unlink()
+        running.change("fresher")
+        assert (await running.poke())[0] == 200
+        await running.loaded_is(running.digest)
+        assert await running.login("user0003", "fresher")
 
 
 async def test_quick_successions_end_with_the_newest(tmp_path: Path) -> None:

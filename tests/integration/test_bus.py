@@ -21,7 +21,16 @@ from sidecar.fleet.bus import BusListener, announcing
 from sidecar.fleet.nats_link import BusError, NatsLink, connected, place
 from sidecar.fleet.progress import NoProgress
 from sidecar.fleet.run import FleetRequest, FleetUpdates
-from sidecar.model.bus import HINTS, STATEMENTS, Hint, Statement, fleet_key, machine_key, seal
+from sidecar.model.bus import (
+    HINTS,
+    MAX_SPREAD_SECONDS,
+    STATEMENTS,
+    Hint,
+    Statement,
+    fleet_key,
+    machine_key,
+    seal,
+)
 from sidecar.model.machine_report import MachineReport
 from tests.support.cgi import sidecar
 from tests.support.machine import SECRET, Machine, started, until
@@ -166,6 +175,37 @@ async def test_whoever_publishes_replaces_a_hint_of_a_clock_that_is_fast(
                 await announcement.publish(TWO)
                 await until(lambda ears=ears: ears.counted[-1] == "followed" and ears.heard[-1][0] == TWO)
             assert [sha256 for sha256, _ in ears.heard] == heard
+
+
+async def test_a_newer_hint_is_not_kept_waiting_by_an_older_ones_spread(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    """A large fleet's looks are spread over minutes: what comes meanwhile is heeded at once, if newer."""
+    settings = settings_of(tmp_path, server.url)
+    key, now = fleet_key(settings.store, settings.index_key), _now()
+    async with announcing(settings), connected(server.url, "test") as link, Ears(settings).open() as ears:
+        await link.put(HINTS, key, seal(Hint(ONE, MAX_SPREAD_SECONDS), key, now - 2, SECRET))
+        await until(lambda: ears.listener._newest > 0)
+        await link.put(HINTS, key, b"rubbish")
+        await give(link, settings, TWO, now - 3)
+        await give(link, settings, TWO, now + 1000)
+        assert ears.heard == []
+        await give(link, settings, TWO, now)
+        await until(lambda: ears.heard)
+    assert ears.heard == [(TWO, True)]
+
+
+async def test_who_asks_what_is_stated_leaves_nothing_behind(server: NatsServer, tmp_path: Path) -> None:
+    """Nor more and more: a bucket that somebody made may keep it for ever."""
+    settings = settings_of(tmp_path, server.url)
+    async with connected(server.url, "test") as link:
+        for _ in range(3):
+            async with announcing(settings), announcing(settings):
+                pass
+        stored = await link._stream.key_value(STATEMENTS)
+        keys, prefix = await stored.keys(), fleet_key(settings.store, settings.index_key)
+    marks = [one for one in keys if one.startswith(prefix)]
+    assert len(marks) == 1
 
 
 async def test_what_failed_is_tried_at_the_next_look(server: NatsServer, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import sqlite3
@@ -17,9 +18,10 @@ import pytest_asyncio
 from aiohttp import web
 from msgspec.structs import replace
 
-from sidecar.errors import SidecarError, StoreError
-from sidecar.fleet import rolling
+from sidecar.errors import Rejected, SidecarError, StoreError
+from sidecar.fleet import coordinator
 from sidecar.fleet.bus import announcing
+from sidecar.fleet.control import go_on, tell
 from sidecar.fleet.driver import LeaseLost
 from sidecar.fleet.index_history import PastIndex
 from sidecar.fleet.machines import FleetError
@@ -27,13 +29,14 @@ from sidecar.fleet.nats_link import connected
 from sidecar.fleet.report import MachineResult
 from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.run import FleetRequest, FleetUpdates
-from sidecar.fleet.steer import steer
+from sidecar.fleet.service import FleetService
 from sidecar.fleet.store_records import StoreRecords
 from sidecar.fleet.undo import Undo
 from sidecar.model.bus import HINTS, Hint, fleet_key, opened
 from sidecar.model.machine_report import MachineReport
-from tests.support.fleet import KEY, index, serve
-from tests.support.machine import SECRET, Machine
+from sidecar.model.runs import Outcome
+from tests.support.fleet import KEY, index, lose, serve
+from tests.support.machine import SECRET, Machine, until
 from tests.support.memory_store import MemoryStore
 from tests.support.nats import nats_server
 
@@ -180,6 +183,90 @@ async def test_a_rollback_whose_end_cannot_be_written_down_is_done_all_the_same(
     assert any("does not tell how it ended" in one for one in field.heard.said)
 
 
+async def test_a_large_loss_is_refused_where_no_history_can_be_written(field: Field) -> None:
+    """And by a dry run, which writes nothing at all: what may be lost is judged before either."""
+    held = await field.update("one")
+    wanted = FleetRequest(index=field.local, canary="")
+    dry = replace(wanted, dry_run=True)
+    field.change("two")
+    report = await field.updates.update(dry, field.heard)
+    assert (report.good, report.upload) == (True, "planned")
+    assert "no region would lose many of its events" in field.heard.said
+    lost = lose(field.local, "lax", 7)
+
+    def before(operation: str, key: str) -> None:
+        if key.startswith("db/index-history/") or operation == "put":
+            raise StoreError("the store refuses access", code="store_denied")
+
+    field.store.before = before
+    for asked in (wanted, dry):
+        with pytest.raises(Rejected, match=lost):
+            await field.updates.update(asked, field.heard)
+    assert (await field.updates.update(replace(dry, force=True), field.heard)).good
+    assert field.held() == held
+
+
+@pytest.mark.parametrize("canary", ["", "1"])
+async def test_an_index_that_is_stored_meanwhile_is_not_lost(field: Field, canary: str) -> None:
+    """Between the look at the store and the comparison somebody else was faster: the second is told."""
+    await field.update("one")
+
+    def before(operation: str, key: str) -> None:
+        if (operation, key) == ("get", KEY):
+            field.store.content[KEY] = b"another's"
+
+    field.store.before = before
+    field.change("two")
+    with pytest.raises(FleetError, match="has not seen"):
+        await field.updates.update(FleetRequest(index=field.local, canary=canary), field.heard)
+    assert field.store.content[KEY] == b"another's"
+
+
+@pytest.mark.parametrize("ahead", [-1, 1])
+async def test_whoever_comes_second_leaves_no_entry(field: Field, ahead: float) -> None:
+    """Both saw no rollout, and one of them has it: the other has brought nothing to the fleet."""
+    await field.update("one")
+    held = await field.update("two", canary="1")
+    ended, taken = msgspec.json.decode(field.store.content[RECORD], type=Rollout), False
+
+    def before(operation: str, key: str) -> None:
+        nonlocal taken
+        if (operation, key) == ("put", RECORD) and not taken:
+            taken = True
+            other = replace(ended, token="other", phase="wave", started=time.time() + ahead)
+            field.store.content[RECORD] = msgspec.json.encode(other)
+
+    field.store.before = before
+    field.change("three")
+    with pytest.raises(LeaseLost, match="another driver began"):
+        await field.updates.update(FleetRequest(index=field.local, canary="1"), field.heard)
+    assert (await field.entries())[0].sha256 == held
+    kept = {one.rpartition("/")[2] for one in field.store.content if one.startswith("db/index-history/")}
+    assert {one for one in kept if "." not in one} == {one.sha256 for one in await field.entries()}
+
+
+@pytest.mark.parametrize("canary", ["", "1"])
+async def test_what_another_driver_prunes_meanwhile_is_kept_again(field: Field, canary: str) -> None:
+    """It listed the history before this update had its entry: the index that it removes is one of ours."""
+    await field.update("one")
+    gone: list[str] = []
+
+    def before(operation: str, key: str) -> None:
+        # The moment after this update has seen to it that both are kept.
+        if (operation, key) == ("done", RECORD if canary else KEY) and not gone:
+            contents = [one for one in field.store.content if one.startswith("db/index-history/")]
+            gone.extend(one for one in contents if not one.endswith(".json"))
+            for one in gone:
+                del field.store.content[one]
+
+    field.store.before = before
+    await field.update("two", canary=canary)
+    field.store.before = lambda operation, key: None
+    assert len(gone) == 2
+    assert set(gone) <= field.store.content.keys()
+    assert (await field.undo.roll_back(await field.undo.plan("", None, field.heard), "", field.heard)).good
+
+
 async def test_a_record_that_cannot_be_understood_stops_an_update(field: Field) -> None:
     """A newer sidecar may drive a rollout by rules that this one does not know."""
     held = await field.update("one")
@@ -247,7 +334,7 @@ async def test_whoever_ends_a_rollout_tells_the_bus(tmp_path: Path, word: str, p
             )
             async with announcing(field.settings) as announcement:
                 await announcement.publish("1" * 64)
-            ended = await steer(field.settings, word, field.heard, store=field.store)
+            ended, _ = await go_on(field.settings, word, field.heard, store=field.store)
             assert ended.phase == phase
             key = fleet_key(field.settings.store, field.settings.index_key)
             async with connected(server.url, "test") as link:
@@ -270,7 +357,9 @@ async def test_who_renews_a_lease_drives_whatever_the_clocks_say(
     field: Field, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By this machine's clock the lease is over: the other one, which renews it, is told, not taken over."""
-    monkeypatch.setattr(rolling, "_RENEWED_SECONDS", 0.1)  # as shipped, longer than a lease may stay as it is
+    monkeypatch.setattr(
+        coordinator, "_RENEWED_SECONDS", 0.1
+    )  # as shipped, longer than a lease may stay as it is
     await field.update("one")
     await field.update("two", canary="1")
     ended = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
@@ -290,11 +379,40 @@ async def test_who_renews_a_lease_drives_whatever_the_clocks_say(
     field.change("three")
     with pytest.raises(FleetError, match="another drives a rollout"):
         await field.updates.update(FleetRequest(index=field.local, canary=""), field.heard)
-    assert (await steer(field.settings, "pause", field.heard, store=field.store)).wish == "pause"
+    told = await tell(field.settings, "pause", field.heard, store=field.store)
+    assert told is not None
+    assert told.wish == "pause"
     field.store.before = lambda operation, key: None
     known = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
     assert (known.token, known.wish) == ("other", "pause")
-    assert (await steer(field.settings, "abort", field.heard, store=field.store)).phase == "taken_back"
+    assert await tell(field.settings, "abort", field.heard, store=field.store) is None
+    assert (await go_on(field.settings, "abort", field.heard, store=field.store))[0].phase == "taken_back"
+
+
+@pytest.mark.parametrize(("word", "end"), [("resume", "loaded"), ("abort", "taken_back")])
+async def test_a_daemon_drives_a_rollout_as_it_runs_an_update(field: Field, word: str, end: str) -> None:
+    """Whoever asked may go away: it is followed like an update, and remembered like one."""
+    await field.update("one")
+    await field.update("two", canary="1")
+    ended = msgspec.json.decode(field.store.content[RECORD], type=Rollout)
+    left = msgspec.json.encode(replace(ended, phase="wave", wave=1, lease=0.0))
+    field.store.content[RECORD] = left
+    outcomes: list[Outcome] = []
+    counted: list[str] = []
+    service = FleetService(
+        field.settings, "admin", field.store, lambda event: None, outcomes.append, counted.append
+    )
+    asking = asyncio.create_task(service.control(word, "somebody"))
+    await until(lambda: service.state().started is not None)
+    asking.cancel()
+    await until(lambda: not service.state().running)
+    state = service.state()
+    assert (state.who, counted, len(outcomes)) == ("somebody", [end], 1)
+    assert {one.machine for one in state.machines} == {"m1", "m2"}
+    assert msgspec.json.decode(field.store.content[RECORD], type=Rollout).ended
+    with pytest.raises(FleetError, match="no rollout is under way"):
+        await service.control(word, "somebody")
+    await service.close()
 
 
 async def test_what_could_not_be_taken_back_is_nothing_to_go_back_to(field: Field) -> None:

@@ -95,7 +95,7 @@ class World:
             waves(NAMES, NAMES[:1]), len(NAMES),
         )  # fmt: skip
 
-    def driver(self) -> Driver:
+    def driver(self, **more: Any) -> Driver:
         """Another process, with a folder of its own."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         return Driver(
@@ -107,6 +107,7 @@ class World:
             NoProgress(),
             folder,
             soak=0.0,
+            **more,
         )
 
     async def drive(self) -> Rollout:
@@ -119,6 +120,31 @@ class World:
             return known[0] if known else None
         ours = taken_over(known[0], token, token, 10.0)
         return await self.driver().drive(halted(ours, "aborted") if back else ours, known[1])
+
+    async def next_one(self, body: bytes) -> Rollout:
+        """The rollout after this one has ended."""
+        known = await self.records.get(RECORD, Rollout)
+        assert known is not None
+        held = self.store.content[KEY]
+        self.store.content |= {f"db/index-history/{digest(one)}": one for one in (held, body)}
+        etag = hashlib.md5(held, usedforsecurity=False).hexdigest()
+        rollout = replace(
+            self.rollout, token="next", started=9.0, target=digest(body), base=digest(held), base_etag=etag
+        )
+        return await self.driver().drive(rollout, known[1])
+
+    def seen_in_store(self) -> set[bytes]:
+        """Every index that the store holds from now on."""
+        held, put = set(), self.store.put
+
+        async def watched(key: str, source: Path, modified: float, replaces: str | None) -> str:
+            try:
+                return await put(key, source, modified, replaces)
+            finally:
+                held.add(self.store.content[KEY])
+
+        self.store.put = watched  # type: ignore[method-assign]
+        return held
 
     def record(self) -> Rollout:
         return msgspec.json.decode(self.store.content[RECORD], type=Rollout)
@@ -195,11 +221,16 @@ def test_any_history_ends_well(
     gone: set[str],
     lost: set[str],
 ) -> None:
-    """Several deaths in a row, lost answers, machines that refuse or are gone: the end is one of two."""
+    """Several deaths in a row, lost answers, machines that refuse or are gone: the end is one of two.
+
+    What the first machine that can be reached refuses, no other one has ever heard of, and the store has
+    never held. A good index that comes after it comes to all, whatever was before.
+    """
 
     async def history() -> None:
         world = World(tmp_path, refusing, gone)
         world.store.loses_answers = set(lost)
+        held = world.seen_in_store()
         begun = False
         for number, death in enumerate([*deaths, None]):
             world.store.before = dies_at(death) if death is not None else lambda operation, key: None
@@ -212,9 +243,16 @@ def test_any_history_ends_well(
                 pass
             begun = RECORD in world.store.content
         world.check()
+        if next((name for name in NAMES if name not in gone), None) in refusing:
+            assert not world.machines.ever
+            assert NEW not in held
         world.machines.gone.clear()
         world.machines.poll()
         world.check()
+        world.machines.refusing.clear()
+        assert (await world.next_one(OTHER)).phase == "done"
+        assert world.store.content[KEY] == OTHER
+        assert set(world.machines.serves.values()) == {digest(OTHER)}
 
     asyncio.run(history())
 
@@ -332,6 +370,21 @@ async def test_an_upload_that_comes_while_another_takes_back_does_not_stay(
     assert world.store.content[KEY] == OLD
 
 
+async def test_a_canary_that_is_degraded_while_it_is_watched_is_the_end(tmp_path: Path) -> None:
+    """It has proven the index, and no longer does: no second machine tries it, and the reason is not that it
+    could not be reached."""
+    world = World(tmp_path)
+
+    async def degraded(target: Target, sha256: str) -> Verdict | None:
+        return Verdict("degraded", "it serves the index, but not as it should")
+
+    world.machines.look = degraded  # type: ignore[method-assign]
+    ended = await world.drive()
+    assert (ended.phase, world.machines.ever) == ("taken_back", {"m1"})
+    assert ended.reason.startswith("at the canary: m1 is degraded with it")
+    world.check()
+
+
 async def test_who_went_back_by_itself_is_told_again(tmp_path: Path) -> None:
     """Nobody drove for longer than the canary keeps it: whoever goes on does not take it for proven."""
     world = World(tmp_path)
@@ -347,6 +400,29 @@ async def test_who_went_back_by_itself_is_told_again(tmp_path: Path) -> None:
     world.machines.poll()
     ended = await world.go_on()
     assert ended is not None
+    assert ended.phase == "done"
+    world.check()
+
+
+async def test_a_clock_that_is_set_ends_no_rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the new time its lease was over long ago: it has renewed it all the same; one failure is none."""
+    monkeypatch.setattr(driver_module, "RENEW_SECONDS", 0.01)  # as shipped, ten seconds
+    world, now, failed = World(tmp_path), [1000.0], asyncio.Event()
+    look = world.machines.look
+
+    def before(operation: str, key: str) -> None:
+        if now[0] > 1000.0 and (operation, key) == ("put", RECORD) and not failed.is_set():
+            failed.set()
+            raise StoreError("the store does not answer", code="store_timeout")
+
+    async def slow(target: Target, sha256: str) -> Verdict | None:
+        now[0] += 3600.0
+        await failed.wait()
+        return await look(target, sha256)
+
+    world.store.before = before
+    world.machines.look = slow  # type: ignore[method-assign]
+    ended = await world.driver(wall=lambda: now[0]).drive(world.rollout, None)
     assert ended.phase == "done"
     world.check()
 
@@ -377,7 +453,7 @@ async def test_the_second_of_two_drivers_is_told(tmp_path: Path) -> None:
         world.driver().drive(replace(world.rollout, token="another"), None),
         return_exceptions=True,
     )
-    assert sorted(type(one).__name__ for one in both) == ["LeaseLost", "Rollout"]
+    assert sorted(type(one).__name__ for one in both) == ["NotBegun", "Rollout"]
     world.check()
 
 

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import sqlite3
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,6 +23,9 @@ from aiohttp import web
 
 from sidecar.daemon import Daemon
 from sidecar.demo.sample import set_password, write_index
+from sidecar.generate.cache import ResultCache
+from sidecar.generate.ownership import owners
+from sidecar.inputs.index import read_deployed, read_index
 from sidecar.model.runs import Request
 from tests.conftest import Bucket
 from tests.support.machine import SMALL, Machine, until
@@ -181,6 +185,21 @@ def index(path: Path, password: str = "first") -> str:
     set_password(incoming, "user0003", f"user0003:{{SHA}}{hashed}")
     incoming.replace(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def lose(path: Path, region: str, count: int) -> str:
+    """Take so many events of one region out of an index; how that is told."""
+    read = read_index(path, read_deployed(Path("none"), Path("none")))
+    owned = owners(read, ResultCache())
+    events = [event for event in read.events if owned[event.studio] == region]
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        for event in events[:count]:
+            connection.execute(
+                "delete from showcases where year = ? and key = ? and location_id = "
+                "(select id from locations where key = ?)",
+                (event.year, event.key, event.studio),
+            )
+    return f"{count} of the {len(events)} events of region {region}"
 
 
 class Fleet:

@@ -29,6 +29,19 @@ from sidecar.demo import navigator
 from sidecar.demo.navigator import die_with_parent, load_config, log
 
 
+class KeptUsers(navigator.Users):
+    """Users who stay as they were read last while a file exists: then htpasswd cannot be read."""
+
+    def __init__(self, path: Path, keep: Path) -> None:
+        self.keep = keep
+        super().__init__(str(path))
+
+    def read(self) -> None:
+        if self.keep.exists():
+            raise PermissionError(f"{self.keep} is there")
+        super().read()
+
+
 class Obstructed(navigator.StandIn):
     """A Navigator whose reloads and applications take as long as the options say."""
 
@@ -44,6 +57,10 @@ class Obstructed(navigator.StandIn):
             log("ERROR", "Failed to reload configuration", error=f"{refused!r} is refused")
             return
         await super().reload(path)
+
+    def load_users(self) -> navigator.Users | None:
+        users, keep = super().load_users(), self.options.keep_users
+        return users and (KeptUsers(users.path, keep) if keep else users)
 
     async def take(self, config: Any) -> None:
         if hasattr(self, "config"):  # a reload, not the start
@@ -66,6 +83,7 @@ def main() -> None:
     parser = navigator.arguments()
     parser.add_argument("--ignore-reloads", type=Path, help="while this file exists, reloads are not done")
     parser.add_argument("--refuse", metavar="TEXT", help="a reload of a configuration with this is not done")
+    parser.add_argument("--keep-users", type=Path, help="while this file exists, htpasswd cannot be read")
     parser.add_argument("--reload-delay", type=float, default=0, help="seconds from reading to the load time")
     parser.add_argument("--tenant-boot", type=float, default=0, help="seconds until an application is up")
     parser.add_argument(

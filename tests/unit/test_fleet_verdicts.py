@@ -114,7 +114,7 @@ def test_served_without_health_is_no_success() -> None:
     """It may pass: the poke is tried again."""
     verdict = told(health="degraded", loaded=2, sha256=NEW)
     assert verdict is not None
-    assert (verdict.state, verdict.final) == ("failing", False)
+    assert (verdict.state, verdict.final) == ("degraded", False)
 
 
 def test_ready_is_waited_for_where_it_is_asked_for() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ from aiohttp import web
 from sidecar.model.navigator import Process
 from sidecar.navigator.markers import Markers
 from sidecar.navigator.probes import NavigatorPort
-from sidecar.navigator.process import NavigatorError, NavigatorProcess
+from sidecar.navigator.process import NavigatorError, NavigatorProcess, may_read
 from tests.support.fleet import serve
 from tests.support.navigator import free_port
 
@@ -94,6 +95,60 @@ print(process.find(), process.hidden())
         done = subprocess.run([*command, file], capture_output=True, text=True, check=False)
     assert "None process 1 in" in done.stdout, done.stderr
     assert "hidden from the sidecar" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("mode", "folder", "owner", "member", "may"),
+    [
+        (0o600, 0o755, True, True, True),
+        (0o640, 0o755, False, True, True),
+        (0o644, 0o755, False, False, True),
+        (0o640, 0o755, False, False, False),
+        (0o600, 0o755, False, True, False),
+        (0o044, 0o755, True, True, False),  # the owner's own bits count, whatever the others' are
+        (0o644, 0o750, False, True, True),
+        (0o644, 0o750, False, False, False),
+    ],
+)
+def test_who_may_read_a_file(mode: int, folder: int, owner: bool, member: bool, may: bool) -> None:
+    """By owner, group and mode, of the file and of each folder above it."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)  # pytest's own folders are closed to others
+        file = place / "htpasswd"
+        file.touch()
+        user, group = file.stat().st_uid + (not owner), file.stat().st_gid + (not member)
+        file.chmod(mode)
+        place.chmod(folder)
+        assert may_read(file, user, {group}) is may
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_a_navigator_that_may_not_read_htpasswd_is_told_of() -> None:
+    """It would keep the users that it had, and nobody who was revoked would notice."""
+    script = """
+import os, sys
+from pathlib import Path
+from sidecar.navigator.process import NavigatorProcess
+folder = Path(sys.argv[1])
+file, process = folder / "htpasswd", NavigatorProcess(folder / "pid", ["navigator"])
+(folder / "pid").write_text(str(os.getpid()))
+file.touch(mode=0o600)
+print(process.unreadable(file))
+os.setgroups([])
+os.setresgid(1, 1, 1)
+os.setresuid(1, 1, 1)
+print(process.unreadable(file))
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        place.chmod(0o755)
+        (place / "navigator.py").write_text(script)
+        done = subprocess.run(
+            [sys.executable, place / "navigator.py", folder], capture_output=True, text=True, check=False
+        )
+    as_root, as_another = done.stdout.splitlines()
+    assert as_root == "None", done.stderr
+    assert re.fullmatch(rf"Navigator \(process \d+, user 1\) may not read {folder}/htpasswd: .+", as_another)
 
 
 @pytest.fixture

@@ -491,6 +491,6 @@ ROLLOUT = Rollout(
 )
 def test_a_rollout_has_the_buttons_that_fit(known: Rollout | None, words: list[str], said: str) -> None:
     """Whoever drives it is told; where nobody does, this machine goes on with it, or takes it back."""
-    shown = render(fleet.rollout(known, 100.0, dict.fromkeys(fleet.STEERING, "t"), back="../../fleet"))
+    shown = render(fleet.rollout(known, 100.0, dict.fromkeys(fleet.CONTROLS, "t"), back="../../fleet"))
     assert re.findall(r'name="word" value="(\w+)"', shown) == words
     assert said in shown or said in spaced(shown)

@@ -83,6 +83,17 @@ def test_a_machine_that_proves_nothing_is_no_canary(state: str) -> None:
     assert silent.phase == "back"  # two of eight
 
 
+@pytest.mark.parametrize("phase", ["wave", "soak"])
+def test_a_canary_that_is_degraded_takes_it_back(phase: str) -> None:
+    """It serves the index, but not as it should: no other machine tries that, and the reason says so."""
+    seen = {"m1": "it serves the index, but not as it should"}
+    back = after(replace(rollout(), phase=phase), {"m1": "degraded"}, seen)
+    assert back.phase == "back"
+    assert back.reason == ("at the canary: m1 is degraded with it: it serves the index, but not as it should")
+    # Of the others one may be so by itself.
+    assert after(replace(rollout(), wave=1), {"m2": "degraded", "m3": "loaded"}, {}).phase == "store"
+
+
 @pytest.mark.parametrize(("count", "may"), [(1, 1), (8, 1), (20, 2), (35, 3)])
 def test_a_tenth_may_lag(count: int, may: int) -> None:
     """And at least one machine; one more has it taken back."""
@@ -92,7 +103,8 @@ def test_a_tenth_may_lag(count: int, may: int) -> None:
     back = after(one, states((*lost, "more"), "unreachable"), {"more": "no connection"})
     assert back.phase == "back"
     assert back.reason == (
-        f"at rest: {may + 1} machines cannot be reached, more than the {may} that may lag: no connection"
+        f"at rest: {may + 1} machines do not serve it, more than the {may} that may lag; "
+        "more is unreachable: no connection"
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from sidecar.system.tasks import end, happens
+import pytest
+
+from sidecar.system.tasks import end, happens, together
 
 
 async def test_a_cancellation_that_meets_the_event_is_not_lost() -> None:
@@ -32,3 +34,27 @@ async def test_an_event_in_time_and_one_that_is_late() -> None:
     assert not await happens(event, 0.001)
     event.set()
     assert await happens(event, None)
+
+
+async def test_what_is_done_together_ends_together() -> None:
+    """The first failure is raised when none of the others runs any more; else all tell what came of them."""
+    ended = []
+
+    async def value(number: int) -> int:
+        return number
+
+    async def long() -> int:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("long")
+        return 0
+
+    async def fails() -> int:
+        await asyncio.sleep(0)
+        raise ValueError
+
+    assert await together(value(1), value(2)) == [1, 2]
+    with pytest.raises(ValueError):
+        await together(long(), fails())
+    assert ended == ["long"]

@@ -16,11 +16,11 @@ from sidecar.cli.output import agreed, is_terminal, say, say_json, show
 from sidecar.cli.parser import subcommand
 from sidecar.config.settings import Settings
 from sidecar.errors import SettingsError, SidecarError
+from sidecar.fleet.control import control
 from sidecar.fleet.preview import preview, preview_lines
 from sidecar.fleet.progress import JsonProgress, LineProgress, LiveProgress, NoProgress
 from sidecar.fleet.report import FleetReport, lines, overview_lines
 from sidecar.fleet.run import FleetRequest, FleetUpdates
-from sidecar.fleet.steer import steer
 from sidecar.fleet.undo import Undo, past_lines, plan_lines
 from sidecar.model.record import Problem
 from sidecar.model.words import short
@@ -275,21 +275,21 @@ def _rollback(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _pause(options: argparse.Namespace, settings: Settings) -> int:
-    return _steer(options, settings, "pause")
+    return _control(options, settings, "pause")
 
 
 def _resume(options: argparse.Namespace, settings: Settings) -> int:
-    return _steer(options, settings, "resume")
+    return _control(options, settings, "resume")
 
 
 def _abort(options: argparse.Namespace, settings: Settings) -> int:
-    return _steer(options, settings, "abort")
+    return _control(options, settings, "abort")
 
 
-def _steer(options: argparse.Namespace, settings: Settings, word: str) -> int:
+def _control(options: argparse.Namespace, settings: Settings, word: str) -> int:
     """Tell the rollout's driver, or do it where that has died."""
     become_owner(Path(settings.paths.state))
-    rollout = asyncio.run(steer(settings, word, NoProgress() if options.json else LineProgress(_write)))
+    rollout = asyncio.run(control(settings, word, NoProgress() if options.json else LineProgress(_write)))
     if options.json:
         say_json(rollout)
     else:

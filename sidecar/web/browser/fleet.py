@@ -35,7 +35,7 @@ from sidecar.web.page.markup import Markup
 logger = logging.getLogger(__name__)
 
 # How long the page waits for a rollout to take in what a person wants of it.
-_STEERED_SECONDS = 3.0
+_CONTROL_SECONDS = 3.0
 _ALL_AT_ONCE = (
     "Every active machine is poked, and followed until it has loaded the newest index. Where this machine "
     "owns the index, that is uploaded first."
@@ -217,21 +217,23 @@ class FleetPages:
         who = await self._common.require(request)
         self._require_fleet()
         known = await self._fleet.rollout()
-        tokens = {word: self._common.tokens.token(who, _steering(word, known)) for word in fleet.STEERING}
+        tokens = {
+            word: self._common.tokens.token(who, _control_purpose(word, known)) for word in fleet.CONTROLS
+        }
         content = fleet.rollout(known, time.time(), tokens, back="../../fleet")
         return self._common.answer(request, who, "Rollout", content, section="fleet")
 
-    async def steer(self, request: web.Request) -> web.StreamResponse:
+    async def control(self, request: web.Request) -> web.StreamResponse:
         """Pause, resume or abort the very rollout that was shown."""
         who = await self._common.require(request)
         self._require_fleet()
         word = await field(request, "word")
         known = await self._fleet.rollout()
-        await self._common.tokens.require(request, who, _steering(word, known))
-        if word not in fleet.STEERING:
+        await self._common.tokens.require(request, who, _control_purpose(word, known))
+        if word not in fleet.CONTROLS:
             raise BadRequest(f"{word!r} can be done with no rollout", "use the buttons of the page")
-        # An abort ends when the last machine is back: the page shows how far it is meanwhile.
-        await self._common.begin(self._fleet.steer(word, who), _STEERED_SECONDS)
+        # Where nobody drives it this daemon does, to the end: the page shows how far it is meanwhile.
+        await self._common.begin(self._fleet.control(word, who), _CONTROL_SECONDS)
         raise web.HTTPSeeOther("rollout")
 
     def _require_fleet(self) -> None:
@@ -239,7 +241,7 @@ class FleetPages:
             raise NotFound("this machine knows no fleet", "set fleet.app or fleet.machines")
 
 
-def _steering(word: str, rollout: Rollout | None) -> str:
+def _control_purpose(word: str, rollout: Rollout | None) -> str:
     """What a form agrees to: to this of this rollout, not of the next one."""
     return f"{word} {rollout.started if rollout else ''}"
 

@@ -139,7 +139,7 @@ def _actions(base: str, token: str, *, by_canary: bool) -> Markup:
     )
 
 
-STEERING = {
+CONTROLS = {
     "pause": ("Pause", "It rests before the next wave, with the machines as they are then."),
     "resume": ("Resume", "It goes on where it is; one that its driver left behind, from here."),
     "abort": (
@@ -195,8 +195,8 @@ def rollout(known: Rollout | None, at: float, tokens: Mapping[str, str], *, back
             h.form(
                 h.input(type="hidden", name="word", value=word),
                 h.input(type="hidden", name="token", value=tokens[word]),
-                h.p(STEERING[word][1]),
-                h.button(f"{STEERING[word][0]} the rollout", type="submit", class_="button"),
+                h.p(CONTROLS[word][1]),
+                h.button(f"{CONTROLS[word][0]} the rollout", type="submit", class_="button"),
                 method="post",
                 action="rollout",
                 class_="action",

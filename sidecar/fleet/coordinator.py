@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from sidecar.errors import StoreError
 from sidecar.fleet import rollout as rules
 from sidecar.fleet.context import Context
-from sidecar.fleet.driver import Driver
+from sidecar.fleet.driver import Driver, NotBegun
 from sidecar.fleet.index_history import How
-from sidecar.fleet.index_history_writer import how
+from sidecar.fleet.index_history_writer import Replacement, how
 from sidecar.fleet.machine_client import PokePayload
 from sidecar.fleet.machine_updates import ProgressListener
 from sidecar.fleet.machines import DiscoveredFleet, FleetError, Target, only
@@ -49,7 +49,7 @@ def driver_name(who: str = "") -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-class Rolling:
+class Coordinator:
     """Rollouts of one command."""
 
     def __init__(self, context: Context, listener: ProgressListener, who: str) -> None:
@@ -86,15 +86,15 @@ class Rolling:
             driven = known is not None and known[1] != etag and not known[0].ended
         return driven
 
-    async def begin(self, proposal: UploadPlan, canary: str, limit: float) -> Rollout:
-        """Roll an index out, from the canary to the last machine or back; `limit` as for the history."""
+    async def begin(self, proposal: UploadPlan, replacement: Replacement | None, canary: str) -> Rollout:
+        """Roll an index out, from the canary to the last machine or back."""
         context, current = self._context, proposal.current
         await self._find()
         first = chosen(self.found, canary)
         known = await self.record()
         if known is not None and not known[0].ended:
             raise driven(known[0])
-        entry = await context.history.begin(proposal, self._who, "update", limit)
+        entry = await context.history.begin(proposal, replacement, self._who, "update")
         stored = proposal.stored
         names = [one.id for one in self.found.targets]
         rollout = Rollout(
@@ -110,7 +110,12 @@ class Rolling:
             waves=rules.waves(names, [one.id for one in first]),
             machines=len(names),
         )
-        return await self._drive(rollout, known[1] if known else None)
+        try:
+            return await self._drive(rollout, known[1] if known else None)
+        except NotBegun:
+            with suppress(StoreError):  # then it stays as one that nobody saw through
+                await context.records.drop(entry)
+            raise
 
     async def go_on(self, rollout: Rollout, etag: str, *, back: str = "") -> Rollout:
         """Drive what another driver left behind: to its end, or back for the reason given."""
