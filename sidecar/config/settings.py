@@ -134,7 +134,8 @@ class FileSettings(Section, frozen=True):
         tuple[ExtraFile, ...],
         _doc(
             "files that the ready work fetches before it renders; where update.own_index is set, fleet "
-            "updates upload them instead"
+            "updates upload them instead, and what lies beside the index under their keys is put in place, "
+            "where it is newer"
         ),
     ] = ()
 

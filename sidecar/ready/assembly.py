@@ -73,7 +73,7 @@ def assemble(
         background,
         (where.owner, where.group),
         state,
-        source=settings.update.own_index,
+        Path(settings.paths.databases) if settings.update.own_index else None,
     )
     prerender = Prerender(
         settings,

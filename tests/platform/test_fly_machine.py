@@ -29,7 +29,12 @@ PART = (ROOT / "fly" / "Dockerfile.part").read_text().replace("\\\n", " ")
 [MAINTENANCE] = re.findall(r"^RUN (FLY_APP_NAME.*)$", PART.replace(" > ", "  > "), re.MULTILINE)
 PREPARE = f"""
 chroot . useradd --system --user-group --home-dir /rails rails
-mkdir -p etc/sidecar srv/store/db rails/config rails/bin rails/script rails/public
+mkdir -p etc/sidecar srv/store/db srv/store/views/event rails/config rails/bin rails/script rails/public
+mkdir -p rails/app/views/event rails/db
+echo "the image's" | tee rails/app/views/event/_usmap.html.erb > rails/app/views/event/_map.html.erb
+echo drawn | tee srv/store/views/event/_usmap.html.erb > srv/store/views/event/_map.html.erb
+echo "the image's" > rails/db/showcases.yml
+chroot . chown -R rails:rails /rails/db
 cp "$2/fly/sidecar.yml" etc/sidecar/
 program() {{ printf '%s\\n' '#!/bin/sh' "$2" > "$1" && chmod 0755 "$1"; }}
 program usr/local/bin/navigator \\
@@ -37,7 +42,8 @@ program usr/local/bin/navigator \\
 program usr/local/bin/ruby true
 program rails/bin/rails true
 program rails/bin/bundle \\
-  'mkdir -p public/studios && id -un > public/studios/index.html && env > /data/db/env'
+  'date > db/showcases.yml && mkdir -p public/studios && id -un > public/studios/index.html &&
+    env > /data/db/env'
 for hook in navigator_start navigator_idle app_idle; do program rails/script/hook_$hook.sh true; done
 echo image > rails/public/index.html
 cat > made <<'END'
@@ -178,6 +184,15 @@ def test_the_tenants_write_only_what_is_theirs(fly: Fly) -> None:
         "test -w /data/db/2020-old.sqlite3",
     ):
         assert fly.may(script), script
+
+
+def test_what_the_ready_work_writes_in_the_image_it_may_write(fly: Fly) -> None:
+    """The drawn maps among the application's views, and what rake leaves in its db; no other view changes."""
+    fly.healthy(1)
+    assert fly.run("cat", "/rails/app/views/event/_usmap.html.erb") == "drawn\n"
+    assert fly.run("cat", "/rails/app/views/event/_map.html.erb") == "the image's\n"
+    assert fly.run("cat", "/rails/db/showcases.yml") != "the image's\n"
+    assert not fly.may("touch /rails/app/views/event/x")
 
 
 def test_commands_get_no_secret(fly: Fly) -> None:
