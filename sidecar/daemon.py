@@ -16,6 +16,7 @@ from sidecar.errors import NotFound, PublishError, SidecarError
 from sidecar.fleet.bus import BusListener
 from sidecar.fleet.follower import Follower
 from sidecar.fleet.service import FleetService
+from sidecar.generate import places
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.inputs.index import Deployed, read_deployed, read_pending
 from sidecar.inputs.machine import Machine, machine_id
@@ -105,13 +106,19 @@ class Daemon:
         )
         self.store = open_store(settings, self.metrics.observe_store)
         self._own_index = own_index(settings, self.metrics.observe_store)
+        self._inputs = Machine(settings, state / "loaded").inputs
         self.ready = assemble(
-            settings, self.store, self.generations, self._deployed, self.broker.emit, self._worked
+            settings,
+            self.store,
+            self.generations,
+            self._deployed,
+            lambda: places(self._inputs().deployment),
+            self.broker.emit,
+            self._worked,
         )
         self.metrics.follow_ready(
             lambda: work.started if (work := self.ready.work.current) is not None else 0.0
         )
-        self._inputs = Machine(settings, state / "loaded").inputs
         self._rejections = Rejections(state / "rejected.json")
         self.reconciler = Reconciler(
             self.generations,

@@ -10,6 +10,7 @@ import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from sidecar.errors import SettingsError
 from sidecar.generate import documents, navigator_yml, yaml_writer
@@ -189,6 +190,19 @@ def maintenance(deployment: Deployment) -> bytes:
     nothing = {"tenants": [], "auth_patterns": [], "replay": [], "fingerprint": "none"}
     part = _part(deployment.profile, "maintenance")
     return yaml_writer.dump(expand(part, _values(deployment) | nothing, "maintenance"), Memo())
+
+
+def places(deployment: Deployment) -> dict[str, str]:
+    """The databases that the profile puts elsewhere, such as the demonstration's: files by their stems."""
+    values = _values(deployment) | {"tenants": []}
+    named = _part(deployment.profile, "navigator").get("applications", {}).get("tenants", [])
+    found = {}
+    for tenant in expand(named, values, "navigator.applications.tenants"):
+        url = urlsplit(str(tenant.get("env", {}).get("DATABASE_URL", "")))
+        database = str(tenant.get("var", {}).get("database", ""))
+        if url.scheme == "sqlite3" and database:
+            found[database] = url.path
+    return found
 
 
 def _part(profile: Mapping[str, Any], name: str) -> Mapping[str, Any]:

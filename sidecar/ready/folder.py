@@ -46,6 +46,10 @@ class DatabaseFolder:
         self._patience = patience
         self._numbers = itertools.count()
 
+    def elsewhere(self, folder: Path) -> DatabaseFolder:
+        """Another folder, with the same manners."""
+        return DatabaseFolder(folder, self._mode, self._owner, self._group, self._patience)
+
     def path(self, name: str) -> Path:
         """The file of a database."""
         return self._folder / f"{name}{SUFFIX}"
@@ -79,11 +83,6 @@ class DatabaseFolder:
         except FileNotFoundError:
             log = None
         return _here(stat, log)
-
-    def missing(self, names: list[str]) -> list[str]:
-        """Those of the databases that are not there, or empty."""
-        here = self.look()
-        return [name for name in names if (found := here.get(name)) is None or found.size == 0]
 
     def staging(self, name: str) -> Path:
         """A new name beside a database, to write its successor to."""

@@ -39,7 +39,7 @@ cp "$2/fly/sidecar.yml" etc/sidecar/
 program() {{ printf '%s\\n' '#!/bin/sh' "$2" > "$1" && chmod 0755 "$1"; }}
 program usr/local/bin/navigator \\
   'exec /opt/sidecar/bin/python /src/tests/support/navigator.py "$1" --pid-file /tmp/navigator.pid'
-program usr/local/bin/ruby true
+program usr/local/bin/ruby 'shift; for one; do [ -s "$one" ] || echo made > "$one"; done'
 program rails/bin/rails true
 program rails/bin/bundle \\
   'date > db/showcases.yml && mkdir -p public/studios && id -un > public/studios/index.html &&
@@ -184,6 +184,16 @@ def test_the_tenants_write_only_what_is_theirs(fly: Fly) -> None:
         "test -w /data/db/2020-old.sqlite3",
     ):
         assert fly.may(script), script
+
+
+def test_the_demonstration_has_its_database(fly: Fly) -> None:
+    """It is made where its tenant looks for it, for the tenants' user; the first publication misses none."""
+    fly.healthy(1)
+    there = fly.run("stat", "--format=%U:%G %a", "/demo/db/demo.sqlite3")
+    assert there.strip() == "sidecar:rails 660"
+    assert fly.may("test -w /demo/db/demo.sqlite3")
+    assert not fly.path("/data/db/demo.sqlite3").exists()
+    assert "no database yet" not in fly.run("journalctl", "--unit=machine", "--output=cat")
 
 
 def test_what_the_ready_work_writes_in_the_image_it_may_write(fly: Fly) -> None:
