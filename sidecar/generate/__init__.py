@@ -10,7 +10,6 @@ import hmac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from sidecar.errors import SettingsError
 from sidecar.generate import documents, navigator_yml, yaml_writer
@@ -198,10 +197,10 @@ def places(deployment: Deployment) -> dict[str, str]:
     named = _part(deployment.profile, "navigator").get("applications", {}).get("tenants", [])
     found = {}
     for tenant in expand(named, values, "navigator.applications.tenants"):
-        url = urlsplit(str(tenant.get("env", {}).get("DATABASE_URL", "")))
+        scheme, _, path = str(tenant.get("env", {}).get("DATABASE_URL", "")).partition("://")
         database = str(tenant.get("var", {}).get("database", ""))
-        if url.scheme == "sqlite3" and database:
-            found[database] = url.path
+        if scheme == "sqlite3" and database:
+            found[database] = path
     return found
 
 
