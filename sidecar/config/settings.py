@@ -284,7 +284,7 @@ class DatabaseSettings(Section, frozen=True):
         Meta(
             pattern="^(region|all)$",
             description="which events' databases are written here and so never overwritten: "
-            "`region` those of the machine's own region, `all` every one",
+            "`region` those of the machine's own region, `all` every one, as under Kamal without any store",
         ),
     ] = "region"
     copies: Annotated[
