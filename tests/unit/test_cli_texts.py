@@ -15,6 +15,7 @@ from sidecar.model.changes import Changes, Delta, Names
 from sidecar.model.record import Problem
 from sidecar.model.runs import Outcome
 from sidecar.model.words import ago, brief, hide_hash, plural, span, took
+from sidecar.model.work import Step
 
 NOW = 1_795_510_800.0
 CHANGES = Changes(
@@ -91,6 +92,14 @@ def test_what_is_wrong_comes_first() -> None:
     assert "          the store has not been looked at yet; there is no regular look\n" in text
     down = {"state": "waiting", "reason": "Navigator is down", "since": NOW, "phase": "waiting"}
     assert status_text(status(sync=sync, health=down), NOW).startswith("Out of sync, waiting: Navigator is")
+
+
+def test_ready_work_under_way_says_how_far_it_is() -> None:
+    """Steps that have not begun yet wait, though their record leaves that out."""
+    steps = msgspec.to_builtins((Step("databases", "running"), Step("migrate")))
+    ready = {"state": "running", "generation": 3, "started": NOW, "seconds": None, "steps": steps}
+    text = status_text(status(ready=ready), NOW)
+    assert "ready     running for generation 3 (databases running, migrate waiting)" in text
 
 
 def entry(outcome: Outcome, **changed: Any) -> dict[str, Any]:

@@ -1,16 +1,20 @@
-"""The images: of the sidecar's own Dockerfile, and of an application with the lines of fly/Dockerfile.part.
+"""What is built: the images, and the package, which is the same whoever builds it.
 
-They are built, step by step as they stand, and run. The second is booted by its own command, as a container
-under Kamal: the index is the host's own, and there is no store. Navigator is the stand-in.
+The images are those of the sidecar's own Dockerfile and of an application with the lines of
+fly/Dockerfile.part. They are built, step by step as they stand, and run. The second is booted by its own
+command, as a container under Kamal: the index is the host's own, and there is no store. Navigator is the
+stand-in.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +31,8 @@ from tests.support.image import Image, Running, Workshop, why_not
 from tests.support.machine import SMALL
 
 _REASON = why_not()
-pytestmark = pytest.mark.skipif(_REASON is not None, reason=_REASON or "")
+needs_buildah = pytest.mark.skipif(_REASON is not None, reason=_REASON or "")
+needs_debian = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not there: no Debian")
 
 PART, FINAL = (ROOT / "fly" / "Dockerfile.part").read_text().split("# In the final stage", 1)
 KAMAL = FINAL.replace("FLY_APP_NAME=build FLY_REGION=build", "KAMAL_CONTAINER_NAME=build")
@@ -51,7 +56,7 @@ PROGRAMS = {
     "cp app/views/event/* public/studios/",
     "rails/script/hook_navigator_start.sh": "true",
 }
-IGNORED = shutil.ignore_patterns(".*", "build", "dist", "demo", "tests", "__pycache__")
+NO_SOURCES = (".venv", ".git", "build", "dist", "demo", "artifacts")
 BOUND = 60.0
 
 
@@ -71,7 +76,7 @@ def image(workshop: Workshop) -> Image:
 def application(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Image:
     """The application's."""
     context = tmp_path_factory.mktemp("application")
-    shutil.copytree(ROOT, context / "sidecar", ignore=IGNORED)
+    copy_sources(context / "sidecar")
     for name, script in PROGRAMS.items():
         (context / name).parent.mkdir(parents=True, exist_ok=True)
         (context / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -81,6 +86,17 @@ def application(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) ->
         (context / "rails" / folder / "of-the-image").touch()
     (context / "Dockerfile").write_text(APPLICATION)
     return workshop.build(context)
+
+
+def copy_sources(target: Path) -> None:
+    """Another checkout."""
+
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        return [
+            name for name in names if name == "__pycache__" or (folder == str(ROOT) and name in NO_SOURCES)
+        ]
+
+    shutil.copytree(ROOT, target, ignore=ignored)
 
 
 def until(running: Running, good: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -95,6 +111,7 @@ def until(running: Running, good: Callable[[dict[str, Any]], object]) -> dict[st
         time.sleep(0.1)
 
 
+@needs_buildah
 def test_the_image_is_small_in_rights(image: Image) -> None:
     """Not root, nothing to build or to install with; what install.md runs ends well."""
     assert image.config["User"] == "10001:10001"
@@ -103,6 +120,7 @@ def test_the_image_is_small_in_rights(image: Image) -> None:
     assert "sound" in image.run("config", "--check")
 
 
+@needs_buildah
 def test_the_image_serves(image: Image, tmp_path: Path) -> None:
     """It publishes what its store holds; its health check tells whether it works; it ends well."""
     store, rails = tmp_path / "store", tmp_path / "rails"
@@ -131,6 +149,7 @@ def test_the_image_serves(image: Image, tmp_path: Path) -> None:
         assert running.process.wait(BOUND) == 0, running.said()
 
 
+@needs_buildah
 def test_a_container_under_kamal_comes_up(application: Image, tmp_path: Path) -> None:
     """From the maintenance page to the host's own index and maps; the next container goes on from there."""
     data = tmp_path / "data"
@@ -166,3 +185,19 @@ def test_a_container_under_kamal_comes_up(application: Image, tmp_path: Path) ->
                 connection.execute("update locations set name = 'Elsewhere' where id = 1")
                 connection.commit()
             until(running, served)
+
+
+@needs_debian
+def test_the_package_is_the_same_whoever_builds_it(tmp_path: Path) -> None:
+    """Wheel, source archive and Debian package of the same sources have the same bytes, in any folder."""
+    elsewhere = tmp_path / "elsewhere"
+    copy_sources(elsewhere)
+    found = []
+    for folder in (ROOT, elsewhere):
+        make = ("make", "--silent", "deb", f"VENV={ROOT / '.venv'}", "SOURCE_DATE_EPOCH=1767225600")
+        done = subprocess.run(make, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        built = [path for path in (folder / "dist").iterdir() if path.suffix in (".whl", ".gz", ".deb")]
+        found.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in built})
+    assert len(found[0]) == 3
+    assert found[0] == found[1]
