@@ -45,6 +45,7 @@ folders "$tenants" 2775 "$data/storage" "$data/log" db log "$demo/db" "$demo/sto
 umask 002
 # The same for what is there already, made by root, or by the tenants alone.
 find "$data/sidecar" public ! -user "$owner" -exec chown -h "$owner:$group" {} +
+find "$data/db" -name 'index.sqlite3*' -type f ! -user "$owner" -exec chown -h "$owner:$group" {} +
 find "$data/db" "$demo/db" -name '*.sqlite3*' -type f \( ! -group "$group" -o ! -perm -0060 \) \
   -exec chgrp "$group" {} + -exec chmod g+rw {} +
 

@@ -305,7 +305,7 @@ class Databases:
         # What has come for those that waited: whoever serves it writes to it from now on.
         self._take_over(name for name in asked.withheld if not _is_empty(here.get(name)))
         if todo:
-            return await self._prepare(todo, here, waiting)
+            return await self._prepare(todo, here, waiting, making=not asked.first)
         if asked.withheld:
             await asyncio.to_thread(self._memory.save)
         return Prepared((), tuple(waiting))
@@ -325,8 +325,9 @@ class Databases:
         return any(not self._waits(name, here) for name in withheld)
 
     async def _prepare(
-        self, todo: Sequence[str], here: Mapping[str, Here], waiting: Sequence[str]
+        self, todo: Sequence[str], here: Mapping[str, Here], waiting: Sequence[str], *, making: bool
     ) -> Prepared:
+        """Without `making` new ones are left to the ready work: no boot waits for what nobody has used."""
         failures: dict[str, str] = {}
         undone, unserved = set(todo), {name for name in todo if _is_empty(here.get(name))}
 
@@ -341,7 +342,8 @@ class Databases:
                     await self._fetch(name, row.here, ours=True)
                     unserved.discard(name)
                 elif action == "create" and self._settings.create_command:
-                    await self._create_anew(name, report)
+                    if making:
+                        await self._create_anew(name, report)
                 elif action == "create":
                     report.fail("it is neither here nor in the store, and no databases.create_command is set")
             except SidecarError as error:

@@ -268,15 +268,23 @@ async def test_new_tenants_have_their_database_before_navigator_knows(tmp_path: 
 
 
 async def test_half_a_database_does_not_stay(tmp_path: Path, bucket: Bucket) -> None:
-    """When the command that makes a new event's database is cut off, nothing of it is left."""
+    """When the command that makes a new event's database is cut off, nothing of it is left.
+
+    A first generation waits for no such command: what is nowhere is made by the ready work.
+    """
     script = "import sys, time; open(sys.argv[1], 'w').write('half'); time.sleep(600)"
     machine = machine_on(
         tmp_path,
         bucket,
         databases={"create_command": [sys.executable, "-c", script], "prepare_timeout": 1, "parallel": 1},
     )
-    bucket.put("db/index.sqlite3", machine.put_index().read_bytes())
-    async with machine.daemon() as daemon:
+    async with published(machine, bucket) as daemon:
+        assert list((machine.application / "db").glob("20*.sqlite3")) == []
+        index = machine.store_index
+        with closing(sqlite3.connect(index)) as connection:
+            (studio,) = connection.execute("select key from locations order by key").fetchone()
+        add_event(index, studio, 2031, "one", "One")
+        bucket.put("db/index.sqlite3", index.read_bytes())
         outcome = await daemon.worker.submit(Request(trigger="socket"))
     assert outcome.state == "published"
     assert any("there was no time for it" in warning for warning in outcome.warnings)

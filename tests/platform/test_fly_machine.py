@@ -58,6 +58,8 @@ chroot . sh -eu /made
 umount src packages
 mkdir -p data/db data/sidecar/generations
 touch data/db/2020-old.sqlite3 data/sidecar/history.db
+python3 -c 'import sqlite3; sqlite3.connect("data/db/index.sqlite3").execute("create table users (password)")'
+chmod 0644 data/db/index.sqlite3
 ln -s /rails/config data/storage
 chroot . chown -R rails:rails /data
 """
@@ -141,7 +143,7 @@ def fly() -> Iterator[Fly]:
 def test_it_comes_up_as_a_user_of_its_own(fly: Fly) -> None:
     """Navigator is root, the sidecar is not; the volume is put right; the ready work is done by it."""
     found = fly.healthy(1)
-    assert found["problems"] == []
+    assert (found["problems"], found["sync"]["state"]) == ([], "synced")
     pids = fly.run("pgrep", "--full", "sidecar .*serve").split()
     assert {fly.run("stat", "--format=%U", f"/proc/{pid}/task").strip() for pid in pids} <= {
         "sidecar",
@@ -224,6 +226,8 @@ def test_an_update_and_the_next_boot(fly: Fly) -> None:
     fly.run("systemctl", "kill", "--signal=KILL", "machine.service", check=False)
     fly.run("systemctl", "stop", "machine.service", check=False)
     fly.run("systemctl", "reset-failed", "machine.service", check=False)
+    while fly.run("systemctl", "show", "--value", "--property=LoadState", "machine") != "not-found\n":
+        time.sleep(0.1)  # systemd forgets it soon, and no other may have its name before
     fly.path("/rails/config/navigator.yml").unlink()  # the image's files again
     fly.boot()
     fly.healthy(2)
