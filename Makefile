@@ -25,7 +25,7 @@ DROPINDIR := $(PREFIX)/share/sidecar
 FILL := sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@USER@|$(SERVICE_USER)|g' -e 's|@GROUP@|$(SERVICE_GROUP)|g' \
   -e 's|@WRITABLE@|$(WRITABLE)|g' -e 's|@DOCDIR@|$(DOCDIR)|g'
 
-.PHONY: help demo check lint types test test-platforms fuzz format bench bench-quick docs site pictures dist sbom deb test-wheel lock clean install-systemd
+.PHONY: help demo check lint types test test-platforms test-builds fuzz format bench bench-quick docs site pictures dist sbom deb test-wheel lock clean install-systemd
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -46,7 +46,10 @@ test: $(VENV)/dev  ## all tests, on every core
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/platform
 
 test-platforms: $(VENV)/dev  ## boot a host and a Fly machine in a container, where this one can
-	$(BIN)/python -m pytest -q tests/platform
+	$(BIN)/python -m pytest -q tests/platform --ignore=tests/platform/test_builds.py
+
+test-builds: $(VENV)/dev  ## build images and package, and run them, where this one can
+	$(BIN)/python -m pytest -q tests/platform/test_builds.py
 
 fuzz: $(VENV)/dev  ## try what comes from outside at random, for an hour or so
 	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -q -n auto tests/fuzz

@@ -36,14 +36,16 @@ for name in db log sidecar storage; do
   # It belonged to the tenants once: a link of theirs would give them what it leads to.
   [ ! -L "$data/$name" ] || rm "$data/$name"
 done
-folders "$owner" 0755 config public "$run"
+folders "$owner" 0755 config public "$run" app/views/event # the last one for the drawn maps
 folders "$owner" 0700 "$data/sidecar"
-# Both the sidecar and the tenants write there: what is new belongs to their group.
+# Both the sidecar and the tenants write there: what is new belongs to their group. Rendering pages writes to the
+# application's own db.
 folders "$owner" 2775 "$data/db" tmp
-folders "$tenants" 2775 "$data/storage" "$data/log" log "$demo/db" "$demo/storage/demo"
+folders "$tenants" 2775 "$data/storage" "$data/log" db log "$demo/db" "$demo/storage/demo"
 umask 002
 # The same for what is there already, made by root, or by the tenants alone.
 find "$data/sidecar" public ! -user "$owner" -exec chown -h "$owner:$group" {} +
+find "$data/db" -name 'index.sqlite3*' -type f ! -user "$owner" -exec chown -h "$owner:$group" {} +
 find "$data/db" "$demo/db" -name '*.sqlite3*' -type f \( ! -group "$group" -o ! -perm -0060 \) \
   -exec chgrp "$group" {} + -exec chmod g+rw {} +
 

@@ -16,7 +16,7 @@ from sidecar.errors import NotFound, PublishError, SidecarError
 from sidecar.fleet.bus import BusListener
 from sidecar.fleet.debounce import Debounce
 from sidecar.fleet.service import FleetService
-from sidecar.generate import login
+from sidecar.generate import login, places
 from sidecar.generations import Generations, Manifest, targets
 from sidecar.inputs.index import DeploymentFiles, read_deployed, read_pending
 from sidecar.inputs.machine import Machine, machine_id
@@ -111,11 +111,17 @@ class Daemon:
         )
         self.store = open_store(settings, self.metrics.observe_store)
         self._own_index = own_index(settings, self.metrics.observe_store)
-        self.ready = assemble(
-            settings, self.store, self.generations, self._deployed, self.broker.emit, self._worked
-        )
         machine = Machine(settings, state / "loaded")
         self._inputs = machine.inputs
+        self.ready = assemble(
+            settings,
+            self.store,
+            self.generations,
+            self._deployed,
+            lambda: places(self._inputs().deployment),
+            self.broker.emit,
+            self._worked,
+        )
         self._rejections = Rejections(state / "rejected.json")
         self.reconciler = Reconciler(
             self.generations,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import shutil
 import tempfile
 import time
@@ -44,6 +46,7 @@ async def examine(settings: Settings) -> list[Finding]:
     """Look at folders, forwarder, commands, store, generation and daemon. Makes the salts' key at most."""
     findings = list(_folders(settings))
     findings.append(_forwarder(settings))
+    findings += _way_in(settings)
     findings += _commands(settings)
     if settings.prerender.renderer == "http":
         findings.append(await _origin(settings))
@@ -91,6 +94,33 @@ def _forwarder(settings: Settings) -> Finding:
             "install Python there, or set paths.cgi",
         )
     return Finding(subject, True, f"runs with {interpreter}")
+
+
+def _way_in(settings: Settings) -> Iterator[Finding]:
+    """Whether the forwarder's user may open the socket, where both are known."""
+    path, user = Path(settings.listen.socket), settings.navigator.cgi_user
+    if not user or not os.access(path, os.F_OK):
+        return
+    subject = f"way from {user} to {path}"
+    try:
+        uid, gid = pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid
+        if settings.navigator.cgi_group:
+            gid = grp.getgrnam(settings.navigator.cgi_group).gr_gid
+    except KeyError as error:
+        yield Finding(subject, False, str(error.args[0]), "correct navigator.cgi_user, navigator.cgi_group")
+        return
+    for part, needed in (*((folder, 0o1) for folder in reversed(path.parents)), (path, 0o2)):
+        there = part.stat()
+        shift = 6 if there.st_uid == uid else 3 if there.st_gid == gid else 0
+        if uid and not there.st_mode >> shift & needed:
+            yield Finding(
+                subject,
+                False,
+                f"the forwarder may not pass {part}, of mode {there.st_mode & 0o777:04o}",
+                "set navigator.cgi_user and cgi_group, or listen.socket_mode, such that it may",
+            )
+            return
+    yield Finding(subject, True, "open")
 
 
 def _commands(settings: Settings) -> Iterator[Finding]:

@@ -107,9 +107,8 @@ def _ready(work: Mapping[str, Any], now: float) -> str:
     ended = (
         f", {ago(now - work['started'])} in {took(work['seconds'])}" if work["seconds"] is not None else ""
     )
-    steps = "; ".join(failed) or ", ".join(
-        f"{one['name']} {one.get('state', 'waiting')}" for one in work["steps"]
-    )
+    states = ", ".join(f"{one['name']} {one.get('state', 'waiting')}" for one in work["steps"])
+    steps = "; ".join(failed) or states
     return f"{work['state']} for generation {work['generation']}{ended} ({steps})"
 
 

@@ -248,14 +248,15 @@ def _completed(settings: Settings, environ: Mapping[str, str]) -> Settings:
         profile = (
             "fly" if settings.machine.region or settings.machine.app else "kamal" if on_kamal else "local"
         )
+    # Without any store the index that a host under Kamal has can only be its own, and its databases, too.
+    alone = profile == "kamal" and not store
     settings = msgspec.structs.replace(
         settings,
         store=store or f"file://{paths.state}/store",
         profile=profile,
-        update=msgspec.structs.replace(
-            settings.update,
-            # Without any store the index that a host under Kamal has can only be its own.
-            own_index=settings.update.own_index or (profile == "kamal" and not store),
+        update=msgspec.structs.replace(settings.update, own_index=settings.update.own_index or alone),
+        databases=msgspec.structs.replace(
+            settings.databases, owns="all" if alone else settings.databases.owns
         ),
         ready=msgspec.structs.replace(
             settings.ready, lock=settings.ready.lock or f"{filled['temporary']}/.sidecar-ready.lock"

@@ -134,7 +134,8 @@ class FileSettings(Section, frozen=True):
         tuple[ExtraFile, ...],
         _doc(
             "files that the ready work fetches before it renders; where update.own_index is set, fleet "
-            "updates upload them instead"
+            "updates upload them instead, and what lies beside the index under their keys is put in place, "
+            "where it is newer"
         ),
     ] = ()
 
@@ -293,7 +294,7 @@ class DatabaseSettings(Section, frozen=True):
         Meta(
             pattern="^(region|all)$",
             description="which events' databases are written here and so never overwritten: "
-            "`region` those of the machine's own region, `all` every one",
+            "`region` those of the machine's own region, `all` every one, as under Kamal without any store",
         ),
     ] = "region"
     copies: Annotated[

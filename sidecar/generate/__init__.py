@@ -205,6 +205,19 @@ def maintenance(deployment: Deployment) -> bytes:
     return yaml_writer.dump(expand(part, _values(deployment) | nothing, "maintenance"), ResultCache())
 
 
+def places(deployment: Deployment) -> dict[str, str]:
+    """The databases that the profile puts elsewhere, such as the demonstration's: files by their stems."""
+    values = _values(deployment) | {"tenants": []}
+    named = _part(deployment.profile, "navigator").get("applications", {}).get("tenants", [])
+    found = {}
+    for tenant in expand(named, values, "navigator.applications.tenants"):
+        scheme, _, path = str(tenant.get("env", {}).get("DATABASE_URL", "")).partition("://")
+        database = str(tenant.get("var", {}).get("database", ""))
+        if scheme == "sqlite3" and database:
+            found[database] = path
+    return found
+
+
 def _part(profile: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """One of a profile's parts, which must be a mapping."""
     part = profile.get(name, {})

@@ -42,7 +42,7 @@ import msgspec
 from sidecar.errors import Busy, NotFound, PublishError, SidecarError
 from sidecar.generations.archive import Archive
 from sidecar.generations.installed import Checkpoint, InstalledFiles, InstallIndex, Targets, targets
-from sidecar.generations.plan import Plan, PresentFiles
+from sidecar.generations.plan import Plan, PresentFiles, is_same
 from sidecar.generations.records import INDEX, IndexVersion, Installed, LastLoaded, Manifest, ReadyRecord
 from sidecar.model.artifacts import MAINTENANCE, NAMES, NAVIGATOR, Artifact
 from sidecar.model.changes import unified
@@ -177,7 +177,7 @@ class Generations:
         found = {name for name in self.site.missing() if name in manifest.digests}
         with suppress(PublishError):  # what cannot be read is left to the next update
             present = self.site.present()
-            found.update(name for name in _changed(present, manifest) if _is_torn(present.contents[name]))
+            found.update(name for name in self._changed(present, manifest) if _is_torn(present.contents[name]))
         return [name for name in NAMES if name in found]
 
     def _leave(self, last: Manifest, installed: Installed | None) -> str:
@@ -235,7 +235,7 @@ class Generations:
         if current is None:
             return {}
         found = {name: f"{words}\n" for name, words in present.manners.items()}
-        for name in _changed(present, current):
+        for name in self._changed(present, current):
             found[name] = found.get(name, "") + self._difference(current, name, present.contents[name])
         if present.index:
             found[INDEX] = present.index
@@ -247,9 +247,23 @@ class Generations:
             return f"changed; generation {current.number}'s own copy is gone or damaged, so there is no diff"
         return unified(name, published, content or b"") or "the bytes differ, the text is the same"
 
+    def _changed(self, present: PresentFiles, manifest: Manifest) -> list[str]:
+        """The artifacts whose content is not what the manifest says."""
+        return [
+            name
+            for name, content in present.contents.items()
+            if name in manifest.digests and not self._is_as_published(name, content, manifest)
+        ]
+
+    def _is_as_published(self, name: str, content: bytes | None, manifest: Manifest) -> bool:
+        if content is None or sha256(content) == manifest.digests[name]:
+            return content is not None
+        published = self.archive.artifact(manifest, name)
+        return published is not None and is_same(name, published, content)
+
     def is_whole(self, present: PresentFiles) -> bool:
         """Whether all that is in place has the content of the current generation; modes may differ."""
-        return self.current is not None and not _changed(present, self.current) and not present.index
+        return self.current is not None and not self._changed(present, self.current) and not present.index
 
     def last_loaded(self) -> int | None:
         """The number of the last generation that the web server is known to have loaded."""
@@ -413,15 +427,6 @@ class Generations:
                 with suppress(PublishError, NotFound):
                     self._install_whole(before, names, index=False)
         self.archive.remove(number)
-
-
-def _changed(present: PresentFiles, manifest: Manifest) -> list[str]:
-    """The artifacts whose content is not what the manifest says."""
-    return [
-        name
-        for name, content in present.contents.items()
-        if name in manifest.digests and (content is None or sha256(content) != manifest.digests[name])
-    ]
 
 
 def _is_torn(content: bytes | None) -> bool:

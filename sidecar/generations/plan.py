@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from sidecar.model.artifacts import NAVIGATOR, Artifact
+import yaml
+
+from sidecar.model.artifacts import HTPASSWD, MAP, NAVIGATOR, SHOWCASES, Artifact
+
+# Nobody writes the same data in so many times the bytes.
+_LONGEST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +41,10 @@ class Plan:
 def plan(wanted: Sequence[Artifact], present: PresentFiles, *, index: bool, unknown: bool = False) -> Plan:
     """What to write so that `present` becomes `wanted`; nothing when they are the same.
 
-    Any change brings navigator.yml along: its new mtime is what makes Navigator look, and at htpasswd too. A
-    file with the right content and a wrong mode or owner is such a change, and written anew like any other:
-    Navigator may have been unable to read it when it looked. An index in place that is damaged or not the one
-    that was installed is replaced, asked for or not.
+    A file that holds the same in another form is the same. Any change brings navigator.yml along: its new
+    mtime is what makes Navigator look, and at htpasswd too. A file with the right content and a wrong mode or
+    owner is such a change, and written anew like any other: Navigator may have been unable to read it when it
+    looked. An index in place that is damaged or not the one that was installed is replaced, asked for or not.
 
     Where it is `unknown` what a living Navigator has loaded, as after a loss of the state folder,
     navigator.yml comes along, whatever lies there: a file as old as the one it serves is not looked at.
@@ -46,10 +52,45 @@ def plan(wanted: Sequence[Artifact], present: PresentFiles, *, index: bool, unkn
     changed = {
         artifact.name
         for artifact in wanted
-        if artifact.name in present.manners or present.contents.get(artifact.name) != artifact.content
+        if artifact.name in present.manners
+        or not is_same(artifact.name, artifact.content, present.contents.get(artifact.name))
     }
     if changed or unknown:
         changed.add(NAVIGATOR)
     return Plan(
         tuple(artifact for artifact in wanted if artifact.name in changed), index or bool(present.index)
     )
+
+
+def is_same(name: str, published: bytes, present: bytes | None) -> bool:
+    """Whether a file holds what was published.
+
+    The application writes some of these files, too, in its own form: the users in another order, YAML in
+    another style. navigator.yml has to be the very file, because its marker tells one set from another.
+    """
+    if present is None or present == published:
+        return present is not None
+    if name == HTPASSWD:
+        return sorted(filter(None, published.splitlines())) == sorted(filter(None, present.splitlines()))
+    # A file of the tenants' may be made to grow where merge keys are followed.
+    if name not in (MAP, SHOWCASES) or len(present) > _LONGEST * len(published) or b"<<" in present:
+        return False
+    try:
+        return _is_equal(_loaded(published), _loaded(present))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return False
+
+
+def _loaded(text: bytes) -> Any:
+    return yaml.load(text, yaml.CSafeLoader)
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    """Equal in types and order as well; it goes no deeper than the first of both."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(_is_equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_is_equal, one, other))
+    return bool(one == other)

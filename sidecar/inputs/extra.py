@@ -32,11 +32,18 @@ class ExtraEntry:
 
     def here(self) -> Iterator[tuple[str, Path]]:
         """The files that are in place, by their keys. It blocks."""
+        return self._found(self._path)
+
+    def below(self, folder: Path) -> Iterator[tuple[str, Path]]:
+        """The files that lie in a folder under their keys. It blocks."""
+        return self._found(folder / self._folder if self.several else folder / self.key)
+
+    def _found(self, path: Path) -> Iterator[tuple[str, Path]]:
         if self.several:
-            found = ((f"{self._folder}{path.name}", path) for path in sorted(self._path.glob(self._name)))
-            yield from ((key, path) for key, path in found if self.fits(key) and path.is_file())
-        elif self._path.is_file():
-            yield self.key, self._path
+            found = ((f"{self._folder}{one.name}", one) for one in sorted(path.glob(self._name)))
+            yield from ((key, one) for key, one in found if self.fits(key) and one.is_file())
+        elif path.is_file():
+            yield self.key, path
 
 
 def extras(settings: Settings) -> tuple[ExtraEntry, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,10 +52,11 @@ def assemble(
     store: Store,
     generations: Generations,
     deployed: Callable[[], DeploymentFiles],
+    places: Callable[[], Mapping[str, str]],
     emit: Emit,
     finished: Callable[[Work], None],
 ) -> ReadyParts:
-    """The parts, as the settings want them."""
+    """The parts, as the settings want them. `places`: see `Databases`."""
     state, where = Path(settings.paths.state), generations.site.where
     background = Background(settings.databases.parallel, settings.ready.nice)
     owner, group = ids(
@@ -67,7 +68,7 @@ def assemble(
         Path(settings.paths.databases), state / "databases", settings.databases.mode, owner, group
     )
     known = FileMemory(state / "databases.json", LastSynced)
-    databases = Databases(settings, store, folder, known, background)
+    databases = Databases(settings, store, folder, known, background, places)
     extra = ExtraFiles(
         extras(settings),
         store,
@@ -75,7 +76,7 @@ def assemble(
         background,
         (where.owner, where.group),
         state,
-        source=settings.update.own_index,
+        Path(settings.paths.databases) if settings.update.own_index else None,
     )
     prerender = Prerender(
         settings,

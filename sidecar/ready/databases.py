@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from sidecar.config.settings import Settings
-from sidecar.errors import CommandError, SidecarError, StoreError
+from sidecar.errors import CommandError, SettingsError, SidecarError, StoreError
 from sidecar.inputs.store import Store
 from sidecar.model.objects import Stored, is_md5
 from sidecar.model.work import AddedTenants, PreparedTenants
@@ -18,6 +18,7 @@ from sidecar.ready.facts import GenerationData
 from sidecar.ready.folder import DatabaseFolder
 from sidecar.ready.memory import FileMemory
 from sidecar.ready.plan import (
+    INDEX,
     PREFIX,
     SUFFIX,
     Decision,
@@ -38,6 +39,9 @@ from sidecar.system.commands import run_command
 from sidecar.system.sqlite import check_database
 
 _MAX_NAMED = 5
+
+# A database by its folder and its stem.
+Place = tuple[DatabaseFolder, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +66,19 @@ class Databases:
         folder: DatabaseFolder,
         memory: FileMemory[LastSynced],
         background: Background,
+        places: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
+        """`places` gives the files of the databases that the profile puts elsewhere, by their stems.
+
+        Those are made and migrated where they lie, and never fetched or stored.
+        """
         self._settings = settings.databases
+        self._own_index = settings.update.own_index
         self._region = settings.machine.region or None
         self._application = Path(settings.paths.application)
         self._store = store
         self._folder = folder
+        self._places = places
         self._memory = memory
         self._background = background
         # As the last survey found it: what the store surely has not, and what only a person can settle.
@@ -161,13 +172,18 @@ class Databases:
         return ". ".join(sentences) or None
 
     def _belonging(self, facts: GenerationData) -> dict[str, DesiredDatabase]:
+        places = self._places()
         return wanted(
             facts.programmes,
-            facts.served,
+            [name for name in facts.served if name not in places],
             self._region,
             owns_all=self._settings.owns == "all",
             copies=self._settings.copies,
         )
+
+    def _elsewhere(self) -> list[Place]:
+        paths = map(Path, self._places().values())
+        return [(self._folder.elsewhere(path.parent), path.stem) for path in paths]
 
     def _known(self, name: str) -> LastSynced | None:
         return self._memory.entries.get(name)
@@ -185,7 +201,10 @@ class Databases:
         todo = [row for row in rows if row.verdict.action == "fetch"]
         await self._put_right([row.wanted.name for row in rows if row.here and row.wanted.served], report)
         absent = [row.wanted.name for row in rows if row.verdict.action == "create" and row.wanted.served]
-        creating = absent if self._settings.create_command else []
+        creating: list[Place] = []
+        if self._settings.create_command:
+            creating = [(self._folder, name) for name in absent]
+            creating += await self._background.run(self._missing_elsewhere)
         report.expect(len(todo) + len(creating))
         failed = 0
 
@@ -201,9 +220,9 @@ class Databases:
 
         try:
             await each(todo, self._settings.parallel, fetch)
-            for name in creating:
+            for folder, name in creating:
                 report.begin(name)
-                await self._create(name, report)
+                await self._create(folder, name, report)
                 report.advance()
         finally:
             await self._background.run(self._memory.save)
@@ -212,9 +231,12 @@ class Databases:
         said = f"{fetched} fetched, {whole} as they should be"
         if self._conflicts:
             said += f", {len(self._conflicts)} in conflict with the store ({_some(self._conflicts)})"
-        if absent and not creating:
+        if absent and not self._settings.create_command:
             said += f", {len(absent)} neither here nor in the store"
         return said
+
+    def _missing_elsewhere(self) -> list[Place]:
+        return [(folder, name) for folder, name in self._elsewhere() if _is_empty(folder.look_at(name))]
 
     async def _put_right(self, names: Sequence[str], report: StepReport) -> None:
         """See that the application may write to what is served."""
@@ -246,8 +268,8 @@ class Databases:
         if here is not None:
             self._memory.entries[name] = LastSynced(fetched.etag, modified, here.signature, ours)
 
-    async def _create(self, name: str, report: StepReport) -> None:
-        command = [*self._settings.create_command, str(self._folder.path(name))]
+    async def _create(self, folder: DatabaseFolder, name: str, report: StepReport) -> None:
+        command = [*self._settings.create_command, str(folder.path(name))]
         try:
             finished = await run_command(
                 command,
@@ -260,7 +282,7 @@ class Databases:
                 report.fail(f"{name}: {command[0]} failed with exit status {finished.status}")
         except CommandError as error:
             report.fail(f"{name}: {error}")
-        await self._background.run(self._folder.adopt, name)
+        await self._background.run(folder.adopt, name)
 
     # Before publishing
 
@@ -271,19 +293,21 @@ class Databases:
         what waits already.
         """
         try:
+            places = self._places()
+            names = [name for name in asked.names if name not in places]
             async with self._removing:
-                self._coming = frozenset(asked.names)
-                here = await asyncio.to_thread(self._folder.look) if asked.names else {}
-        except OSError as error:
+                self._coming = frozenset(names)
+                here = await asyncio.to_thread(self._folder.look) if names else {}
+        except (OSError, SettingsError) as error:
             return PreparedTenants((f"the databases of new tenants were not looked at: {error}",))
         waiting = [name for name in asked.withheld if self._waits(name, here)]
-        missing = [name for name in asked.names if _is_empty(here.get(name)) and name not in waiting]
-        stale = [] if asked.first else [name for name in asked.names if name not in asked.withheld]
+        missing = [name for name in names if _is_empty(here.get(name)) and name not in waiting]
+        stale = [] if asked.first else [name for name in names if name not in asked.withheld]
         todo = list(dict.fromkeys((*missing, *stale)))
         # What has come for those that waited: whoever serves it writes to it from now on.
         self._take_over(name for name in asked.withheld if not _is_empty(here.get(name)))
         if todo:
-            return await self._prepare(todo, here, waiting)
+            return await self._prepare(todo, here, waiting, making=not asked.first)
         if asked.withheld:
             await asyncio.to_thread(self._memory.save)
         return PreparedTenants((), tuple(waiting))
@@ -303,8 +327,9 @@ class Databases:
         return any(not self._waits(name, here) for name in withheld)
 
     async def _prepare(
-        self, todo: Sequence[str], here: Mapping[str, LocalDatabase], waiting: Sequence[str]
+        self, todo: Sequence[str], here: Mapping[str, LocalDatabase], waiting: Sequence[str], *, making: bool
     ) -> PreparedTenants:
+        """Without `making` new ones are left to the ready work: no boot waits for what nobody has used."""
         failures: dict[str, str] = {}
         undone, unserved = set(todo), {name for name in todo if _is_empty(here.get(name))}
 
@@ -321,7 +346,8 @@ class Databases:
                     await self._fetch(name, row.here, ours=True)
                     unserved.discard(name)
                 elif action == "create" and self._settings.create_command:
-                    await self._create_anew(name, report)
+                    if making:
+                        await self._create_anew(name, report)
                 elif action == "create":
                     report.fail("it is neither here nor in the store, and no databases.create_command is set")
             except SidecarError as error:
@@ -348,7 +374,7 @@ class Databases:
         """Let the command make a database that nobody uses yet: half of one must not stay."""
         whole = False
         try:
-            await self._create(name, report)
+            await self._create(self._folder, name, report)
             whole = not report.failures
         finally:
             if not whole:
@@ -363,7 +389,11 @@ class Databases:
         if not versions:
             return None
         names = [name for name, one in self._belonging(facts).items() if one.served]
-        lacking = await self._background.run(self._lacking, names, versions)
+        if self._own_index:
+            names.append(INDEX)
+        asked = [*((self._folder, name) for name in names), *self._elsewhere()]
+        places = await self._background.run(self._present, asked, versions)
+        lacking = [place for place, whole in places.items() if not whole]
         if not self._settings.migrate_command:
             return (
                 f"{len(lacking)} lack a migration; no databases.migrate_command is set" if lacking else None
@@ -371,21 +401,26 @@ class Databases:
         report.expect(len(lacking))
         for start in range(0, len(lacking), self._settings.migrate_batch):
             batch = lacking[start : start + self._settings.migrate_batch]
-            report.begin(batch[0])
+            report.begin(batch[0][1])
             await self._migrate(batch, versions, report)
             report.advance(len(batch))
-        return f"{len(lacking) - len(report.failures)} migrated, {len(names) - len(lacking)} up to date"
+        said = f"{len(lacking) - len(report.failures)} migrated, {len(places) - len(lacking)} up to date"
+        if missing := len(asked) - len(places):
+            said += f", {missing} not there"
+        if not self._own_index and not versions <= await self._background.run(self._folder.versions, INDEX):
+            said += "; the index lacks a migration, too: it is migrated where it is edited"
+        return said
 
-    def _lacking(self, names: Iterable[str], versions: frozenset[str]) -> list[str]:
-        here = self._folder.look()
-        return [
-            name
-            for name in names
-            if (found := here.get(name)) and found.size and not versions <= self._folder.versions(name)
-        ]
+    def _present(self, places: Iterable[Place], versions: frozenset[str]) -> dict[Place, bool]:
+        """Those of the databases that are there, and whether they have every migration."""
+        return {
+            (folder, name): versions <= folder.versions(name)
+            for folder, name in places
+            if not _is_empty(folder.look_at(name))
+        }
 
-    async def _migrate(self, batch: Sequence[str], versions: frozenset[str], report: StepReport) -> None:
-        command = [*self._settings.migrate_command, *(str(self._folder.path(name)) for name in batch)]
+    async def _migrate(self, batch: Sequence[Place], versions: frozenset[str], report: StepReport) -> None:
+        command = [*self._settings.migrate_command, *(str(folder.path(name)) for folder, name in batch)]
         try:
             finished = await run_command(
                 command,
@@ -397,10 +432,11 @@ class Databases:
             problem = f"{command[0]} ended with exit status {finished.status}"
         except CommandError as error:
             problem = error.message
-        for name in batch:
-            await self._background.run(self._folder.adopt, name)
-        for name in await self._background.run(self._lacking, batch, versions):
-            report.fail(f"{name} still lacks a migration: {problem}")
+        for folder, name in batch:
+            await self._background.run(folder.adopt, name)
+        for (_, name), whole in (await self._background.run(self._present, batch, versions)).items():
+            if not whole:
+                report.fail(f"{name} still lacks a migration: {problem}")
 
     # Step: orphans
 

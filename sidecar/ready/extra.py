@@ -24,7 +24,11 @@ class FetchedExtra(Record, frozen=True):
 
 
 class ExtraFiles:
-    """The extra files of one machine. Where they are made (`source`) they are never fetched."""
+    """The extra files of one machine.
+
+    A machine that owns its index fetches none: they are made there, or come to it as the index does. Then
+    they lie in `beside`, the index's folder, under their keys, and are put in place where they are newer.
+    """
 
     def __init__(
         self,
@@ -34,8 +38,7 @@ class ExtraFiles:
         background: Background,
         owner: tuple[int, int],
         staging: Path,
-        *,
-        source: bool,
+        beside: Path | None = None,
     ) -> None:
         self._extras = extras
         self._store = store
@@ -43,12 +46,14 @@ class ExtraFiles:
         self._background = background
         self._owner = owner
         self._staged = staging / "extra-file"
-        self._source = source
+        self._beside = beside
 
     async def fetch(self, facts: GenerationData, report: StepReport, *, everything: bool) -> str | None:
         """Bring the files up to date; what the store does not hold stays as it is."""
-        if self._source or not self._extras:
+        if not self._extras:
             return None
+        if self._beside is not None:
+            return await self._background.run(self._bring, self._beside, report)
         wanted = [(extra, key) for extra in self._extras for key in await self._keys(extra)]
         report.expect(len(wanted))
         written = 0
@@ -65,6 +70,18 @@ class ExtraFiles:
         finally:
             await self._background.run(self._memory.save)
         return f"{len(wanted)} looked at, {written} written"
+
+    def _bring(self, beside: Path, report: StepReport) -> str | None:
+        seen = written = 0
+        for extra in self._extras:
+            for key, path in extra.below(beside):
+                seen, target = seen + 1, extra.target(key)
+                try:
+                    if not target.exists() or path.stat().st_mtime > target.stat().st_mtime:
+                        written += self._install(path, target, extra.mode)
+                except OSError as error:
+                    report.fail(f"{target} cannot be written: {error.strerror}")
+        return f"{seen} looked at, {written} written" if seen else None
 
     async def digest(self) -> str:
         """Changes whenever a file in place does; empty without any."""
@@ -93,20 +110,22 @@ class ExtraFiles:
             fetched = await self._store.fetch(key, self._staged, held.etag if in_place and held else None)
             if fetched is None:
                 return False
-            changed, signature = await self._background.run(self._install, target, extra.mode)
+            changed = await self._background.run(self._install, self._staged, target, extra.mode)
+            now = await self._background.run(signature_at, target)
         except StoreError as error:
             if error.code == "store_missing":
                 return False
             raise
         finally:
             self._staged.unlink(missing_ok=True)
-        self._memory.entries[key] = FetchedExtra(fetched.etag, signature)
+        self._memory.entries[key] = FetchedExtra(fetched.etag, now or "")
         return changed
 
-    def _install(self, target: Path, mode: int) -> tuple[bool, str]:
-        content = self._staged.read_bytes()
-        changed = not (target.is_file() and target.read_bytes() == content)
-        if changed:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            replace(target, content, mode=mode, owner=self._owner, synced=True)
-        return changed, signature_at(target) or ""
+    def _install(self, source: Path, target: Path, mode: int) -> bool:
+        """Write a file unless it has this content already; whether it was written."""
+        content = source.read_bytes()
+        if target.is_file() and target.read_bytes() == content:
+            return False
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace(target, content, mode=mode, owner=self._owner, synced=True)
+        return True

@@ -70,6 +70,10 @@ class DatabaseFolder:
         self._patience = patience
         self._numbers = itertools.count()
 
+    def elsewhere(self, folder: Path) -> DatabaseFolder:
+        """Another folder, with the same manners."""
+        return DatabaseFolder(folder, self._private, self._mode, self._owner, self._group, self._patience)
+
     def path(self, name: str) -> Path:
         """The file of a database."""
         return self._folder / f"{name}{SUFFIX}"
@@ -96,11 +100,6 @@ class DatabaseFolder:
         path = self.path(name)
         there = plain_stat(path)
         return there and _here(there, plain_stat(path.with_name(f"{path.name}-wal")))
-
-    def missing(self, names: list[str]) -> list[str]:
-        """Those of the databases that are not there, or empty."""
-        here = self.look()
-        return [name for name in names if (found := here.get(name)) is None or found.size == 0]
 
     def staging(self, name: str) -> Path:
         """A new name, to write the successor of a database to."""

@@ -79,8 +79,13 @@ async def _run(
             start_new_session=True,  # a group of its own, so that its children end with it
         )
     except OSError as error:
+        # Not the command itself is at fault where its folder, or /dev/null, is.
+        fault = "" if error.filename in (None, command[0]) else f"{error.filename}: "
         raise CommandError(
-            f"{command[0]} cannot be started: {error.strerror}", "check that it exists and is executable"
+            f"{command[0]} cannot be started: {fault}{error.strerror}",
+            f"check that {error.filename or 'it'} exists, and may be used"
+            if fault
+            else "check that it exists and is executable",
         ) from error
     kept = bytearray()
     try:

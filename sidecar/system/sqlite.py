@@ -401,15 +401,19 @@ def install_database(
 
     Readers that have the target open see the old content or the new, never a mixture, and no
     write-ahead log of the old file is left beside the new one. A crash in between is undone by the next
-    reader. `modified` becomes the file's mtime (seconds since 1970). A target that is no database, or one
-    that nobody can write to, is replaced as a file. Raises `PublishError`, after `patience` seconds when
-    others keep the target locked; the old content stays then.
+    reader. `modified` becomes the file's mtime (seconds since 1970). A target that is no database, one that
+    nobody can write to, or one whose time only its owner may set, is replaced as a file. Raises
+    `PublishError`, after `patience` seconds when others keep the target locked; the old content stays then.
     """
     try:
         if not is_database(target) or not _overwrite(source, target, patience):
             _replace(source, target)
         if modified is not None:
-            os.utime(target, (modified, modified))
+            try:
+                os.utime(target, (modified, modified))
+            except PermissionError:
+                _replace(source, target)
+                os.utime(target, (modified, modified))
     except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
         raise PublishError(
             f"{target} could not be replaced: {_said(error)}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import signal
 import sqlite3
 import sys
@@ -485,6 +486,19 @@ async def test_doctor_looks_at_what_the_ready_work_needs(machine: Machine) -> No
     renderer.touch(0o755)
     machine.extra["prerender"] = {"renderer": "command", "command": ["bin/prerender"]}
     assert (await found_by_doctor(machine))["prerender.command"] == [True]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files that nobody else may open")
+async def test_doctor_looks_at_the_forwarders_way_in(tmp_path: Path) -> None:
+    """The user that Navigator shall run the forwarder as must get to the socket, and be there."""
+    tmp_path.chmod(0o755)
+    for folder in tmp_path.parents[:2]:
+        folder.chmod(0o755)
+    for mode, user, good in (("0600", "nobody", False), ("0666", "nobody", True), ("0666", "no-one", False)):
+        machine = Machine(tmp_path, {"listen": {"socket_mode": mode}, "navigator": {"cgi_user": user}})
+        machine.put_index()
+        async with serving(machine):
+            assert (await found_by_doctor(machine))["way"] == [good], (mode, user)
 
 
 async def found_by_doctor(machine: Machine) -> dict[str, list[bool]]:

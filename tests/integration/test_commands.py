@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.errors import CommandError
 from sidecar.system.commands import run_command
 from tests.support.machine import until
 
@@ -31,6 +32,17 @@ async def test_a_command_is_given_what_is_named(tmp_path: Path, monkeypatch: pyt
     script = "import os; print(os.environ['FLY_API_TOKEN'])"
     done = await run_command([sys.executable, "-c", script], tmp_path, 20, {"FLY_API_TOKEN": "named"})
     assert done.output == "named\n"
+
+
+async def test_what_keeps_a_command_from_starting_is_named(tmp_path: Path) -> None:
+    """The folder, or whatever else is at fault, and not the command that is there."""
+    with pytest.raises(CommandError) as raised:
+        await run_command(["true"], tmp_path / "gone", 20)
+    assert raised.value.message == f"true cannot be started: {tmp_path}/gone: No such file or directory"
+    assert f"{tmp_path}/gone" in raised.value.hint
+    with pytest.raises(CommandError) as raised:
+        await run_command(["no-such-command"], tmp_path, 20)
+    assert raised.value.message == "no-such-command cannot be started: No such file or directory"
 
 
 def lives(pid: int) -> bool:

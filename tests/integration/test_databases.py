@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sidecar.daemon import Daemon
-from sidecar.demo.sample import Size, add_event
+from sidecar.demo.sample import Size, add_event, write_index
 from sidecar.errors import SidecarError
 from sidecar.generations import LastLoaded
+from sidecar.inputs.profiles import load_profile
 from sidecar.inputs.store.inventory import first_date
 from sidecar.model.runs import Request
 from sidecar.model.work import Step, Work
@@ -266,15 +268,23 @@ async def test_new_tenants_have_their_database_before_navigator_knows(tmp_path: 
 
 
 async def test_half_a_database_does_not_stay(tmp_path: Path, bucket: Bucket) -> None:
-    """When the command that makes a new event's database is cut off, nothing of it is left."""
+    """When the command that makes a new event's database is cut off, nothing of it is left.
+
+    A first generation waits for no such command: what is nowhere is made by the ready work.
+    """
     script = "import sys, time; open(sys.argv[1], 'w').write('half'); time.sleep(600)"
     machine = machine_on(
         tmp_path,
         bucket,
         databases={"create_command": [sys.executable, "-c", script], "prepare_timeout": 1, "parallel": 1},
     )
-    bucket.put("db/index.sqlite3", machine.put_index().read_bytes())
-    async with machine.daemon() as daemon:
+    async with published(machine, bucket) as daemon:
+        assert list((machine.application / "db").glob("20*.sqlite3")) == []
+        index = machine.store_index
+        with closing(sqlite3.connect(index)) as connection:
+            (studio,) = connection.execute("select key from locations order by key").fetchone()
+        add_event(index, studio, 2031, "one", "One")
+        bucket.put("db/index.sqlite3", index.read_bytes())
         outcome = await daemon.worker.submit(Request(trigger="socket"))
     assert outcome.state == "published"
     assert any("there was no time for it" in warning for warning in outcome.warnings)
@@ -341,6 +351,83 @@ async def test_databases_that_lack_a_migration_are_migrated(tmp_path: Path, buck
         said = step(failed, "migrate")
         assert said.error is not None
         assert "stubborn still lacks a migration" in said.error.message
+
+
+async def test_a_database_of_the_profiles_own_is_made_and_migrated_where_it_lies(
+    tmp_path: Path, bucket: Bucket
+) -> None:
+    """The demonstration's: no update waits for it; nobody fetches it, stores it, or makes it elsewhere."""
+    script = (
+        "import sqlite3, sys\n"
+        "c = sqlite3.connect(sys.argv[1])\n"
+        "c.execute('create table if not exists schema_migrations (version)')\n"
+        "c.execute(\"insert into schema_migrations values ('20240101000000')\")\n"
+        "c.commit(); c.close()\n"
+    )
+    command = [sys.executable, "-c", script]
+    where = tmp_path / "demo" / "db" / "demo.sqlite3"
+    where.parent.mkdir(parents=True)
+    profile = tmp_path / "profile.yml"
+    profile.write_text(f"extends: {tmp_path}/shipped.yml\n")
+    text = yaml.safe_dump(load_profile("kamal").data).replace("/demo/db/demo.sqlite3", str(where))
+    profile.write_text(text)
+    machine = machine_on(
+        tmp_path, bucket, profile=str(profile), databases={"create_command": command, "owns": "all"}
+    )
+    async with published(machine, bucket, Size(events=2, studios=2, users=12)) as daemon:
+        assert "demo" in tenants(machine)
+        assert not where.exists()
+        assert step(await work(daemon), "databases").state == "done"
+        assert where.exists()
+        assert not database(machine, "demo").exists()
+        assert step(await work(daemon), "databases").said.startswith("0 fetched")
+        survey = await daemon.ready.databases.survey(await facts(daemon))
+        assert "demo" not in [row.wanted.name for row in survey]
+    migrations = machine.application / "db" / "migrate"
+    migrations.mkdir(parents=True)
+    (migrations / "20240101000000_change.rb").touch()
+    where.unlink()
+    write_event(where, "demo")
+    machine.extra["databases"] = {"migrate_command": command, "owns": "all"}
+    async with published(machine, bucket, Size(events=2, studios=2, users=12)) as daemon:
+        said = step(await work(daemon), "migrate").said
+        assert said.startswith("1 migrated, 2 up to date")
+
+
+async def test_a_database_that_is_not_there_is_not_up_to_date(tmp_path: Path, bucket: Bucket) -> None:
+    """It is counted by itself; the index, which is migrated where it is edited, is told of."""
+    machine = machine_on(tmp_path, bucket, databases={"migrate_command": ["true"]})
+    migrations = machine.application / "db" / "migrate"
+    migrations.mkdir(parents=True)
+    (migrations / "20220101000000_change.rb").touch()
+    async with published(machine, bucket, Size(events=2, studios=2, users=12)) as daemon:
+        write_event(database(machine, tenants(machine)[0]), "")
+        said = step(await work(daemon), "migrate").said
+    assert said == (
+        "0 migrated, 1 up to date, 1 not there; "
+        "the index lacks a migration, too: it is migrated where it is edited"
+    )
+
+
+async def test_an_own_index_is_migrated_too(tmp_path: Path) -> None:
+    """Where the index is the machine's own the application migrates it like any other database."""
+    machine = Machine(tmp_path, {"update": {"own_index": True}, "ready": {"at_start": False, "retry": 0}})
+    write_index(machine.target("index.sqlite3"), SMALL)
+    script = (
+        "import sqlite3, sys\n"
+        "c = sqlite3.connect(sys.argv[1])\n"
+        "c.execute('create table if not exists schema_migrations (version)')\n"
+        "c.execute(\"insert into schema_migrations values ('20240101000000')\")\n"
+        "c.commit(); c.close()\n"
+    )
+    machine.extra["databases"] = {"migrate_command": [sys.executable, "-c", script]}
+    migrations = machine.application / "db" / "migrate"
+    migrations.mkdir(parents=True)
+    (migrations / "20240101000000_change.rb").touch()
+    async with machine.daemon() as daemon:
+        assert (await daemon.worker.submit(Request(trigger="socket"))).error is None
+        assert step(await work(daemon), "migrate").said.startswith("1 migrated, 0 up to date")
+        assert step(await work(daemon), "migrate").said.startswith("0 migrated, 1 up to date")
 
 
 async def test_a_hung_command_ends_with_its_children(tmp_path: Path, bucket: Bucket) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Store(FolderStore):
 class Bench:
     """The extra files of a machine, alone."""
 
-    def __init__(self, folder: Path, *entries: dict[str, Any], source: bool = False) -> None:
+    def __init__(self, folder: Path, *entries: dict[str, Any], beside: Path | None = None) -> None:
         self.application, self.held = folder / "app", folder / "store"
         self.state = folder / "state"
         self.state.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,7 @@ class Bench:
             Background(1, 0),
             (-1, -1),
             self.state,
-            source=source,
+            beside,
         )
 
     async def fetch(self, *, everything: bool = False) -> tuple[str | None, list[str]]:
@@ -111,11 +112,31 @@ async def test_what_is_new_is_fetched_and_nothing_twice(tmp_path: Path) -> None:
 
 async def test_where_they_are_made_they_are_not_fetched(tmp_path: Path) -> None:
     """The machine that owns the index has the newest ones."""
-    bench = Bench(tmp_path, ONE, source=True)
+    bench = Bench(tmp_path, ONE, beside=tmp_path / "db")
     bench.put("notice.txt", "an older one")
     assert await bench.fetch() == (None, [])
     assert bench.store.asked == []
     assert (await bench.files.digest()) == ""
+
+
+async def test_what_came_beside_an_own_index_is_put_in_place(tmp_path: Path) -> None:
+    """A host without a store gets them as it gets its index; what is newer was made there, and stays."""
+    folder = tmp_path / "db"
+    bench = Bench(tmp_path, MAPS, ONE, beside=folder)
+    for name in ("_usmap.html.erb", "_eumap.html.erb", "other.html.erb"):
+        bench.store.hold(folder, f"views/event/{name}", f"brought {name}")
+    made = bench.application / "app/views/event/_eumap.html.erb"
+    made.parent.mkdir(parents=True)
+    made.write_text("made here")
+    os.utime(folder / "views/event/_eumap.html.erb", (1, 1))
+    assert await bench.fetch() == ("2 looked at, 1 written", [])
+    assert bench.text("app/views/event/_usmap.html.erb") == "brought _usmap.html.erb"
+    assert made.read_text() == "made here"
+    assert not (made.parent / "other.html.erb").exists()
+    assert await bench.fetch() == ("2 looked at, 0 written", [])
+    bench.store.hold(folder, "notice.txt", "closed today")
+    assert await bench.fetch() == ("3 looked at, 1 written", [])
+    assert bench.store.asked == []
 
 
 async def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

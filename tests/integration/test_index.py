@@ -1108,6 +1108,31 @@ def test_a_target_that_is_no_database(pair: tuple[Path, Path], content: bytes | 
     assert target.stat().st_mtime == 1_700_000_000.0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_database_of_somebody_else_is_replaced(tmp_path: Path) -> None:
+    """Who may write to it, and not set its time, as only its owner may, puts a file in its place."""
+    folder = tmp_path / "db"
+    folder.mkdir()
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    folder.chmod(0o777)
+    source, target = folder / "source.sqlite3", folder / "target.sqlite3"
+    write_index(source, SIZE, 1)
+    write_index(target, SIZE, 2)
+    source.chmod(0o644)
+    target.chmod(0o666)
+    if not (child := os.fork()):
+        os.setegid(65534)
+        os.seteuid(65534)
+        with suppress(BaseException):
+            install_database(source, target, 1_700_000_000.0)
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert target.read_bytes() == source.read_bytes()
+    assert (target.stat().st_mtime, target.stat().st_mode & 0o777) == (1_700_000_000.0, 0o666)
+
+
 def test_a_damaged_database_is_replaced(pair: tuple[Path, Path]) -> None:
     """A target that begins like a database and is damaged is replaced: it serves nobody."""
     source, target = pair

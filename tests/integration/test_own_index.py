@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sidecar.config.settings import Duration, FetchSettings
 from sidecar.demo.sample import add_user, write_index
@@ -64,6 +65,24 @@ async def test_changes_that_are_still_in_the_log_count(tmp_path: Path) -> None:
         async with machine.daemon(), machine.client() as client, client.post("update") as answer:
             assert answer.status == 200
         assert b"logged:" in machine.targets()["htpasswd"]
+
+
+def test_what_the_application_writes_itself_makes_no_generation(tmp_path: Path) -> None:
+    """It writes users and events after each change, in its own form: equal data is no change, nor drift."""
+    machine = owner(tmp_path)
+    assert update(machine).state == "published"
+    users, events = machine.target("htpasswd"), machine.target("showcases.yml")
+    users.write_text("\n".join(reversed(users.read_text().splitlines())))
+    data = yaml.load(events.read_text(), yaml.CSafeLoader)
+    events.write_text(
+        yaml.dump(data, Dumper=yaml.CSafeDumper, sort_keys=False, indent=4, explicit_start=True)
+    )
+    before = stamps(machine)
+    outcome = update(machine)
+    assert (outcome.state, outcome.generation, outcome.drift) == ("unchanged", 1, {})
+    assert stamps(machine) == before
+    users.write_text(users.read_text().replace("{SHA}", "{SHA}x", 1).replace("$2", "$3", 1))
+    assert update(machine).generation == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"no database", None])

@@ -29,15 +29,21 @@ PART = (ROOT / "fly" / "Dockerfile.part").read_text().replace("\\\n", " ")
 [MAINTENANCE] = re.findall(r"^RUN (FLY_APP_NAME.*)$", PART.replace(" > ", "  > "), re.MULTILINE)
 PREPARE = f"""
 chroot . useradd --system --user-group --home-dir /rails rails
-mkdir -p etc/sidecar srv/store/db rails/config rails/bin rails/script rails/public
+mkdir -p etc/sidecar srv/store/db srv/store/views/event rails/config rails/bin rails/script rails/public
+mkdir -p rails/app/views/event rails/db
+echo "the image's" | tee rails/app/views/event/_usmap.html.erb > rails/app/views/event/_map.html.erb
+echo drawn | tee srv/store/views/event/_usmap.html.erb > srv/store/views/event/_map.html.erb
+echo "the image's" > rails/db/showcases.yml
+chroot . chown -R rails:rails /rails/db
 cp "$2/fly/sidecar.yml" etc/sidecar/
 program() {{ printf '%s\\n' '#!/bin/sh' "$2" > "$1" && chmod 0755 "$1"; }}
 program usr/local/bin/navigator \\
   'exec /opt/sidecar/bin/python /src/tests/support/navigator.py "$1" --pid-file /tmp/navigator.pid'
-program usr/local/bin/ruby true
+program usr/local/bin/ruby 'shift; for one; do [ -s "$one" ] || echo made > "$one"; done'
 program rails/bin/rails true
 program rails/bin/bundle \\
-  'mkdir -p public/studios && id -un > public/studios/index.html && env > /data/db/env'
+  'date > db/showcases.yml && mkdir -p public/studios && id -un > public/studios/index.html &&
+    env > /data/db/env'
 for hook in navigator_start navigator_idle app_idle; do program rails/script/hook_$hook.sh true; done
 echo image > rails/public/index.html
 cat > made <<'END'
@@ -52,6 +58,8 @@ chroot . sh -eu /made
 umount src packages
 mkdir -p data/db data/sidecar/generations
 touch data/db/2020-old.sqlite3 data/sidecar/history.db
+python3 -c 'import sqlite3; sqlite3.connect("data/db/index.sqlite3").execute("create table users (password)")'
+chmod 0644 data/db/index.sqlite3
 ln -s /rails/config data/storage
 chroot . chown -R rails:rails /data
 """
@@ -135,7 +143,7 @@ def fly() -> Iterator[Fly]:
 def test_it_comes_up_as_a_user_of_its_own(fly: Fly) -> None:
     """Navigator is root, the sidecar is not; the volume is put right; the ready work is done by it."""
     found = fly.healthy(1)
-    assert found["problems"] == []
+    assert (found["problems"], found["sync"]["state"]) == ([], "synced")
     pids = fly.run("pgrep", "--full", "sidecar .*serve").split()
     assert {fly.run("stat", "--format=%U", f"/proc/{pid}/task").strip() for pid in pids} <= {
         "sidecar",
@@ -178,6 +186,25 @@ def test_the_tenants_write_only_what_is_theirs(fly: Fly) -> None:
         "test -w /data/db/2020-old.sqlite3",
     ):
         assert fly.may(script), script
+
+
+def test_the_demonstration_has_its_database(fly: Fly) -> None:
+    """It is made where its tenant looks for it, for the tenants' user; the first publication misses none."""
+    fly.healthy(1)
+    there = fly.run("stat", "--format=%U:%G %a", "/demo/db/demo.sqlite3")
+    assert there.strip() == "sidecar:rails 660"
+    assert fly.may("test -w /demo/db/demo.sqlite3")
+    assert not fly.path("/data/db/demo.sqlite3").exists()
+    assert "no database yet" not in fly.run("journalctl", "--unit=machine", "--output=cat")
+
+
+def test_what_the_ready_work_writes_in_the_image_it_may_write(fly: Fly) -> None:
+    """The drawn maps among the application's views, and what rake leaves in its db; no other view changes."""
+    fly.healthy(1)
+    assert fly.run("cat", "/rails/app/views/event/_usmap.html.erb") == "drawn\n"
+    assert fly.run("cat", "/rails/app/views/event/_map.html.erb") == "the image's\n"
+    assert fly.run("cat", "/rails/db/showcases.yml") != "the image's\n"
+    assert not fly.may("touch /rails/app/views/event/x")
 
 
 def test_commands_get_no_secret(fly: Fly) -> None:

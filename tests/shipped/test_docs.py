@@ -346,7 +346,7 @@ async def test_every_command_runs(tmp_path: Path) -> None:
         (here / "look.yml").write_text(yaml.safe_dump(look))
         stands_for = {
             **STANDS_FOR,
-            "/rails /data/db": str(machine.application),
+            "/data/db /rails": str(machine.application),
             "https://example.com": navigator.url,
             "http://localhost:9999": navigator.url,
             "http://127.0.0.1:9292": f"http://127.0.0.1:{machine.extra['listen']['port']}",

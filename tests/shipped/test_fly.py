@@ -64,13 +64,15 @@ def test_the_two_files_agree() -> None:
 
 
 def test_the_same_settings_serve_kamal() -> None:
-    """Without a key to a store the index is the machine's own, and its id the host's."""
+    """Without a key to a store index and databases are the machine's own, and its id is the host's."""
     document = yaml.safe_load((FLY / "sidecar.yml").read_text())
     environ = {"KAMAL_CONTAINER_NAME": "showcase-web-1f2e", "KAMAL_HOST": "192.0.2.1"}
     settings = parse(document, environ, "fly/sidecar.yml")
     assert (settings.profile, settings.machine.id, settings.update.own_index) == ("kamal", "192.0.2.1", True)
+    assert settings.databases.owns == "all"
     bucket = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    assert not parse(document, {**environ, **bucket}, "fly/sidecar.yml").update.own_index
+    settings = parse(document, {**environ, **bucket}, "fly/sidecar.yml")
+    assert (settings.update.own_index, settings.databases.owns) == (False, "region")
 
 
 def test_hooks_go_through_the_sidecar() -> None:

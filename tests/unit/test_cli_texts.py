@@ -94,6 +94,14 @@ def test_what_is_wrong_comes_first() -> None:
     assert status_text(status(sync=sync, health=down), NOW).startswith("Out of sync, waiting: Navigator is")
 
 
+def test_ready_work_under_way_says_how_far_it_is() -> None:
+    """Steps that have not begun yet wait, though their record leaves that out."""
+    steps = msgspec.to_builtins((Step("databases", "running"), Step("migrate")))
+    ready = {"state": "running", "generation": 3, "started": NOW, "seconds": None, "steps": steps}
+    text = status_text(status(ready=ready), NOW)
+    assert "ready     running for generation 3 (databases running, migrate waiting)" in text
+
+
 def entry(outcome: Outcome, **changed: Any) -> dict[str, Any]:
     found = {
         "run": 7,

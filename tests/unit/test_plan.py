@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.generations.plan import PresentFiles, plan
+from sidecar.generations.plan import PresentFiles, is_same, plan
 from sidecar.model.artifacts import NAMES, Artifact
 
 contents = st.binary(max_size=3)
@@ -28,7 +29,7 @@ def test_any_change_brings_navigator_yml_last(
 ) -> None:
     """What differs or is missing is written, in order; navigator.yml comes along, after all others."""
     todo = plan(wanted, PresentFiles(present), index=False)
-    differ = [artifact.name for artifact in wanted if present[artifact.name] != artifact.content]
+    differ = [one.name for one in wanted if not is_same(one.name, one.content, present[one.name])]
     names = [artifact.name for artifact in todo.artifacts]
     assert bool(todo) is bool(differ)
     assert names == [name for name in differ if name != "navigator.yml"] + ["navigator.yml"] * bool(differ)
@@ -76,3 +77,40 @@ def test_a_wrong_mode_or_owner_is_a_change(wanted: tuple[Artifact, ...], wrong: 
 def test_an_index_with_a_fault_is_replaced() -> None:
     """What is wrong with the index in place is a reason to replace it, also when the store's is the same."""
     assert plan((), PresentFiles({}, index="it is empty"), index=False).index
+
+
+USERS = b"a:{SHA}x\nb:{SHA}y\n"
+EVENTS = b"---\n2025:\n  boston:\n    :name: Boston\n    :date: '2025-03-01'\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "present", "same"),
+    [
+        ("htpasswd", USERS, b"b:{SHA}y\na:{SHA}x", True),
+        ("htpasswd", USERS, b"a:{SHA}x\n", False),
+        ("htpasswd", USERS, b"a:{SHA}y\nb:{SHA}x\n", False),
+        ("htpasswd", USERS, USERS + b"a:{SHA}z\n", False),
+        ("showcases.yml", EVENTS, b'2025:\n boston:\n  :name: "Boston"\n  :date: "2025-03-01"', True),
+        ("showcases.yml", EVENTS, EVENTS.replace(b"'", b""), False),
+        ("showcases.yml", EVENTS, EVENTS + b"2024: {}\n", False),
+        ("showcases.yml", EVENTS, EVENTS.replace(b"2025:", b"'2025':", 1), False),
+        ("showcases.yml", EVENTS, b"2025: {boston: {:date: '2025-03-01', :name: Boston}}", False),
+        ("showcases.yml", EVENTS, b"2025: [", False),
+        ("showcases.yml", EVENTS, None, False),
+        ("navigator.yml", b"a: 1\n", b"{a: 1}\n", False),
+    ],
+)
+def test_what_the_application_writes_in_its_own_form_is_the_same(
+    name: str, published: bytes, present: bytes | None, same: bool
+) -> None:
+    """Users in any order, YAML in any style; types and order of the data count. Not for navigator.yml."""
+    assert is_same(name, published, present) is same
+
+
+def test_a_file_that_grows_when_it_is_read_is_another() -> None:
+    """Aliases and merge keys cost nothing: it is never looked at deeper than what was published."""
+    nested = "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+    merged = "".join(f"b{n}: &b{n} {{<<: [*b{n - 1}, *b{n - 1}]}}\n" for n in range(1, 60))
+    for text in (f"a0: &a0 []\n{nested}", f"b0: &b0 {{c: 1}}\n{merged}"):
+        published = text.encode().replace(b"<<", b"d").replace(b"&", b"").replace(b"*", b"") * 2
+        assert not is_same("showcases.yml", published, text.encode())

@@ -147,7 +147,7 @@ def test_every_setting_has_its_variable(key: str) -> None:
         "paths.application": ("paths.", "ready.lock", "prerender.command"),
         "paths.temporary": ("ready.lock",),
         "paths.state": ("store",),
-        "profile": ("update.own_index",),
+        "profile": ("update.own_index", "databases.owns"),
     }
     assert all(other.startswith(follow.get(key, ())) for other in others)
 

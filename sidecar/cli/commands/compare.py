@@ -28,7 +28,7 @@ _MAX_SHOWN = 20
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
-    define(parser, _compare, "sidecar compare /rails /data/db")
+    define(parser, _compare, "sidecar compare /data/db /rails")
     parser.add_argument(
         "folders",
         nargs="+",
