@@ -177,7 +177,8 @@ class Generations:
         found = {name for name in self.site.missing() if name in manifest.digests}
         with suppress(PublishError):  # what cannot be read is left to the next update
             present = self.site.present()
-            found.update(name for name in self._changed(present, manifest) if _is_torn(present.contents[name]))
+            changed = self._changed(present, manifest)
+            found.update(name for name in changed if _is_torn(present.contents[name]))
         return [name for name in NAMES if name in found]
 
     def _leave(self, last: Manifest, installed: Installed | None) -> str:
