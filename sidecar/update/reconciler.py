@@ -221,7 +221,7 @@ class Reconciler:
         ):
             self._wall = time.time()
             logger.debug("phase %s of generation %s", state.phase, state.generation)
-        if state.phase is not Phase.LOADED:
+        if self._awaits_marker:
             self._unsettled.set()
         if action is not None:
             self._act(action, state, facts)
@@ -241,6 +241,12 @@ class Reconciler:
             _UNTIL_THEN_SECONDS, min(RECHECK_SECONDS, lifecycle.deadline(self.state, now, self._limit))
         )
 
+    @property
+    def _awaits_marker(self) -> bool:
+        """Whether a living Navigator may touch one; without any, looking now and then finds the next."""
+        is_settled = self.state.phase is Phase.LOADED and self.pending is None
+        return self.facts.process is not None and not is_settled
+
     async def _watch(self) -> None:
         """Watch while a marker is waited for: it costs more than all else that an idle daemon does."""
         while True:
@@ -249,7 +255,7 @@ class Reconciler:
                 async with aclosing(self._navigator.markers.changes(RECHECK_SECONDS)) as changes:
                     async for _ in changes:
                         self._changed.set()
-                        if self.state.phase is Phase.LOADED and self.pending is None:
+                        if not self._awaits_marker:
                             self._unsettled.clear()
                             break
             except (OSError, RuntimeError) as error:
