@@ -249,10 +249,8 @@ class ReadyWork:
                 code="disk",
             )
         except Exception:
-            logger.exception("the step %s of the ready work failed in a way that nobody foresaw", name)
-            error = SidecarError(
-                "it failed in a way that nobody foresaw", "the log has the details", code="internal"
-            )
+            logger.exception("unexpected internal error in the step %s of the ready work", name)
+            error = SidecarError("unexpected internal error", "the log has the details", code="internal")
         if error is not None:
             state = "failed"
             logger.warning("ready work, %s: %s", name, error, extra={"generation": active.facts.generation})

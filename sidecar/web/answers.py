@@ -170,9 +170,10 @@ def _answer_to(request: web.Request, error: Exception) -> web.StreamResponse:
             answered = BadRequest("the request broke off", "send it whole", code="broken_off")
         case _:
             logger.error(
-                "%s %s failed in a way that nobody foresaw", request.method, request.path, exc_info=error
+                "unexpected internal error while answering %s %s",
+                request.method,
+                request.path,
+                exc_info=error,
             )
-            answered = SidecarError(
-                "this failed in a way that nobody foresaw", "the log has the details", code="internal"
-            )
+            answered = SidecarError("unexpected internal error", "the log has the details", code="internal")
     return error_answer(request, answered, headers)

@@ -14,7 +14,8 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -185,7 +186,8 @@ class PublicTrigger:
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("gzip", "identity"):
             raise _Encoding
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        with _keeping(self._folder):
+            self._folder.mkdir(mode=0o700, exist_ok=True)
         self._received += 1
         path = self._folder / f"index-{self._received}"
         try:
@@ -253,6 +255,23 @@ class _Slow(SidecarError):
         )
 
 
+class _NotKept(SidecarError):
+    code = "disk"
+    status = 507
+
+
+@contextmanager
+def _keeping(path: Path) -> Iterator[None]:
+    """What the disk refuses, told to whoever signed the body."""
+    try:
+        yield
+    except OSError as error:
+        raise _NotKept(
+            f"the body cannot be kept in {path}: {error.strerror}",
+            "check the disk's space and the folder's mode",
+        ) from error
+
+
 class _Body:
     """A body on its way into a file."""
 
@@ -265,13 +284,15 @@ class _Body:
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._received = 0
         self._size = 0
-        self._stream = path.open("wb")
+        with _keeping(path):
+            self._stream = path.open("wb")
 
     def __enter__(self) -> _Body:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stream.close()
+        with suppress(OSError):  # what must be kept is flushed by then
+            self._stream.close()
 
     def write(self, chunk: bytes) -> None:
         """Take what was sent next."""
@@ -303,7 +324,8 @@ class _Body:
                 f"the body inflates to more than {int(self._limits.max_inflated)} bytes",
                 "raise trigger.max_inflated",
             )
-        self._stream.write(data)
+        with _keeping(self._path):
+            self._stream.write(data)
         self._sha256.update(data)
         self._md5.update(data)
 
@@ -317,4 +339,6 @@ class _Body:
             return None
         if self._inflater is not None and not self._inflater.eof:
             raise BadRequest("the gzipped body breaks off", "send it whole", code="gzip")
+        with _keeping(self._path):
+            self._stream.flush()
         return Received(self._path, self._sha256.hexdigest(), self._md5.hexdigest(), self._size)

@@ -383,6 +383,17 @@ async def test_an_exploding_body_is_refused(machine: Machine) -> None:
         await stranger.refused(await stranger.poke(bomb), 413, f"more than {MOST_INFLATED} bytes")
 
 
+async def test_a_body_that_the_disk_refuses_is_told(machine: Machine) -> None:
+    """A full disk costs an answer that says so, not an error of the daemon's; the next body is taken."""
+    async with strangers(machine) as stranger:
+        received = machine.state / "received"
+        received.mkdir()
+        (received / "index-1").symlink_to("/dev/full")
+        await stranger.refused(await stranger.poke(changed_index(machine)), 507, "No space left on device")
+        assert not (received / "index-1").is_symlink()
+        assert (await stranger.poke(changed_index(machine))).status == 200
+
+
 async def test_a_truncated_body_is_refused(machine: Machine) -> None:
     """A gzip stream that ends too soon is refused, wherever it breaks off."""
     async with strangers(machine) as stranger:
