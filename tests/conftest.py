@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 CONFORMANCE = ROOT.parent / "shared" / "conformance"
 
 MEMORY = Path("/dev/shm")
-MOST_BYTES = 2 << 30
+MAX_BYTES = 2 << 30
 """A generous bound of what the tests' folders hold at one time."""
 
 
@@ -35,7 +36,7 @@ def is_roomy(folder: Path) -> bool:
         found = os.statvfs(folder)
         return (
             os.access(folder, os.W_OK)
-            and found.f_bavail * found.f_frsize > MOST_BYTES
+            and found.f_bavail * found.f_frsize > MAX_BYTES
             and not found.f_flag & os.ST_NOEXEC
         )
     return False
@@ -48,6 +49,14 @@ if is_roomy(MEMORY):
 # Where it is set, each of the many processes compiles anew what it imports: a third of a daemon's start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users get to as well: those of pytest are their owner's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture

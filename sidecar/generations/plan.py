@@ -11,7 +11,7 @@ import yaml
 from sidecar.model.artifacts import HTPASSWD, MAP, NAVIGATOR, SHOWCASES, Artifact
 
 # Nobody writes the same data in so many times the bytes.
-_LONGEST = 4
+_MAX_GROWTH_FACTOR = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def is_same(name: str, published: bytes, present: bytes | None) -> bool:
     if name == HTPASSWD:
         return sorted(filter(None, published.splitlines())) == sorted(filter(None, present.splitlines()))
     # A file of the tenants' may be made to grow where merge keys are followed.
-    if name not in (MAP, SHOWCASES) or len(present) > _LONGEST * len(published) or b"<<" in present:
+    if name not in (MAP, SHOWCASES) or len(present) > _MAX_GROWTH_FACTOR * len(published) or b"<<" in present:
         return False
     try:
         return _is_equal(_loaded(published), _loaded(present))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 from collections.abc import Sequence, Set
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,8 @@ def may_read(path: Path, user: int, groups: Set[int]) -> bool:
 
 
 def _attributes(path: Path) -> list[str]:
+    if sys.platform != "linux":
+        return []
     try:
         return os.listxattr(path)
     except OSError:

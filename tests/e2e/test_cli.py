@@ -489,13 +489,10 @@ async def test_doctor_looks_at_what_the_ready_work_needs(machine: Machine) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has files that nobody else may open")
-async def test_doctor_looks_at_the_forwarders_way_in(tmp_path: Path) -> None:
+async def test_doctor_looks_at_the_forwarders_way_in(open_folder: Path) -> None:
     """The user that Navigator shall run the forwarder as must get to the socket, and be there."""
-    tmp_path.chmod(0o755)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
     for mode, user, good in (("0600", "nobody", False), ("0666", "nobody", True), ("0666", "no-one", False)):
-        machine = Machine(tmp_path, {"listen": {"socket_mode": mode}, "navigator": {"cgi_user": user}})
+        machine = Machine(open_folder, {"listen": {"socket_mode": mode}, "navigator": {"cgi_user": user}})
         machine.put_index()
         async with serving(machine):
             assert (await found_by_doctor(machine))["way"] == [good], (mode, user)

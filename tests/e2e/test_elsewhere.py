@@ -71,6 +71,8 @@ def test_linux_is_asked_for_in_few_places() -> None:
     assert found == {
         # A daemon's alone: Navigator's process, its clients, systemd.
         ("navigator/process.py", "os.pidfd_open"),
+        ("navigator/process.py", "os.listxattr"),
+        ("system/commands.py", "os.sched_setscheduler"),
         ("navigator/process.py", "signal.pidfd_send_signal"),
         ("system/systemd.py", "socket.SOCK_CLOEXEC"),
         ("web/access.py", "socket.SO_PEERCRED"),

@@ -28,7 +28,7 @@ from sidecar.ready.report import StepReport
 from tests.conftest import Bucket
 from tests.support import proxy as faults
 from tests.support.events import VERSIONS, change_event, read_event, write_event
-from tests.support.machine import SMALL, Machine, until
+from tests.support.machine import QUIET_START, SMALL, Machine, until
 from tests.support.proxy import Fault, Proxy
 
 OLD, NEW = "2026-01-01 00:00:00 UTC", "2026-06-01 12:30:00.5 UTC"
@@ -240,7 +240,10 @@ async def test_new_tenants_have_their_database_before_navigator_knows(tmp_path: 
         f"shutil.copy({str(tmp_path / 'app/tmp/tenants.list')!r}, {str(seen)!r})"
     )
     machine = machine_on(
-        tmp_path, bucket, databases={"create_command": [sys.executable, "-c", script], "create_timeout": 30}
+        tmp_path,
+        bucket,
+        update=QUIET_START,
+        databases={"create_command": [sys.executable, "-c", script], "create_timeout": 30},
     )
     bucket.put("db/index.sqlite3", machine.put_index().read_bytes())
     write_event(tmp_path / "event", "made")

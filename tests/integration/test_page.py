@@ -72,7 +72,8 @@ class Site:
 async def running(machine: Machine, **extra: Any) -> AsyncIterator[Site]:
     """A daemon with an administrator and one generation."""
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
-    machine.extra |= {"administrators": {"admin": hashed, "other": hashed}, **extra}
+    quiet = {**QUIET_START, **machine.extra.get("update", {})}
+    machine.extra |= {"administrators": {"admin": hashed, "other": hashed}, "update": quiet, **extra}
     machine.put_index()
     async with machine.daemon() as daemon, aiohttp.ClientSession(daemon.server.url) as session:
         async with session.post("/update", headers=basic(PASSWORD)) as answer:
