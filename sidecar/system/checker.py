@@ -44,10 +44,11 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, asked["seconds"])
         answer = _answer(asked["path"], asked["size"], computed=asked["computed"])
         signal.setitimer(signal.ITIMER_PROF, 0)
-        sys.stdout.write(json.dumps(answer | {"used": time.process_time()}) + "\n")
+        is_last = _is_memory_used()  # the next one begins with none
+        sys.stdout.write(json.dumps(answer | {"used": time.process_time(), "last": is_last}) + "\n")
         sys.stdout.flush()
-        if _is_memory_used():
-            break  # the next one begins with none
+        if is_last:
+            break
 
 
 def _answer(path: str, size: int, *, computed: bool) -> dict[str, Any]:

@@ -148,6 +148,7 @@ class _Checker:
         assert self._process.stdin and self._process.stdout  # noqa: S101, PT018 - they are pipes
         self._asks, self._answers = self._process.stdin, self._process.stdout
         self._used = 0.0
+        self._is_last = False
 
     def ask(self, request: Mapping[str, object], seconds: float) -> dict[str, Any] | None:
         """The answer, None when it ended instead; `TimeoutError` when it is at it after `seconds`."""
@@ -160,12 +161,13 @@ class _Checker:
         if not (line := self._answers.readline()).endswith(b"\n"):
             return None
         answer: dict[str, Any] = msgspec.json.decode(line)
-        self._used = answer["used"]
+        self._used, self._is_last = answer["used"], answer["last"]
         return answer
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        """Whether it takes another file; one that said it was its last may be ending just now."""
+        return not self._is_last and self._process.poll() is None
 
     def end(self) -> tuple[int, float]:
         """End it; its exit status, negative for a signal, and the seconds that it worked on the last file."""

@@ -331,6 +331,17 @@ def test_a_database_that_computes_what_no_memory_holds(sample: Path) -> None:
     assert caught.value.code == "unsound"
 
 
+def test_a_checker_is_given_nothing_behind_its_last_file(sample: Path, tmp_path: Path) -> None:
+    """One that has used its memory ends; the file that comes at that moment is for another one."""
+    sound = tmp_path / "sound.sqlite3"
+    shutil.copy(sample, sound)
+    compute(sample, "zeroblob")
+    for _ in range(5):
+        with pytest.raises(Rejected):
+            check_database(sample, "the database")
+        check_database(sound, "the database")
+
+
 def test_a_checker_that_something_else_ends(sample: Path) -> None:
     """Whatever ends a checker from outside is no fault of the content, and the next check has another one."""
 
