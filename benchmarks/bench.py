@@ -415,12 +415,12 @@ def ready(scale: Scale) -> Rows:
     # A process for each core; each ends with the bench's folder.
     busy = "import os\nwhile os.path.exists('db'): sum(range(100000))"
     cores = "&".join(f' {PYTHON} -c "{busy}" ' for _ in range(os.cpu_count() or 1))
-    prerender = {"renderer": "command", "command": ["sh", "-c", cores], "incremental": False}
+    prerender = {"renderer": "command", "command": ["sh", "-c", cores]}
     with benched(databases={"fetch": False}, prerender=prerender) as bench, bench.running():
         quiet, beside = [], []
         for _ in range(scale.few):
             quiet += bench.published(scale.few)
-            work = subprocess.Popen(bench.command("ready"), stdout=subprocess.DEVNULL)
+            work = subprocess.Popen(bench.command("ready", "--everything"), stdout=subprocess.DEVNULL)
             time.sleep(1)
             beside += bench.published(scale.few)
             (bench.folder / "app" / "db").rename(bench.folder / "app" / "aside")

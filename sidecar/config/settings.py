@@ -322,9 +322,8 @@ class DatabaseSettings(Section, frozen=True):
     migrations: Annotated[str, _doc("folder of the migrations, in the application's folder")] = "db/migrate"
     migrate_command: Annotated[
         list[str],
-        _doc("command and arguments that migrate databases; their paths are added, several a call"),
+        _doc("command and arguments that migrate databases; their paths are added, 20 a call"),
     ] = []
-    migrate_batch: Annotated[Count, _doc("how many databases a call gets")] = 20
     migrate_timeout: Annotated[Duration, _doc("for each of its calls")] = Duration(600)
     remove_orphans: Annotated[
         bool,
@@ -351,7 +350,6 @@ class PrerenderSettings(Section, frozen=True):
     root: Annotated[str, _doc("what comes before each page's path there, such as /showcase")] = "/showcase"
     page_timeout: Annotated[Duration, _doc("for each page")] = Duration(30)
     parallel: Annotated[Count, _doc("how many pages are asked for at once")] = 4
-    incremental: Annotated[bool, _doc("whether pages that cannot have changed are skipped")] = True
     remove: Annotated[
         bool, _doc("whether pages that were rendered here and no longer belong are removed")
     ] = False

@@ -39,6 +39,8 @@ from sidecar.system.commands import run_command
 from sidecar.system.sqlite import check_database
 
 _MAX_NAMED = 5
+# The application starts anew for each call, which takes it seconds.
+_MIGRATED_AT_ONCE = 20
 
 # A database by its folder and its stem.
 Place = tuple[DatabaseFolder, str]
@@ -399,8 +401,8 @@ class Databases:
                 f"{len(lacking)} lack a migration; no databases.migrate_command is set" if lacking else None
             )
         report.expect(len(lacking))
-        for start in range(0, len(lacking), self._settings.migrate_batch):
-            batch = lacking[start : start + self._settings.migrate_batch]
+        for start in range(0, len(lacking), _MIGRATED_AT_ONCE):
+            batch = lacking[start : start + _MIGRATED_AT_ONCE]
             report.begin(batch[0][1])
             await self._migrate(batch, versions, report)
             report.advance(len(batch))

@@ -60,7 +60,7 @@ class Prerender:
         wanted = fingerprints(pages, facts.index, facts.programmes, facts.owned, digests)
         if extra := await self._extra():
             wanted = {file: f"{fingerprint} {extra}" for file, fingerprint in wanted.items()}
-        incremental = self._settings.incremental and not everything
+        incremental = not everything
         if self._settings.renderer == "command":
             return await self._by_command(wanted, report, incremental=incremental)
         return await self._by_http(pages, wanted, report, incremental=incremental)

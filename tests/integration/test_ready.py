@@ -396,7 +396,7 @@ async def test_two_daemons_and_a_command_do_the_work_in_turn(tmp_path: Path) -> 
         f"{RENDERS}"
         "open('calls', 'a').write('>')\n"
     )
-    prerender = {"renderer": "command", "command": [sys.executable, "-c", script], "incremental": False}
+    prerender = {"renderer": "command", "command": [sys.executable, "-c", script]}
     extra = {"prerender": prerender, "databases": {"fetch": False}, "ready": {"at_start": False}}
     first = Machine(tmp_path, extra)
     first.put_index()
@@ -407,9 +407,9 @@ async def test_two_daemons_and_a_command_do_the_work_in_turn(tmp_path: Path) -> 
     async with serving(first) as one, serving(second, socket=tmp_path / "other.sock") as other:
         assert one.process.pid != other.process.pid
         done = await asyncio.gather(
-            sidecar(first, "ready", "--json"),
-            sidecar(second, "ready", "--json"),
-            sidecar(first, "ready", "--json"),
+            sidecar(first, "ready", "--everything", "--json"),
+            sidecar(second, "ready", "--everything", "--json"),
+            sidecar(first, "ready", "--everything", "--json"),
         )
     assert [one.code for one in done] == [0, 0, 0], done
     calls = (first.application / "calls").read_text()
