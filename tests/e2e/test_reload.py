@@ -273,6 +273,26 @@ async def test_failing_probe_goes_back(tmp_path: Path) -> None:
         status, outcome = await asyncio.to_thread(running.client.request, "POST", "/update?wait=loaded")
         assert status == 502, outcome
         await until(lambda: running.status()["generation"]["source"] == 1, 20)
+        await until(lambda: running.status()["generation"]["loaded"] == 3, 20)
+        after = running.status()
+        # The machine is well again, and still not where the store is: that stays said, with the reason.
+        assert after["sync"]["state"] == "out_of_sync"
+        assert "was taken back" in after["sync"]["reason"]
+        assert (await sidecar(running.machine, "status")).code == 1
+        _, metrics = running.client.request("GET", "/metrics")
+        assert 'sidecar_sync{state="synced"} 0.0' in metrics
+
+
+async def test_a_command_without_a_daemon_has_navigator_load_it(tmp_path: Path) -> None:
+    """`update --once` tells the living Navigator, and says that it has loaded the set."""
+    async with site(tmp_path) as running:
+        running.stop_daemon()
+        running.change("by hand")
+        done = await sidecar(running.machine, "update", "--once")
+        assert (done.code, "Navigator has loaded it" in done.out) == (0, True), done
+        assert await running.login("user0003", "by hand")
+        running.start_daemon()
+        await running.loaded_is(running.digest)
 
 
 @stand_in_only

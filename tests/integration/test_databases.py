@@ -323,9 +323,7 @@ async def test_databases_that_lack_a_migration_are_migrated(tmp_path: Path, buck
         "    c.execute(\"insert into schema_migrations values ('20240101000000')\")\n"
         "    c.commit(); c.close()\n"
     )
-    machine = machine_on(
-        tmp_path, bucket, databases={"migrate_command": [sys.executable, "-c", script]}
-    )
+    machine = machine_on(tmp_path, bucket, databases={"migrate_command": [sys.executable, "-c", script]})
     migrations = machine.application / "db" / "migrate"
     migrations.mkdir(parents=True)
     for version in ("20220101000000", "20230101000000", "20240101000000"):
