@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
 
 ROOT = Path(__file__).parent.parent
-# Hundreds of commands are started, each of which would compile all that it imports where nothing may keep it.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
 CONFORMANCE = ROOT.parent / "shared" / "conformance"
 
 MEMORY = Path("/dev/shm")
