@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
+from sidecar.generate import yaml_writer
 from sidecar.model.artifacts import HTPASSWD, MAP, NAVIGATOR, SHOWCASES, Artifact
 
 # Nobody writes the same data in so many times the bytes.
@@ -38,7 +40,14 @@ class Plan:
         return bool(self.artifacts) or self.index
 
 
-def plan(wanted: Sequence[Artifact], present: PresentFiles, *, index: bool, unknown: bool = False) -> Plan:
+def plan(
+    wanted: Sequence[Artifact],
+    present: PresentFiles,
+    published: Mapping[str, str] = {},
+    *,
+    index: bool,
+    unknown: bool = False,
+) -> Plan:
     """What to write so that `present` becomes `wanted`; nothing when they are the same.
 
     A file that holds the same in another form is the same. Any change brings navigator.yml along: its new
@@ -48,18 +57,28 @@ def plan(wanted: Sequence[Artifact], present: PresentFiles, *, index: bool, unkn
 
     Where it is `unknown` what a living Navigator has loaded, as after a loss of the state folder,
     navigator.yml comes along, whatever lies there: a file as old as the one it serves is not looked at.
+
+    `published` are the SHA-256 of the generation in place. What still is its own file has one form only, and
+    is compared by its bytes: to read it as data would take longer than all else of an update.
     """
     changed = {
         artifact.name
         for artifact in wanted
         if artifact.name in present.manners
-        or not is_same(artifact.name, artifact.content, present.contents.get(artifact.name))
+        or not _is_held(artifact, present.contents.get(artifact.name), published.get(artifact.name))
     }
     if changed or unknown:
         changed.add(NAVIGATOR)
     return Plan(
         tuple(artifact for artifact in wanted if artifact.name in changed), index or bool(present.index)
     )
+
+
+def _is_held(artifact: Artifact, present: bytes | None, published: str | None) -> bool:
+    if present is None or present == artifact.content:
+        return present is not None
+    ours = hashlib.sha256(present).hexdigest() == published
+    return not ours and is_same(artifact.name, artifact.content, present)
 
 
 def is_same(name: str, published: bytes, present: bytes | None) -> bool:
@@ -71,18 +90,15 @@ def is_same(name: str, published: bytes, present: bytes | None) -> bool:
     if present is None or present == published:
         return present is not None
     if name == HTPASSWD:
-        return sorted(filter(None, published.splitlines())) == sorted(filter(None, present.splitlines()))
+        # Navigator breaks lines where Unix does, and nowhere else.
+        return sorted(filter(None, published.split(b"\n"))) == sorted(filter(None, present.split(b"\n")))
     # A file of the tenants' may be made to grow where merge keys are followed.
     if name not in (MAP, SHOWCASES) or len(present) > _MAX_GROWTH_FACTOR * len(published) or b"<<" in present:
         return False
     try:
-        return _is_equal(_loaded(published), _loaded(present))
+        return _is_equal(yaml_writer.load(published), yaml_writer.load(present))
     except (yaml.YAMLError, ValueError, RecursionError):
         return False
-
-
-def _loaded(text: bytes) -> Any:
-    return yaml.load(text, yaml.CSafeLoader)
 
 
 def _is_equal(one: Any, other: Any) -> bool:

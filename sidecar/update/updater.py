@@ -222,7 +222,8 @@ class Updater:
         """What publishing a set would write."""
         current = self._generations.current
         new_index = current is None or current.index.sha256 != version.sha256
-        return plan(generated.artifacts, present, index=new_index, unknown=self._is_unknown)
+        published = current.digests if current else {}
+        return plan(generated.artifacts, present, published, index=new_index, unknown=self._is_unknown)
 
     @property
     def _is_unknown(self) -> bool:
@@ -426,7 +427,8 @@ class Updater:
                     f"the index of generation {number} is gone: {error}", "choose another"
                 ) from error
         present = generations.site.present()
-        todo = plan(artifacts, present, index=with_index, unknown=self._is_unknown)
+        published = current.digests if current else {}
+        todo = plan(artifacts, present, published, index=with_index, unknown=self._is_unknown)
         return older, artifacts, present, todo
 
     def _restore(self, run: Run, older: Manifest, artifacts: tuple[Artifact, ...], todo: Plan) -> Manifest:

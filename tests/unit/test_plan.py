@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sidecar.generations.plan import PresentFiles, is_same, plan
 from sidecar.model.artifacts import NAMES, Artifact
+from sidecar.system.files import sha256
 
 contents = st.binary(max_size=3)
 wanted = st.tuples(*(st.builds(Artifact, st.just(name), contents) for name in NAMES))
@@ -45,6 +46,14 @@ def test_carrying_it_out_leaves_nothing_to_do(
         for artifact in plan(wanted, PresentFiles(present), index=False).artifacts
     }
     assert not plan(wanted, PresentFiles(done), index=False)
+
+
+def test_what_was_published_is_compared_by_its_bytes() -> None:
+    """Its own file has one form; only what somebody else wrote may hold the same in another one."""
+    wanted = (Artifact("htpasswd", b"a:1\nb:2\n"),)
+    other = PresentFiles({"htpasswd": b"b:2\na:1\n"})
+    assert not plan(wanted, other, {"htpasswd": sha256(b"a:1\n")}, index=False)
+    assert plan(wanted, other, {"htpasswd": sha256(b"b:2\na:1\n")}, index=False)
 
 
 def test_what_is_not_there_at_all_is_written() -> None:
@@ -87,6 +96,7 @@ EVENTS = b"---\n2025:\n  boston:\n    :name: Boston\n    :date: '2025-03-01'\n"
     ("name", "published", "present", "same"),
     [
         ("htpasswd", USERS, b"b:{SHA}y\na:{SHA}x", True),
+        ("htpasswd", USERS, b"a:{SHA}x\rb:{SHA}y\n", False),
         ("htpasswd", USERS, b"a:{SHA}x\n", False),
         ("htpasswd", USERS, b"a:{SHA}y\nb:{SHA}x\n", False),
         ("htpasswd", USERS, USERS + b"a:{SHA}z\n", False),
