@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -29,6 +30,7 @@ from sidecar.model.bus import HINTS, Hint, fleet_key, opened
 from sidecar.model.record import Record
 from sidecar.model.words import short, spoken
 from sidecar.observe.logs import whereabouts
+from sidecar.system.privileges import denying
 
 _TIMEOUT_SECONDS = 5.0
 
@@ -109,17 +111,14 @@ def _way_in(settings: Settings) -> Iterator[Finding]:
     except KeyError as error:
         yield Finding(subject, False, str(error.args[0]), "correct navigator.cgi_user, navigator.cgi_group")
         return
-    for part, needed in (*((folder, 0o1) for folder in reversed(path.parents)), (path, 0o2)):
-        there = part.stat()
-        shift = 6 if there.st_uid == uid else 3 if there.st_gid == gid else 0
-        if uid and not there.st_mode >> shift & needed:
-            yield Finding(
-                subject,
-                False,
-                f"the forwarder may not pass {part}, of mode {there.st_mode & 0o777:04o}",
-                "set navigator.cgi_user and cgi_group, or listen.socket_mode, such that it may",
-            )
-            return
+    if uid and (part := next(denying(path, stat.S_IWOTH, uid, {gid}), None)):
+        yield Finding(
+            subject,
+            False,
+            f"the forwarder may not pass {part}, of mode {part.stat().st_mode & 0o777:04o}",
+            "set navigator.cgi_user and cgi_group, or listen.socket_mode, such that it may",
+        )
+        return
     yield Finding(subject, True, "open")
 
 

@@ -21,10 +21,8 @@ async def under_way(
 ) -> Rollout | None:
     """The rollout that has not come to a good end, whoever drives it; None where there is none."""
     async with open_context(settings, store, listener) as context:
-        known = await Coordinator(context, listener, "").record()
-    if known is None or (known[0].ended and known[0].phase != "frozen"):
-        return None
-    return known[0]
+        known = await _unfinished(Coordinator(context, listener, ""))
+    return known[0] if known else None
 
 
 async def tell(
@@ -38,7 +36,9 @@ async def tell(
     require_secret(settings)
     async with open_context(settings, store, listener) as context:
         coordinator = Coordinator(context, listener, who)
-        rollout, etag = await _unfinished(coordinator)
+        if (known := await _unfinished(coordinator)) is None:
+            raise idle()
+        rollout, etag = known
         if rollout.phase != "frozen" and await coordinator.is_driven(rollout, etag):
             return await coordinator.wish(_WISHES[word])
     if word != "pause":
@@ -60,7 +60,8 @@ async def go_on(
     started, clock = time.time(), time.monotonic()
     async with open_context(settings, store, listener) as context:
         coordinator = Coordinator(context, listener, who)
-        known = await _unfinished(coordinator)
+        if (known := await _unfinished(coordinator)) is None:
+            raise idle()
         end = await coordinator.go_on(*known, back="a person has aborted it" if word == "abort" else "")
     report = FleetReport(
         started=started,
@@ -92,8 +93,7 @@ async def control(
         return await Coordinator(context, listener, "").ended(told.token)
 
 
-async def _unfinished(coordinator: Coordinator) -> tuple[Rollout, str]:
+async def _unfinished(coordinator: Coordinator) -> tuple[Rollout, str] | None:
+    """The rollout that has not come to a good end, with its ETag; None where there is none."""
     known = await coordinator.record()
-    if known is None or (known[0].ended and known[0].phase != "frozen"):
-        raise idle()
-    return known
+    return None if known is None or (known[0].ended and known[0].phase != "frozen") else known

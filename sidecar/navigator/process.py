@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sidecar.errors import SidecarError
 from sidecar.model.navigator import Process
+from sidecar.system.privileges import denying
 
 _MAX_PID_BYTES = 32
 _READS_ALL = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, capabilities(7)
@@ -31,12 +32,7 @@ def may_read(path: Path, user: int, groups: Set[int]) -> bool:
 
     Where there is a list of more (an ACL), that is not known, and taken for granted.
     """
-    for node, wanted in (*((folder, stat.S_IXOTH) for folder in path.parents), (path, stat.S_IROTH)):
-        found = node.stat()
-        shift = 6 if found.st_uid == user else 3 if found.st_gid in groups else 0
-        if not found.st_mode >> shift & wanted and _ACL not in _attributes(node):
-            return False
-    return True
+    return all(_ACL in _attributes(node) for node in denying(path, stat.S_IROTH, user, groups))
 
 
 def _attributes(path: Path) -> list[str]:

@@ -295,7 +295,7 @@ class Databases:
         what waits already.
         """
         try:
-            places = self._places()
+            places = self._places() if asked.names else {}
             names = [name for name in asked.names if name not in places]
             async with self._removing:
                 self._coming = frozenset(names)

@@ -99,7 +99,7 @@ def plan_pages(
     known: Mapping[str, Rendered],
     present: Mapping[str, str | None],
     *,
-    incremental: bool,
+    everything: bool,
     remove: bool,
 ) -> RenderedPages:
     """Which pages to render. `wanted` are fingerprints, `present` the signatures of the files, both by file.
@@ -109,7 +109,7 @@ def plan_pages(
     render, skipped = [], 0
     for page in pages:
         before = known.get(page.file)
-        if incremental and before == Rendered(wanted[page.file], present.get(page.file) or ""):
+        if not everything and before == Rendered(wanted[page.file], present.get(page.file) or ""):
             skipped += 1
         else:
             render.append(page)

@@ -60,10 +60,9 @@ class Prerender:
         wanted = fingerprints(pages, facts.index, facts.programmes, facts.owned, digests)
         if extra := await self._extra():
             wanted = {file: f"{fingerprint} {extra}" for file, fingerprint in wanted.items()}
-        incremental = not everything
         if self._settings.renderer == "command":
-            return await self._by_command(wanted, report, incremental=incremental)
-        return await self._by_http(pages, wanted, report, incremental=incremental)
+            return await self._by_command(wanted, report, everything=everything)
+        return await self._by_http(pages, wanted, report, everything=everything)
 
     def _documents(self) -> dict[str, str]:
         """The documents that the glob names: path from the folder above its fixed part -> digest."""
@@ -80,11 +79,11 @@ class Prerender:
 
     # By command
 
-    async def _by_command(self, wanted: Mapping[str, str], report: StepReport, *, incremental: bool) -> str:
+    async def _by_command(self, wanted: Mapping[str, str], report: StepReport, *, everything: bool) -> str:
         fingerprint = hashlib.sha256(repr(sorted(wanted.items())).encode()).hexdigest()[:32]
         made = Rendered(fingerprint, "")
         missing = await self._background.run(self._missing, list(wanted))
-        if incremental and not missing and self._memory.entries.get(_ALL) == made:
+        if not everything and not missing and self._memory.entries.get(_ALL) == made:
             return "no page can have changed"
         report.expect(1)
         report.begin(self._settings.command[0])
@@ -123,13 +122,11 @@ class Prerender:
     # Over HTTP
 
     async def _by_http(
-        self, pages: Sequence[Page], wanted: Mapping[str, str], report: StepReport, *, incremental: bool
+        self, pages: Sequence[Page], wanted: Mapping[str, str], report: StepReport, *, everything: bool
     ) -> str:
         known = self._memory.entries
         present = await self._background.run(self._signatures, [*wanted, *known])
-        todo = plan_pages(
-            pages, wanted, known, present, incremental=incremental, remove=self._settings.remove
-        )
+        todo = plan_pages(pages, wanted, known, present, everything=everything, remove=self._settings.remove)
         report.expect(len(todo.render) + len(todo.remove))
         written = 0
         timeout = aiohttp.ClientTimeout(total=self._settings.page_timeout)

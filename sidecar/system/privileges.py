@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
+import stat
 import struct
+from collections.abc import Iterator, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +16,19 @@ from sidecar.errors import SidecarError
 _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL = 4, 8, 47, 4  # prctl.h
 _CAPABILITY_VERSION_3 = 0x20080522  # capability.h
 _CAP_KILL = 1 << 5
+
+
+def denying(path: Path, wanted: int, user: int, groups: Set[int]) -> Iterator[Path]:
+    """What keeps a user in these groups, by their numbers, from a file, as owners and modes say: root first.
+
+    `wanted` is the permission on the file as it is for others, such as `stat.S_IROTH`. What more a list of
+    permissions (an ACL) grants is not known here.
+    """
+    for part, needed in (*((folder, stat.S_IXOTH) for folder in reversed(path.parents)), (path, wanted)):
+        there = part.stat()
+        shift = 6 if there.st_uid == user else 3 if there.st_gid in groups else 0
+        if not there.st_mode >> shift & needed:
+            yield part
 
 
 def become_owner(folder: Path) -> None:

@@ -14,16 +14,15 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import parse_qs
 
 from aiohttp import web
 
 from sidecar.config.settings import TriggerSettings
-from sidecar.errors import BadRequest, NotFound, SidecarError, TooLarge, Unauthorized
-from sidecar.inputs.store.transfer import CHUNK_BYTES
+from sidecar.errors import BadRequest, NotFound, SidecarError, StoreError, TooLarge, Unauthorized
+from sidecar.inputs.store.transfer import CHUNK_BYTES, IncomingFile
 from sidecar.model import signing
 from sidecar.model.machine_report import MachineReport
 from sidecar.model.runs import Received, Request
@@ -186,26 +185,35 @@ class PublicTrigger:
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("gzip", "identity"):
             raise _Encoding
-        with _keeping(self._folder):
+        try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise _NotKept(
+                f"{self._folder} cannot be made: {error.strerror}", "check its owner and mode"
+            ) from error
         self._received += 1
         path = self._folder / f"index-{self._received}"
         try:
-            with _Body(path, self._settings, gzipped=encoding == "gzip") as body:
+            with IncomingFile(path, int(self._settings.max_inflated)) as file:
+                body = _Body(file, self._settings, gzipped=encoding == "gzip")
                 async with asyncio.timeout(_BODY_SECONDS):
                     async for chunk in request.content.iter_chunked(CHUNK_BYTES):
                         # A small chunk can inflate to a thousand times its size.
                         await asyncio.to_thread(body.write, chunk)
-                received = body.finish(promised)
+                is_there = body.finish(promised)
         except TimeoutError:
             path.unlink(missing_ok=True)
             raise _Slow from None
+        except StoreError as error:  # this machine's own disk
+            path.unlink(missing_ok=True)
+            raise _NotKept(error.message, error.hint) from error
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        if received is None:
+        if not is_there:
             path.unlink(missing_ok=True)
-        return received
+            return None
+        return Received(path, file.sha256, file.md5, file.size)
 
 
 def discard_received(folder: Path) -> None:
@@ -260,39 +268,15 @@ class _NotKept(SidecarError):
     status = 507
 
 
-@contextmanager
-def _keeping(path: Path) -> Iterator[None]:
-    """What the disk refuses, told to whoever signed the body."""
-    try:
-        yield
-    except OSError as error:
-        raise _NotKept(
-            f"the body cannot be kept in {path}: {error.strerror}",
-            "check the disk's space and the folder's mode",
-        ) from error
-
-
 class _Body:
     """A body on its way into a file."""
 
-    def __init__(self, path: Path, limits: TriggerSettings, *, gzipped: bool) -> None:
-        self._path = path
+    def __init__(self, file: IncomingFile, limits: TriggerSettings, *, gzipped: bool) -> None:
+        self._file = file
         self._limits = limits
         self._inflater = zlib.decompressobj(_GZIP) if gzipped else None
         self._sent = hashlib.sha256()
-        self._sha256 = hashlib.sha256()
-        self._md5 = hashlib.md5(usedforsecurity=False)
         self._received = 0
-        self._size = 0
-        with _keeping(path):
-            self._stream = path.open("wb")
-
-    def __enter__(self) -> _Body:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # what must be kept is flushed by then
-            self._stream.close()
 
     def write(self, chunk: bytes) -> None:
         """Take what was sent next."""
@@ -318,27 +302,21 @@ class _Body:
             chunk = self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail
 
     def _keep(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > self._limits.max_inflated:
+        if self._file.size + len(data) > self._limits.max_inflated:
             raise TooLarge(
                 f"the body inflates to more than {int(self._limits.max_inflated)} bytes",
                 "raise trigger.max_inflated",
             )
-        with _keeping(self._path):
-            self._stream.write(data)
-        self._sha256.update(data)
-        self._md5.update(data)
+        self._file.write(data)
 
-    def finish(self, promised: str) -> Received | None:
-        """The whole body, or None when there was none; `promised` is the signed SHA-256 of what was sent."""
+    def finish(self, promised: str) -> bool:
+        """Whether there was one, and it is whole; `promised` is the signed SHA-256 of what was sent."""
         if self._sent.hexdigest() != promised:
             raise Unauthorized(
                 "the body is not the one that was signed", "send it whole and unchanged", code="body"
             )
         if not self._received:
-            return None
+            return False
         if self._inflater is not None and not self._inflater.eof:
             raise BadRequest("the gzipped body breaks off", "send it whole", code="gzip")
-        with _keeping(self._path):
-            self._stream.flush()
-        return Received(self._path, self._sha256.hexdigest(), self._md5.hexdigest(), self._size)
+        return True

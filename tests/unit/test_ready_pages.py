@@ -106,7 +106,7 @@ def test_a_page_is_left_out_only_when_its_file_is_the_one_written(
     present: dict[str, str | None], expected: list[str]
 ) -> None:
     """Other data, another file or none: the page is rendered."""
-    todo = plan_pages(PAGES, WANTED, KNOWN, present, incremental=True, remove=False)
+    todo = plan_pages(PAGES, WANTED, KNOWN, present, everything=False, remove=False)
     assert [page.file for page in todo.render] == expected
     assert todo.remove == ()
 
@@ -114,13 +114,13 @@ def test_a_page_is_left_out_only_when_its_file_is_the_one_written(
 def test_only_files_that_were_written_here_are_removed() -> None:
     """A file that somebody else has put there since stays."""
     present: dict[str, str | None] = {"gone.html": "s"}
-    assert plan_pages(PAGES, WANTED, KNOWN, present, incremental=True, remove=True).remove == ("gone.html",)
+    assert plan_pages(PAGES, WANTED, KNOWN, present, everything=False, remove=True).remove == ("gone.html",)
     present = {"gone.html": "other"}
-    assert plan_pages(PAGES, WANTED, KNOWN, present, incremental=True, remove=True).remove == ()
+    assert plan_pages(PAGES, WANTED, KNOWN, present, everything=False, remove=True).remove == ()
 
 
 def test_nothing_is_left_out_when_everything_is_asked_for() -> None:
-    """Not incremental means all pages."""
+    """Everything means all pages."""
     present: dict[str, str | None] = {"a/index.html": "s", "b/index.html": "s"}
-    todo = plan_pages(PAGES, WANTED, KNOWN, present, incremental=False, remove=False)
+    todo = plan_pages(PAGES, WANTED, KNOWN, present, everything=True, remove=False)
     assert todo.render == PAGES

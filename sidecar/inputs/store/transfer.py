@@ -56,7 +56,7 @@ class IncomingFile:
             yield
         except OSError as error:
             raise StoreError(
-                f"what was fetched cannot be written to {self._target}: {error.strerror}",
+                f"what is received cannot be written to {self._target}: {error.strerror}",
                 "make room on the disk, or check the folder's owner and mode",
                 code="store_disk",
             ) from error
