@@ -325,19 +325,19 @@ class Announcement:
 class BusMachineClient:
     """Speaks with machines, after they had the time to state by themselves that they are done."""
 
-    def __init__(self, announcement: Announcement, talk: HttpMachineClient, *, ready: bool) -> None:
+    def __init__(self, announcement: Announcement, client: HttpMachineClient, *, ready: bool) -> None:
         self._announcement = announcement
-        self._talk = talk
+        self._client = client
         self._ready = ready
 
-    async def poke(self, target: Target, order: PokePayload) -> MachineAnswer | Verdict:
+    async def poke(self, target: Target, payload: PokePayload) -> MachineAnswer | Verdict:
         """What it states, else what it makes of a poke."""
-        stated = await self._announcement.verdict(target.id, order.sha256, ready=self._ready)
-        return stated or await self._talk.poke(target, order)
+        stated = await self._announcement.verdict(target.id, payload.sha256, ready=self._ready)
+        return stated or await self._client.poke(target, payload)
 
     async def ask(self, target: Target) -> MachineAnswer | Verdict:
         """Ask one how it is."""
-        return await self._talk.ask(target)
+        return await self._client.ask(target)
 
 
 @asynccontextmanager

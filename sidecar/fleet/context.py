@@ -37,24 +37,24 @@ class Context:
     uploader: Uploader
     history: IndexHistoryWriter
 
-    def talk(self, *, signed: bool = True) -> HttpMachineClient:
+    def client(self, *, signed: bool = True) -> HttpMachineClient:
         """Speaks with machines; without a signature it can only ask."""
         secret = str.__str__(self.settings.trigger.secret) if signed else ""
         return HttpMachineClient(self.settings.fleet, secret, self.session)
 
-    def crew(
+    def updates(
         self,
-        order: PokePayload,
+        payload: PokePayload,
         listener: ProgressListener,
         *,
         ready: bool = False,
         limits: FleetSettings | None = None,
-        talk: MachineClient | None = None,
+        client: MachineClient | None = None,
     ) -> MachineUpdates:
         """All machines on their way to an index."""
         fleet = limits or self.settings.fleet
         return MachineUpdates(
-            fleet, talk or self.talk(), self.discovery.stopped, order, listener, ready=ready
+            fleet, client or self.client(), self.discovery.stopped, payload, listener, ready=ready
         )
 
     @asynccontextmanager
@@ -66,16 +66,16 @@ class Context:
         Gives how to speak with them: those that follow the hint need no poke.
         """
         async with AsyncExitStack() as stack:
-            talk: MachineClient = self.talk()
+            client: MachineClient = self.client()
             if self.settings.fleet.bus:
                 try:
                     announcement = await stack.enter_async_context(announcing(self.settings))
                     await announcement.publish(sha256)
                     listener.say(f"told the bus; {len(announcement.statements)} machines are on it")
-                    talk = BusMachineClient(announcement, self.talk(), ready=ready)
+                    client = BusMachineClient(announcement, self.client(), ready=ready)
                 except BusError as error:
                     listener.say(f"{error.message}: the machines are poked without it")
-            yield talk
+            yield client
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from sidecar.fleet.index_history_writer import Replacement, how
 from sidecar.fleet.machine_client import PokePayload
 from sidecar.fleet.machine_updates import ProgressListener
 from sidecar.fleet.machines import DiscoveredFleet, FleetError, Target, only
-from sidecar.fleet.report import MachineResult
+from sidecar.fleet.report import MachineResult, waiting
 from sidecar.fleet.rollout import Rollout, Wish
 from sidecar.fleet.upload import UploadPlan
 from sidecar.fleet.verdicts import Verdict, of_status
@@ -178,13 +178,13 @@ class Coordinator:
             limits = replace(fleet, timeout=min(fleet.timeout, _SENT_SECONDS), attempts=_BACK_ATTEMPTS)
         else:
             limits = fleet
-        return await self._context.crew(PokePayload(sha256, packed), self._listener, limits=limits).update(
+        return await self._context.updates(PokePayload(sha256, packed), self._listener, limits=limits).update(
             tuple(targets)
         )
 
     async def look(self, target: Target, sha256: str) -> Verdict | None:
         """How one is; None when there is nothing to say yet."""
-        answer = await self._context.talk(signed=False).ask(target)
+        answer = await self._context.client(signed=False).ask(target)
         if isinstance(answer, Verdict):
             return answer
         return of_status(answer, target.id, sha256, ready=False)
@@ -198,10 +198,8 @@ class Coordinator:
     async def _drive(self, rollout: Rollout, etag: str | None) -> Rollout:
         context = self._context
         self._back = rollout.base
-        waiting = {
-            one.id: MachineResult(one.id, one.name, one.region, "waiting") for one in self.found.targets
-        }
-        self._listener.expect(list(waiting.values()))
+        everyone = {one.machine: one for one in waiting(self.found.targets)}
+        self._listener.expect(list(everyone.values()))
         self._listener.step("update")
         driver = Driver(
             context.store,
@@ -217,7 +215,7 @@ class Coordinator:
         # What a driver before this one has brought about is in the record only.
         before = {
             name: replace(one, state="loaded" if name in end.proven else "untouched")
-            for name, one in waiting.items()
+            for name, one in everyone.items()
         }
         self.results = tuple((before | driver.results).values())
         await self._remember(end)

@@ -38,14 +38,14 @@ class HttpMachineClient:
         self._secret = secret
         self._session = session
 
-    async def poke(self, target: Target, order: PokePayload) -> MachineAnswer | Verdict:
+    async def poke(self, target: Target, payload: PokePayload) -> MachineAnswer | Verdict:
         """Ask a machine to fetch the index until it is the one expected, or to take it."""
-        url = self._url(target, f"update_config?sha256={order.sha256}")
-        poke = signing.Poke("POST", url.raw_path_qs, f"{time.time():.6f}", target.id, order.digest)
+        url = self._url(target, f"update_config?sha256={payload.sha256}")
+        poke = signing.Poke("POST", url.raw_path_qs, f"{time.time():.6f}", target.id, payload.digest)
         headers = signing.headers(poke, self._secret)
-        if order.body:
+        if payload.body:
             headers |= {"Content-Encoding": "gzip", "Content-Type": "application/octet-stream"}
-        return await self._request("POST", target, url, headers, order.body, self._timeout)
+        return await self._request("POST", target, url, headers, payload.body, self._timeout)
 
     async def ask(self, target: Target) -> MachineAnswer | Verdict:
         """Ask a machine how it is."""

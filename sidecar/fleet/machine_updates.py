@@ -44,7 +44,7 @@ class ProgressListener(Protocol):
 class MachineClient(Protocol):
     """Speaks with machines."""
 
-    async def poke(self, target: Target, order: PokePayload) -> MachineAnswer | Verdict:
+    async def poke(self, target: Target, payload: PokePayload) -> MachineAnswer | Verdict:
         """Poke one."""
 
     async def ask(self, target: Target) -> MachineAnswer | Verdict:
@@ -57,17 +57,17 @@ class MachineUpdates:
     def __init__(
         self,
         settings: FleetSettings,
-        talk: MachineClient,
+        client: MachineClient,
         stopped: Callable[[Target], Awaitable[bool]],
-        order: PokePayload,
+        payload: PokePayload,
         listener: ProgressListener,
         *,
         ready: bool,
     ) -> None:
         self._settings = settings
-        self._talk = talk
+        self._client = client
         self._stopped = stopped
-        self._order = order
+        self._payload = payload
         self._listener = listener
         self._ready = ready
         self._slots = asyncio.Semaphore(settings.parallel)
@@ -83,19 +83,19 @@ class MachineUpdates:
         """What a machine makes of a poke; `begin` is called when it has its turn."""
         async with self._slots:
             begin()
-            answer = await self._talk.poke(target, self._order)
-        return answer if isinstance(answer, Verdict) else of_poke(answer, target.id, self._order.sha256)
+            answer = await self._client.poke(target, self._payload)
+        return answer if isinstance(answer, Verdict) else of_poke(answer, target.id, self._payload.sha256)
 
     async def follow(self, target: Target) -> Verdict:
         """Ask until there is something to say."""
         wait = _FIRST_LOOK_SECONDS
         while True:
             async with self._slots:
-                answer = await self._talk.ask(target)
+                answer = await self._client.ask(target)
             verdict = (
                 answer
                 if isinstance(answer, Verdict)
-                else of_status(answer, target.id, self._order.sha256, ready=self._ready)
+                else of_status(answer, target.id, self._payload.sha256, ready=self._ready)
             )
             if verdict is not None:
                 return verdict
@@ -134,8 +134,8 @@ class MachineUpdates:
 class _Machine:
     """One machine on its way."""
 
-    def __init__(self, crew: MachineUpdates, target: Target) -> None:
-        self._crew = crew
+    def __init__(self, updates: MachineUpdates, target: Target) -> None:
+        self._updates = updates
         self._target = target
         self._attempts = 0
         self._started: float | None = None
@@ -150,40 +150,40 @@ class _Machine:
         except SidecarError as error:
             verdict = Verdict("failing", str(error))
         result = self._result(verdict)
-        self._crew.tell(result)
+        self._updates.tell(result)
         return result
 
     async def _work(self, limit: asyncio.Timeout) -> Verdict:
-        crew, target = self._crew, self._target
+        updates, target = self._updates, self._target
         while True:
-            verdict = self._last = await crew.poke(target, lambda: self._begin(limit))
+            verdict = self._last = await updates.poke(target, lambda: self._begin(limit))
             if verdict.accepted:
-                crew.tell(self._result(verdict))
-                verdict = await crew.follow(target)
+                updates.tell(self._result(verdict))
+                verdict = await updates.follow(target)
             if verdict.final:
                 return verdict
             self._last = verdict
-            if await crew.stopped(target):
+            if await updates.stopped(target):
                 return Verdict("stopped", "it stopped meanwhile, and fetches when it wakes")
-            if self._attempts >= crew.attempts:
+            if self._attempts >= updates.attempts:
                 return verdict
-            crew.tell(self._result(Verdict("retrying", verdict.reason)))
-            await asyncio.sleep(crew.pause(self._attempts, verdict.retry_after))
+            updates.tell(self._result(Verdict("retrying", verdict.reason)))
+            await asyncio.sleep(updates.pause(self._attempts, verdict.retry_after))
 
     def _begin(self, limit: asyncio.Timeout) -> None:
         """A turn begins: the time that a machine may take counts from its first one."""
         self._attempts += 1
         if self._started is None:
             self._started = time.monotonic()
-            limit.reschedule(asyncio.get_running_loop().time() + self._crew.limit)
-        self._crew.tell(self._result(Verdict("poking")))
+            limit.reschedule(asyncio.get_running_loop().time() + self._updates.limit)
+        self._updates.tell(self._result(Verdict("poking")))
 
     def _late(self) -> Verdict:
         last = self._last
         if last.accepted:
-            what = f"is not {self._crew.goal} after {self._crew.limit:g} s"
+            what = f"is not {self._updates.goal} after {self._updates.limit:g} s"
             return Verdict("hanging", f"it has taken the index, but {what}")
-        return Verdict(last.state, f"{last.reason}; given up after {self._crew.limit:g} s")
+        return Verdict(last.state, f"{last.reason}; given up after {self._updates.limit:g} s")
 
     def _result(self, verdict: Verdict) -> MachineResult:
         served = verdict.served

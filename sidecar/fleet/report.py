@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from sidecar.fleet.machines import Skipped
+from sidecar.fleet.machines import Skipped, Target
 from sidecar.fleet.table import rough_span, table
 from sidecar.fleet.verdicts import BAD, GOOD
 from sidecar.model.machine_report import MachineReport
@@ -115,6 +115,11 @@ class FleetState(Record, frozen=True):
     skipped: tuple[Skipped, ...] = ()
     error: Problem | None = None
     overview: FleetOverview | None = None
+
+
+def waiting(targets: Iterable[Target]) -> list[MachineResult]:
+    """All of them, before anything was done."""
+    return [MachineResult(one.id, one.name, one.region, "waiting") for one in targets]
 
 
 def enough(results: Iterable[MachineResult], quorum: int | None) -> bool:

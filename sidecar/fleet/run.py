@@ -32,7 +32,7 @@ from sidecar.fleet.index_history_writer import Replacement, how
 from sidecar.fleet.machine_client import HttpMachineClient, PokePayload
 from sidecar.fleet.machine_updates import ProgressListener
 from sidecar.fleet.machines import DiscoveredFleet, FleetError, Target, only, without
-from sidecar.fleet.report import FleetOverview, FleetReport, MachineResult, MachineRow, enough, row
+from sidecar.fleet.report import FleetOverview, FleetReport, MachineResult, MachineRow, enough, row, waiting
 from sidecar.fleet.rollout import Rollout
 from sidecar.fleet.upload import CurrentIndex, UploadPlan, changed
 from sidecar.fleet.verdicts import GOOD, MachineAnswer, Verdict, of_status
@@ -226,17 +226,17 @@ class FleetUpdates:
         listener: ProgressListener,
     ) -> tuple[MachineResult, ...]:
         """Poke and follow all of them, now that the store holds the index."""
-        waiting = [MachineResult(one.id, one.name, one.region, "waiting") for one in found.targets]
-        listener.expect(waiting)
+        everyone = waiting(found.targets)
+        listener.expect(everyone)
         if wanted.dry_run:
-            return tuple(waiting)
+            return tuple(everyone)
         listener.step("update")
-        order, ready = PokePayload(current.sha256, await self._body(current)), wanted.wait == "ready"
+        payload, ready = PokePayload(current.sha256, await self._body(current)), wanted.wait == "ready"
         # What only some shall load is no hint for all; an index that goes along needs no look at the store.
-        if wanted.only or order.body:
-            return await context.crew(order, listener, ready=ready).update(found.targets)
-        async with context.announced(current.sha256, listener, ready=ready) as talk:
-            return await context.crew(order, listener, ready=ready, talk=talk).update(found.targets)
+        if wanted.only or payload.body:
+            return await context.updates(payload, listener, ready=ready).update(found.targets)
+        async with context.announced(current.sha256, listener, ready=ready) as client:
+            return await context.updates(payload, listener, ready=ready, client=client).update(found.targets)
 
     async def _follow_up(
         self,
@@ -287,7 +287,7 @@ class FleetUpdates:
                 found = await finding
             finally:
                 await tasks.end(finding)
-            rows = await self._ask_all(context.talk(signed=False), found, current)
+            rows = await self._ask_all(context.client(signed=False), found, current)
         return FleetOverview(time.time(), current.sha256, current.modified, rows, found.skipped)
 
     async def overview_by_bus(self, listener: ProgressListener) -> FleetOverview:
@@ -303,13 +303,13 @@ class FleetUpdates:
         return FleetOverview(time.time(), current.sha256, current.modified, rows, ())
 
     async def _ask_all(
-        self, talk: HttpMachineClient, found: DiscoveredFleet, current: CurrentIndex
+        self, client: HttpMachineClient, found: DiscoveredFleet, current: CurrentIndex
     ) -> tuple[MachineRow, ...]:
         slots = asyncio.Semaphore(self._settings.fleet.parallel)
 
         async def ask(target: Target) -> MachineRow:
             async with slots:
-                answer = await talk.ask(target)
+                answer = await client.ask(target)
             result = MachineResult(target.id, target.name, target.region, "")
             said = _word(answer, target)
             if isinstance(said, MachineReport):

@@ -16,7 +16,7 @@ from sidecar.fleet.index_history_writer import compare, how
 from sidecar.fleet.machine_client import PokePayload
 from sidecar.fleet.machine_updates import ProgressListener
 from sidecar.fleet.machines import FleetError, Skipped
-from sidecar.fleet.report import FleetReport, MachineResult, enough
+from sidecar.fleet.report import FleetReport, MachineResult, enough, waiting
 from sidecar.fleet.table import rough_span, table
 from sidecar.fleet.upload import CurrentIndex, UploadPlan
 from sidecar.inputs.store import Store
@@ -139,11 +139,11 @@ class Undo:
     ) -> tuple[tuple[MachineResult, ...], tuple[Skipped, ...]]:
         listener.step("find")
         found = await context.discovery.find()
-        listener.expect([MachineResult(one.id, one.name, one.region, "waiting") for one in found.targets])
+        listener.expect(waiting(found.targets))
         listener.step("update")
-        async with context.announced(sha256, listener) as talk:
-            crew = context.crew(PokePayload(sha256), listener, talk=talk)
-            return await crew.update(found.targets), found.skipped
+        async with context.announced(sha256, listener) as client:
+            updates = context.updates(PokePayload(sha256), listener, client=client)
+            return await updates.update(found.targets), found.skipped
 
     async def _changes(self, before: Path, after: Path) -> tuple[Changes | None, str]:
         try:

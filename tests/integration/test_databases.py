@@ -66,6 +66,16 @@ def database(machine: Machine, name: str) -> Path:
     return machine.application / "db" / f"{name}.sqlite3"
 
 
+MIGRATES = (
+    "import sqlite3, sys\n"
+    "c = sqlite3.connect(sys.argv[1])\n"
+    "c.execute('create table if not exists schema_migrations (version)')\n"
+    "c.execute(\"insert into schema_migrations values ('20240101000000')\")\n"
+    "c.commit(); c.close()\n"
+)
+"""A program that gives a database the migration of 2024."""
+
+
 def machine_on(tmp_path: Path, bucket: Bucket, **more: Any) -> Machine:
     """A machine with the bucket as store, whose work starts only when asked for."""
     extra = {**bucket.settings, "ready": {"at_start": False, "retry": 0}, **more}
@@ -358,14 +368,7 @@ async def test_a_database_of_the_profiles_own_is_made_and_migrated_where_it_lies
     tmp_path: Path, bucket: Bucket
 ) -> None:
     """The demonstration's: no update waits for it; nobody fetches it, stores it, or makes it elsewhere."""
-    script = (
-        "import sqlite3, sys\n"
-        "c = sqlite3.connect(sys.argv[1])\n"
-        "c.execute('create table if not exists schema_migrations (version)')\n"
-        "c.execute(\"insert into schema_migrations values ('20240101000000')\")\n"
-        "c.commit(); c.close()\n"
-    )
-    command = [sys.executable, "-c", script]
+    command = [sys.executable, "-c", MIGRATES]
     where = tmp_path / "demo" / "db" / "demo.sqlite3"
     where.parent.mkdir(parents=True)
     profile = tmp_path / "profile.yml"
@@ -414,14 +417,7 @@ async def test_an_own_index_is_migrated_too(tmp_path: Path) -> None:
     """Where the index is the machine's own the application migrates it like any other database."""
     machine = Machine(tmp_path, {"update": {"own_index": True}, "ready": {"at_start": False, "retry": 0}})
     write_index(machine.target("index.sqlite3"), SMALL)
-    script = (
-        "import sqlite3, sys\n"
-        "c = sqlite3.connect(sys.argv[1])\n"
-        "c.execute('create table if not exists schema_migrations (version)')\n"
-        "c.execute(\"insert into schema_migrations values ('20240101000000')\")\n"
-        "c.commit(); c.close()\n"
-    )
-    machine.extra["databases"] = {"migrate_command": [sys.executable, "-c", script]}
+    machine.extra["databases"] = {"migrate_command": [sys.executable, "-c", MIGRATES]}
     migrations = machine.application / "db" / "migrate"
     migrations.mkdir(parents=True)
     (migrations / "20240101000000_change.rb").touch()
