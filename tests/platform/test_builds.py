@@ -137,14 +137,17 @@ def test_the_image_serves(image: Image, tmp_path: Path) -> None:
     check = image.config["Healthcheck"]["Test"][1:]
     with image.start((store, "/store"), (rails, "/rails"), **settings) as running:
         until(running, lambda status: status["generation"]["current"] == 1)
-        facts = dict(
-            line.split(":\t", 1) for line in Path(f"/proc/{running.first}/status").read_text().splitlines()
-        )
-        assert (set(facts["Uid"].split()), int(facts["CapEff"], 16)) == ({"10001"}, 0)
+        # Process 1 only takes ends and passes signals on; the daemon is its child.
+        (daemon,) = map(int, Path(f"/proc/{running.first}/task/{running.first}/children").read_text().split())
+        for process in (running.first, daemon):
+            facts = dict(
+                line.split(":\t", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines()
+            )
+            assert (set(facts["Uid"].split()), int(facts["CapEff"], 16)) == ({"10001"}, 0)
         assert running.run(*check).returncode == 0
-        os.kill(running.first, signal.SIGSTOP)
+        os.kill(daemon, signal.SIGSTOP)
         assert running.run(*check, check=False).returncode != 0
-        os.kill(running.first, signal.SIGCONT)
+        os.kill(daemon, signal.SIGCONT)
         os.kill(running.first, signal.SIGTERM)
         assert running.process.wait(BOUND) == 0, running.said()
 
