@@ -157,7 +157,7 @@ async def field(s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> A
         "options": ("--refuse", UNLOADABLE),
     }
     async with fleet(folder, bucket, MACHINES, m3=picky) as whole:
-        # In a soak of the shipped length nothing happens.
+        # In a soak of the shipped length nothing happens, and in the shipped limits and pauses neither.
         admin = whole.admin(canary_soak="300ms", timeout="40s", attempts=2)
         index(admin.application / "db" / "index.sqlite3")
         store = open_store(admin.settings(), lambda *_: None)

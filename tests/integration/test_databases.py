@@ -77,7 +77,10 @@ MIGRATES = (
 
 
 def machine_on(tmp_path: Path, bucket: Bucket, **more: Any) -> Machine:
-    """A machine with the bucket as store, whose work starts only when asked for."""
+    """A machine with the bucket as store, whose work starts only when asked for.
+
+    It has no region, and so owns no database as shipped: where the owner is what is tested, it owns all.
+    """
     extra = {**bucket.settings, "ready": {"at_start": False, "retry": 0}, **more}
     return Machine(tmp_path, extra)
 
