@@ -202,7 +202,7 @@ class Driver:
         """The index goes into the store, over the one that the rollout began with and over nothing else."""
         one = self._rollout
         content = await self._content(one.target)
-        await self._write(lambda rollout: rollout)  # still the driver?
+        await self._write(rules.offering)
         try:
             etag = await self._store_index(content, one.modified, one.base_etag)
         except StoreError as error:
@@ -249,7 +249,7 @@ class Driver:
             problem = error.message
         unreached: list[str] = []
         if not problem:
-            targets = [each for each in await self._machines.active() if each.id in one.reached]
+            targets = [each for each in await self._machines.active() if rules.may_have(one, each.id)]
             results = await self._machines.bring(targets, goal, None)
             unreached = [each.machine for each in results if each.sha256 != goal]
             for each in results:

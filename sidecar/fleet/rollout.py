@@ -46,8 +46,8 @@ class Rollout(Record, frozen=True):
     `token` is its driver's alone, `driver` names that for people, until `lease` (seconds since 1970) nobody
     else may take over. `target` and `base` are SHA-256, of the index and of the one before it; `base_etag` is
     how the store named that. `waves` are ids, the canary's first; `wave` is the one under way. `reached` may
-    have the index, `proven` serve it, `lagging` could not be asked. `wish` is what a person wants of its
-    driver. `reason` says why it went as it did.
+    have the index, and everybody once it was `offered` by the store, `proven` serve it, `lagging` could not
+    be asked. `wish` is what a person wants of its driver. `reason` says why it went as it did.
     """
 
     token: str
@@ -64,6 +64,7 @@ class Rollout(Record, frozen=True):
     phase: Phase = "wave"
     wave: int = 0
     reached: tuple[str, ...] = ()
+    offered: bool = False
     proven: tuple[str, ...] = ()
     lagging: tuple[str, ...] = ()
     wish: Wish = ""
@@ -90,6 +91,16 @@ def waves(machines: Sequence[str], canary: Sequence[str]) -> tuple[tuple[str, ..
 def reaching(rollout: Rollout, machines: Iterable[str]) -> Rollout:
     """Written before they are told: whatever happens next, they may have it."""
     return replace(rollout, reached=_and(rollout.reached, machines))
+
+
+def offering(rollout: Rollout) -> Rollout:
+    """Written before the store gets it: from then on whoever looks there has it, told or not."""
+    return replace(rollout, offered=True)
+
+
+def may_have(rollout: Rollout, machine: str) -> bool:
+    """Whether a machine may have the index, and so has to be brought back."""
+    return rollout.offered or machine in rollout.reached
 
 
 def after(rollout: Rollout, states: Mapping[str, str], notes: Mapping[str, str]) -> Rollout:

@@ -75,6 +75,14 @@ class Machines:
             return Verdict("unreachable")
         return Verdict("loaded" if self.serves[target.id] == sha256 else "superseded")
 
+    def look_at_store(self) -> None:
+        """All machines look at it by themselves; who has the new index ahead of it keeps that for a while."""
+        held = digest(self._store.content[KEY])
+        for name in NAMES:
+            if held == digest(NEW) and name not in self.refusing:
+                self.serves[name] = held
+                self.ever.add(name)
+
     def poll(self) -> None:
         """All machines look at the store, after the time in which they keep what was sent ahead of it."""
         self.serves = dict.fromkeys(NAMES, digest(self._store.content[KEY]))
@@ -185,16 +193,22 @@ async def steps(folder: Path, refusing: tuple[str, ...], gone: tuple[str, ...]) 
     ("refusing", "gone"), [((), ()), (("m1",), ()), (("m2",), ()), (("m5",), ()), ((), ("m1",))]
 )
 @pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("polled", [False, True])
 async def test_a_driver_may_die_at_any_moment(
-    tmp_path: Path, refusing: tuple[str, ...], gone: tuple[str, ...], back: bool
+    tmp_path: Path, refusing: tuple[str, ...], gone: tuple[str, ...], back: bool, polled: bool
 ) -> None:
-    """Before and after every request to store and machines: whoever goes on, or aborts, comes to an end."""
+    """Before and after every request to store and machines: whoever goes on, or aborts, comes to an end.
+
+    So for machines that have fetched from the store, meanwhile, what it held.
+    """
     for number in range(await steps(tmp_path, refusing, gone)):
         world = World(tmp_path, refusing, gone)
         world.store.before = dies_at(number)
         with pytest.raises(Died):
             await world.drive()
         world.store.before = lambda operation, key: None
+        if polled:
+            world.machines.look_at_store()
         if await world.go_on(back=back) is None:
             assert world.store.content[KEY] == OLD
             assert not world.machines.ever
@@ -210,6 +224,7 @@ async def test_a_driver_may_die_at_any_moment(
     refusing=st.sets(st.sampled_from(NAMES), max_size=2),
     gone=st.sets(st.sampled_from(NAMES), max_size=3),
     lost=st.sets(st.sampled_from([KEY, RECORD])),
+    polls=st.lists(st.booleans(), min_size=5, max_size=5),
 )
 # Made anew for each example are the store and all that stands on it; the folder holds files on their way.
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -220,8 +235,9 @@ def test_any_history_ends_well(
     refusing: set[str],
     gone: set[str],
     lost: set[str],
+    polls: list[bool],
 ) -> None:
-    """Several deaths in a row, lost answers, machines that refuse or are gone: the end is one of two.
+    """Several deaths in a row, lost answers, machines that refuse, are gone, or poll: the end is one of two.
 
     What the first machine that can be reached refuses, no other one has ever heard of, and the store has
     never held. A good index that comes after it comes to all, whatever was before.
@@ -240,7 +256,8 @@ def test_any_history_ends_well(
                 else:
                     await world.go_on(back=backs[number], token=f"driver {number}")
             except Died:
-                pass
+                if polls[number]:
+                    world.machines.look_at_store()
             begun = RECORD in world.store.content
         world.check()
         if next((name for name in NAMES if name not in gone), None) in refusing:
