@@ -52,7 +52,7 @@ test-builds: $(VENV)/dev  ## build images and package, and run them, where this 
 	$(BIN)/python -m pytest -q tests/platform/test_builds.py
 
 fuzz: $(VENV)/dev  ## try what comes from outside at random, for an hour or so
-	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -q -n auto tests/fuzz
+	FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest -q -n auto --hypothesis-profile=search -m hypothesis tests
 
 format: $(VENV)/dev  ## put the code into the project's format
 	$(BIN)/ruff check --fix-only --quiet .

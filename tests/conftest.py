@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.support.machine import Machine
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
+
+# The same examples in every run: what fails must be what was changed. `make fuzz` looks for new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None)
+settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parent.parent
 CONFORMANCE = ROOT.parent / "shared" / "conformance"

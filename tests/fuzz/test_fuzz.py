@@ -37,7 +37,7 @@ from tests.support.machine import SMALL, Machine
 from tests.support.proxy import Answer, Proxy, altered
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
-FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 # Each of these takes a daemon, or a client, of its own, and tries several things with it.
 FEWER = settings(FUZZ, max_examples=max(2, EXAMPLES // 10))
 # No answer may take longer; it is a limit for a hang, not a measure.

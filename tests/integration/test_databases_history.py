@@ -285,7 +285,7 @@ def work(number: int) -> tuple[Any, ...]:
     return ("work", number, False)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(STEPS, min_size=6, max_size=20))
 @example([("move", "killed"), ("work", 1, True), WRITE, MOVE, WRITE, STORE, MOVE])  # killed on its way here
 @example([WRITE, STORE, ("move", "down"), ("work", 1, True), work(0), WRITE, MOVE, WRITE, STORE, MOVE])

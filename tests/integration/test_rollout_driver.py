@@ -227,7 +227,7 @@ async def test_a_driver_may_die_at_any_moment(
     polls=st.lists(st.booleans(), min_size=5, max_size=5),
 )
 # Made anew for each example are the store and all that stands on it; the folder holds files on their way.
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_history_ends_well(
     tmp_path: Path,
     deaths: list[int],

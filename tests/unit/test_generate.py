@@ -292,7 +292,7 @@ def index_of(studios: list[Studio], held: list[tuple[int, str, str]], regions: t
 indexes = st.builds(index_of, places, held, st.sampled_from([(), (IAD,), (IAD, SYD), (SYD, IAD)]))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(indexes.filter(lambda index: bool(index.events)), min_size=2, max_size=3))
 def test_what_is_remembered_never_shows(indexes: list[Index]) -> None:
     """After any history of other indexes a set is byte for byte the one that a new process would make."""

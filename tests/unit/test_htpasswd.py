@@ -297,7 +297,7 @@ def previous() -> bytes:
     return htpasswd(rows(*(f"{name}:{password}" for name, password in KNOWN_PLAIN.items())), KEY)[0]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(lines, max_size=8))
 def test_whatever_the_rows_the_file_is_sound(previous: bytes, lines: list[str]) -> None:
     """Names are unique, each line has one colon, no control characters, and is original or bcrypt."""
@@ -307,7 +307,7 @@ def test_whatever_the_rows_the_file_is_sound(previous: bytes, lines: list[str]) 
     assert content.count(b"\n") + len(warnings) == len(users)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_whatever_the_text_the_file_is_sound(name: str, secret: str) -> None:
     """The same for a row of any text at all."""

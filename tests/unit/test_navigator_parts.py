@@ -220,7 +220,7 @@ many = st.lists(
 ).map(lambda found: sorted(found, key=lambda one: (-one.year, one.studio.key)))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(many, st.sampled_from(["iad", "syd"]))
 def test_every_event_is_served_where_it_belongs(many: list[Programme], here: str) -> None:
     """Whatever the keys: an event of another region is sent there and nowhere else, all others stay."""
@@ -232,7 +232,7 @@ def test_every_event_is_served_where_it_belongs(many: list[Programme], here: str
         assert replayed(index_page, here, many) == (away if one.single else [])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(many)
 def test_only_index_and_public_pages_are_exempt(many: list[Programme]) -> None:
     """Whatever the keys: the index page of several events and public pages are open, an event never is."""

@@ -123,7 +123,7 @@ def test_counts_are_exact(tmp_path: Path, size: Size) -> None:
     assert size_of(tmp_path / "index.sqlite3") == size
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     size=st.builds(Size, st.integers(0, 120), st.integers(1, 40), st.integers(0, 60)),
     seed=st.integers(0, 2**32),

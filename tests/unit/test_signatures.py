@@ -117,7 +117,7 @@ def test_a_clock_that_is_set_brings_nothing_back(path: Path) -> None:
 moments = st.integers(-WINDOW, WINDOW)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(moments, moments, st.booleans())
 @example(-WINDOW, WINDOW, False)
 @example(-WINDOW, WINDOW, True)

@@ -134,7 +134,7 @@ async def test_pokes_during_a_run_share_the_next() -> None:
     assert len(script.runs) == 2
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.sampled_from([PLAIN, PUBLIC])), max_size=20), st.integers(0, 5)
 )

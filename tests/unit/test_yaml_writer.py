@@ -62,7 +62,7 @@ def assert_reads_back(text: bytes, data: Any) -> None:
         assert exact(yaml.load(text, loader)) == exact(data), loader.__name__
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(documents)
 def test_what_is_written_parses_back_to_the_same(document: dict[Any, Any]) -> None:
     """Every tree of text, numbers, null, booleans, mappings and lists comes back: types, order and all."""
@@ -192,7 +192,7 @@ def _elements(item: tuple[str, Any]) -> list[Any]:
 items = st.lists(st.tuples(text, scalars), max_size=6, unique_by=lambda item: item[0])
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(items, st.integers(0, 2))
 def test_entries_are_written_like_the_same_data_without_them(
     items: list[tuple[str, Any]], depth: int
@@ -211,7 +211,7 @@ def test_entries_are_written_like_the_same_data_without_them(
     assert_reads_back(written, plain(document))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(items, items)
 def test_what_is_remembered_is_what_would_be_written(old: list[Any], new: list[Any]) -> None:
     """A memo that has seen other data gives the very text that a fresh one gives."""
@@ -306,7 +306,7 @@ def test_the_same_entry_at_another_depth_is_written_anew() -> None:
     assert_reads_back(dump(document, ResultCache()), plain(document))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(documents)
 def test_writing_is_deterministic(document: dict[Any, Any]) -> None:
     """The same data gives the same bytes, whether anything is remembered or not."""
