@@ -125,7 +125,7 @@ clean:  ## remove what was built
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# --no-deps: the lock files name everything, with digests.
+# --no-deps: the lock files name everything, with digests. Of a hundred packages only what is imported gets compiled.
 # The forwarder is copied, even where the package itself is not.
 $(VENV)/run: requirements.lock pyproject.toml sidecar/sidecar-cgi | $(VENV)/bin/python
 	$(PIP) install --require-hashes --requirement requirements.lock
@@ -133,6 +133,6 @@ $(VENV)/run: requirements.lock pyproject.toml sidecar/sidecar-cgi | $(VENV)/bin/
 	touch $@
 
 $(VENV)/dev: requirements-dev.lock pyproject.toml sidecar/sidecar-cgi | $(VENV)/bin/python
-	$(PIP) install --require-hashes --requirement requirements-dev.lock
+	$(PIP) install --require-hashes --no-deps --no-compile --requirement requirements-dev.lock
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@

@@ -96,9 +96,9 @@ def counted(daemon: Daemon, operation: str) -> float:
 async def test_first_all_then_none_then_one(tmp_path: Path, bucket: Bucket) -> None:
     """The first run fetches every database, the second lists once and fetches none, a change costs one."""
     machine = machine_on(tmp_path, bucket)
-    async with published(machine, bucket, Size(events=400, studios=150, users=12)) as daemon:
+    async with published(machine, bucket, Size(events=60, studios=20, users=12)) as daemon:
         names = tenants(machine)
-        assert len(names) >= 400
+        assert len(names) >= 60
         for number, name in enumerate(names):
             content = write_event(tmp_path / "event", name, size=100 * number)
             bucket.put(f"db/{name}.sqlite3", content, OLD)

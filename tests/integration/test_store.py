@@ -824,14 +824,16 @@ async def test_the_library_finds_services_and_endpoints(key: str) -> None:
     assert ("sts" in made.get_available_services()) is not bool(key)
 
 
-async def test_a_listing_has_all_pages(bucket: Bucket, tmp_path: Path) -> None:
+async def test_a_listing_has_all_pages(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """More objects than one answer of the store holds."""
-    for number in range(1005):
-        bucket.put(f"db/{number:04d}", b"")
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")  # of the server; S3's own 1,000 say no more
+    keys = [f"db/{number:04d}" for number in range(25)]
+    for key in keys:
+        bucket.put(key, b"")
     store = open_store(parse(bucket.settings, {}), lambda operation, outcome, seconds: None)
     await store.startup()
     try:
-        assert [one.key for one in await store.objects("db/")] == [f"db/{n:04d}" for n in range(1005)]
+        assert [one.key for one in await store.objects("db/")] == keys
     finally:
         await store.shutdown()
 
