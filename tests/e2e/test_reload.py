@@ -275,7 +275,10 @@ async def test_failing_probe_goes_back(tmp_path: Path) -> None:
         await until(lambda: running.status()["generation"]["source"] == 1, 20)
         await until(lambda: running.status()["generation"]["loaded"] == 3, 20)
         after = running.status()
-        # The machine is well again, and still not where the store is: that stays said, with the reason.
+        # It serves again, and still not what the store holds: that stays said in both words, with the reason.
+        health = after["health"]
+        assert (health["state"], health["phase"]) == ("degraded", "rolled_back")
+        assert "the one after it was taken back" in health["reason"]
         assert after["sync"]["state"] == "out_of_sync"
         assert "was taken back" in after["sync"]["reason"]
         assert (await sidecar(running.machine, "status")).code == 1

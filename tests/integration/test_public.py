@@ -7,9 +7,11 @@ import gzip
 import io
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -275,6 +277,28 @@ async def test_a_signature_counts_once_even_at_once(machine: Machine) -> None:
         headers = signed()
         answers = await asyncio.gather(*(stranger.send(headers=headers) for _ in range(20)))
     assert sorted(answer.status for answer in answers) == [200] + [401] * 19
+
+
+async def test_a_slow_disk_holds_up_its_own_signature_only(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signature counts once it is on the disk; while that takes long everybody else is answered."""
+    asked, answers, waited, sync = threading.Event(), threading.Event(), list[bool](), os.fsync
+
+    def slow(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == machine.state / "signatures":
+            asked.set()
+            waited.append(answers.wait(10))
+        sync(descriptor)
+
+    async with strangers(machine) as one:
+        monkeypatch.setattr(os, "fsync", slow)
+        poke = asyncio.create_task(one.poke())
+        await until(asked.is_set)
+        assert (await one.send()).status == 200
+        answers.set()
+        assert (await poke).status == 200
+        assert waited == [True], "the loop stood still, and nobody could say that the disk has it"
 
 
 async def test_a_body_without_a_signature_is_a_plain_poke(machine: Machine) -> None:
