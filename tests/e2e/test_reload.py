@@ -292,7 +292,7 @@ async def test_a_command_without_a_daemon_has_navigator_load_it(tmp_path: Path) 
         running.stop_daemon()
         running.change("by hand")
         done = await sidecar(running.machine, "update", "--once")
-        assert (done.code, "Navigator has loaded it" in done.out) == (0, True), done
+        assert (done.code, "Navigator has loaded it." in done.out.splitlines()) == (0, True), done
         assert await running.login("user0003", "by hand")
         running.start_daemon()
         await running.loaded_is(running.digest)
