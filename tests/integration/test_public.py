@@ -19,6 +19,7 @@ import pytest
 
 from sidecar.daemon import Daemon
 from sidecar.demo.sample import add_user, set_password
+from sidecar.inputs.store.transfer import IncomingFile
 from sidecar.model import signing
 from sidecar.model.artifacts import NAMES
 from tests.support.cgi import UPDATE_PATH, forwarded, signed
@@ -279,26 +280,40 @@ async def test_a_signature_counts_once_even_at_once(machine: Machine) -> None:
     assert sorted(answer.status for answer in answers) == [200] + [401] * 19
 
 
-async def test_a_slow_disk_holds_up_its_own_signature_only(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kept", ["signature", "body"])
+async def test_a_slow_disk_holds_up_one_signed_poke_only(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, kept: str
 ) -> None:
-    """A signature counts once it is on the disk; while that takes long everybody else is answered."""
-    asked, answers, waited, sync = threading.Event(), threading.Event(), list[bool](), os.fsync
+    """While the disk takes long with a signature, or with what came with it, everybody else is answered."""
+    asked, answers, waited = threading.Event(), threading.Event(), list[bool]()
+    sync, write = os.fsync, IncomingFile.write
 
-    def slow(descriptor: int) -> None:
+    def wait() -> None:
+        asked.set()
+        waited.append(answers.wait(10))
+
+    def slow_sync(descriptor: int) -> None:
         if Path(f"/proc/self/fd/{descriptor}").readlink() == machine.state / "signatures":
-            asked.set()
-            waited.append(answers.wait(10))
+            wait()
         sync(descriptor)
 
+    def slow_write(file: IncomingFile, chunk: bytes) -> None:
+        if file._target.parent == machine.state / "received":
+            wait()
+        write(file, chunk)
+
     async with strangers(machine) as one:
-        monkeypatch.setattr(os, "fsync", slow)
-        poke = asyncio.create_task(one.poke())
+        body = gzip.compress(changed_index(machine))
+        if kept == "signature":
+            monkeypatch.setattr(os, "fsync", slow_sync)
+        else:
+            monkeypatch.setattr(IncomingFile, "write", slow_write)
+        poke = asyncio.create_task(one.poke(body))
         await until(asked.is_set)
         assert (await one.send()).status == 200
         answers.set()
         assert (await poke).status == 200
-        assert waited == [True], "the loop stood still, and nobody could say that the disk has it"
+        assert all(waited), "the loop stood still, and nobody could say that the disk has it"
 
 
 async def test_a_body_without_a_signature_is_a_plain_poke(machine: Machine) -> None:
