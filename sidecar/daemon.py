@@ -340,7 +340,7 @@ class Daemon:
             logger.error("%s", error)  # noqa: TRY400 - the sentence is enough
         await asyncio.to_thread(self.history.startup)
         stack.push_async_callback(self._history_writer.close)
-        self._signatures.startup(time.time())
+        await asyncio.to_thread(self._signatures.startup, time.time())
         await asyncio.to_thread(discard_received, Path(self._settings.paths.state) / "received")
         current = self.generations.current
         self.metrics.set_generation("current", current.number if current else None)

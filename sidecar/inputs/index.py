@@ -15,7 +15,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,19 @@ _MAX_NAME_CHARACTERS = 1_000
 _MAX_ROWS = 1_000_000
 # A default takes no room in a row, and is there as often as there are rows.
 _MAX_DEFAULT_CHARACTERS = 100
+_UNREADABLE = object()
 
 
 @dataclass(frozen=True, slots=True)
 class DeploymentFiles:
-    """The two optional JSON files beside the index, which win over its `regions` table."""
+    """The two optional JSON files beside the index, which win over its `regions` table.
+
+    `ignored` says in sentences which of them is there and cannot be used.
+    """
 
     codes: tuple[str, ...] | None = None
     regions: tuple[Region, ...] | None = None
+    ignored: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
 def read_index(path: Path, deployed: DeploymentFiles = DeploymentFiles()) -> Index:
@@ -315,7 +320,14 @@ def _text(value: object) -> str:
 
 def read_deployed(deployed_json: Path, regions_json: Path) -> DeploymentFiles:
     """The deployment's own JSON files, each of which counts only where it exists and parses."""
-    return DeploymentFiles(_deployed_codes(_json(deployed_json)), _known_regions(_json(regions_json)))
+    deployed, known = _json(deployed_json), _json(regions_json)
+    codes, regions = _deployed_codes(deployed), _known_regions(known)
+    ignored = tuple(
+        f"{path} is there and cannot be used, torn or of another form: the index's table of regions counts"
+        for path, data, found in ((deployed_json, deployed, codes), (regions_json, known, regions))
+        if data is not None and found is None
+    )
+    return DeploymentFiles(codes, regions, ignored)
 
 
 def read_pending(deployed_json: Path) -> tuple[list[str], list[str]]:
@@ -328,10 +340,14 @@ def read_pending(deployed_json: Path) -> tuple[list[str], list[str]]:
 
 
 def _json(path: Path) -> Any:
+    """What a file says; None where there is none, `_UNREADABLE` for one that says nothing."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        data = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError, RecursionError):
+        return _UNREADABLE
+    return _UNREADABLE if data is None else data
 
 
 def _deployed_codes(data: Any) -> tuple[str, ...] | None:

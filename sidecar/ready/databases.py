@@ -208,29 +208,33 @@ class Databases:
             creating = [(self._folder, name) for name in absent]
             creating += await self._background.run(self._missing_elsewhere)
         report.expect(len(todo) + len(creating))
-        failed = 0
+        fetched = made = 0
 
         async def fetch(row: DatabaseRow) -> None:
-            nonlocal failed
-            report.begin(row.wanted.name)
+            nonlocal fetched
+            name = row.wanted.name
+            report.begin(name)
             try:
-                await self._fetch(row.wanted.name, row.here, ours=row.wanted.ours)
+                if await self._fetch(name, row.here, ours=row.wanted.ours):
+                    fetched += 1
+                else:
+                    report.say(f"{name} is kept: it has just changed")
             except SidecarError as error:
-                failed += 1
-                report.fail(f"{row.wanted.name}: {error}")
+                report.fail(f"{name}: {error}")
             report.advance()
 
         try:
             await each(todo, self._settings.parallel, fetch)
             for folder, name in creating:
                 report.begin(name)
-                await self._create(folder, name, report)
+                made += await self._create(folder, name, report)
                 report.advance()
         finally:
             await self._background.run(self._memory.save)
-        fetched = len(todo) - failed
-        whole = len(rows) - len(todo) - len(absent) - len(self._conflicts)
+        whole = sum(row.verdict.action in ("keep", "push") for row in rows)
         said = f"{fetched} fetched, {whole} as they should be"
+        if made:
+            said += f", {made} made"
         if self._conflicts:
             said += f", {len(self._conflicts)} in conflict with the store ({_some(self._conflicts)})"
         if absent and not self._settings.create_command:
@@ -255,8 +259,8 @@ class Databases:
         for failure in await self._background.run(put_right):
             report.fail(failure)
 
-    async def _fetch(self, name: str, seen: LocalDatabase | None, *, ours: bool) -> None:
-        """Stage, check and install one database."""
+    async def _fetch(self, name: str, seen: LocalDatabase | None, *, ours: bool) -> bool:
+        """Stage, check and install one database; False when another is there than the one `seen`."""
         staged = self._folder.staging(name)
         try:
             fetched = await self._store.fetch(key(name), staged, None)
@@ -269,8 +273,10 @@ class Databases:
             staged.unlink(missing_ok=True)
         if here is not None:
             self._memory.entries[name] = LastSynced(fetched.etag, modified, here.signature, ours)
+        return here is not None
 
-    async def _create(self, folder: DatabaseFolder, name: str, report: StepReport) -> None:
+    async def _create(self, folder: DatabaseFolder, name: str, report: StepReport) -> bool:
+        """Let the command make a database; whether it says that it has."""
         command = [*self._settings.create_command, str(folder.path(name))]
         try:
             finished = await run_command(
@@ -280,11 +286,13 @@ class Databases:
                 nice=self._background.nice,
                 tell=report.say,
             )
-            if finished.status:
-                report.fail(f"{name}: {command[0]} failed with exit status {finished.status}")
+            problem = f"{command[0]} failed with exit status {finished.status}" if finished.status else ""
         except CommandError as error:
-            report.fail(f"{name}: {error}")
+            problem = str(error)
+        if problem:
+            report.fail(f"{name}: {problem}")
         await self._background.run(folder.adopt, name)
+        return not problem
 
     # Before publishing
 
@@ -376,8 +384,7 @@ class Databases:
         """Let the command make a database that nobody uses yet: half of one must not stay."""
         whole = False
         try:
-            await self._create(self._folder, name, report)
-            whole = not report.failures
+            whole = await self._create(self._folder, name, report)
         finally:
             if not whole:
                 self._folder.discard(name)

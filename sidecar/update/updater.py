@@ -272,7 +272,7 @@ class Updater:
                 self._rejections.add(version.sha256, inputs.digest, error)
             raise
         self._note_drift(run, present)
-        run.warn(*index.warnings, *generated.skipped)
+        run.warn(*inputs.deployed.ignored, *index.warnings, *generated.skipped)
         if generated.waiting:
             run.warn(
                 f"{generated.waiting} users are left out of htpasswd for now: "

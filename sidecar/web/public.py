@@ -166,7 +166,8 @@ class PublicTrigger:
         signature = request.headers[signing.SIGNATURE]
         now = self._clock()
         key = signing.verify(poke, signature, self._secrets, self._machine, now, self._settings.window)
-        self._used.use(signature, now)
+        # A disk may take long to say that it has it.
+        await asyncio.to_thread(self._used.use, signature, now)
         if expect is not None and not _SHA256.fullmatch(expect := expect.lower()):
             raise BadRequest(
                 "the expected digest is not a SHA-256: 64 hexadecimal digits", "see `sidecar sign --help`"

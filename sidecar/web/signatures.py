@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,7 +37,7 @@ class UsedSignatures:
     """The signatures used within the window, each durable before it counts.
 
     They are appended to a file, a line each, which is written anew with those that still matter: at the
-    start, and when most of it does not matter any more.
+    start, and when most of it does not matter any more. All methods block, and any thread may call them.
     """
 
     def __init__(self, path: Path, window: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,6 +52,7 @@ class UsedSignatures:
         self._is_read = False
         # Its last line may be half of one.
         self._is_torn = True
+        self._lock = threading.Lock()
 
     def startup(self, now: float) -> None:
         """Read what was used before. Where that fails no signature is taken until it works."""
@@ -78,6 +80,10 @@ class UsedSignatures:
 
     def use(self, signature: str, now: float) -> None:
         """Count a signature as used; `Unauthorized` when it was, `NotRecorded` when it cannot be written."""
+        with self._lock:
+            self._use(signature, now)
+
+    def _use(self, signature: str, now: float) -> None:
         try:
             if not self._is_read:
                 # What was used before the start is not known yet.

@@ -362,7 +362,10 @@ async def events(client: aiohttp.ClientSession) -> list[tuple[str, Any]]:
 
 
 async def test_a_changed_local_index_starts_it(tmp_path: Path, bucket: Bucket) -> None:
-    """Where that is set, a change that has rested is uploaded and loaded everywhere, unasked."""
+    """Where that is set, a change that has rested is uploaded and loaded everywhere, unasked.
+
+    So is one that was made while no daemon ran; where the fleet is there already, a start changes nothing.
+    """
     async with fleet(tmp_path, bucket, ["m1"]) as whole:
         admin = whole.admin(follow_local_index=True, quiet="200ms", longest="5s")
         own_index(admin, "second")
@@ -371,6 +374,14 @@ async def test_a_changed_local_index_starts_it(tmp_path: Path, bucket: Bucket) -
             own_index(admin, "third")
             await until(lambda: whole.router.seen["m1", "POST"], 30)
             await until(lambda: whole.serves("m1") == digest(bucket), 30)
+        own_index(admin, "fourth")
+        before = digest(bucket)
+        async with admin.daemon() as daemon:
+            await until(lambda: daemon.fleet.ended is not None and daemon.fleet.ended.state == "done", 30)
+            assert whole.serves("m1") == digest(bucket) != before
+        async with admin.daemon() as daemon:
+            assert await daemon.fleet.follow()
+            assert daemon.fleet.ended is None
 
 
 async def test_a_webhook_is_passed_on_once(tmp_path: Path, bucket: Bucket) -> None:

@@ -385,7 +385,8 @@ async def test_resume_seen_first_by_the_daemon(proof: Proof) -> None:
             machine.set_clock(3600)
             await booted.status(lambda found: found["generation"]["current"] == 3)
             await booted.visitor.begin()
-            await booted.status(lambda found: found["last"]["trigger"] == "resume")
+            answered = await booted.status(lambda found: found["last"]["trigger"] == "resume")
+            assert answered["generation"]["loaded"] == 2, "the hook was kept until the load"
         await holds(lambda: booted.visitor.is_done, "everybody is answered")
         await proof.ends(booted, "new", "synced", "healthy", booted.visitor.longest)
 

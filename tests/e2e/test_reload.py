@@ -275,7 +275,10 @@ async def test_failing_probe_goes_back(tmp_path: Path) -> None:
         await until(lambda: running.status()["generation"]["source"] == 1, 20)
         await until(lambda: running.status()["generation"]["loaded"] == 3, 20)
         after = running.status()
-        # The machine is well again, and still not where the store is: that stays said, with the reason.
+        # It serves again, and still not what the store holds: that stays said in both words, with the reason.
+        health = after["health"]
+        assert (health["state"], health["phase"]) == ("degraded", "rolled_back")
+        assert "the one after it was taken back" in health["reason"]
         assert after["sync"]["state"] == "out_of_sync"
         assert "was taken back" in after["sync"]["reason"]
         assert (await sidecar(running.machine, "status")).code == 1
@@ -289,7 +292,7 @@ async def test_a_command_without_a_daemon_has_navigator_load_it(tmp_path: Path) 
         running.stop_daemon()
         running.change("by hand")
         done = await sidecar(running.machine, "update", "--once")
-        assert (done.code, "Navigator has loaded it" in done.out) == (0, True), done
+        assert (done.code, "Navigator has loaded it." in done.out.splitlines()) == (0, True), done
         assert await running.login("user0003", "by hand")
         running.start_daemon()
         await running.loaded_is(running.digest)

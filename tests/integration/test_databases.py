@@ -222,6 +222,36 @@ async def test_damage_is_refused(tmp_path: Path, bucket: Bucket) -> None:
         assert left == []
 
 
+async def test_what_is_said_of_databases_is_counted(tmp_path: Path, bucket: Bucket) -> None:
+    """Each counts once, as what became of it: one that failed is neither fetched nor as it should be.
+
+    Nor is the copy of another region's event that nobody has; and only what the command has made is made.
+    """
+    first = f"import os; os.makedirs({str(tmp_path / 'first')!r})\n"  # the second call fails, and so on
+    command = [sys.executable, "-c", first + MIGRATES]
+    machine = machine_on(tmp_path, bucket, databases={"owns": "all", "copies": True})
+    machine.extra["machine"] = {"region": "iad"}
+    async with published(machine, bucket, Size(events=120, studios=40, users=12)) as daemon:
+        good, bad, ours, conflict, *absent = (name for name in tenants(machine) if name != "demo")
+        assert len(absent) > 1
+        bucket.put(f"db/{good}.sqlite3", write_event(tmp_path / "event", good))
+        bucket.put(f"db/{bad}.sqlite3", b"not a database")
+        write_event(database(machine, ours), ours)
+        write_event(database(machine, conflict), "here")
+        bucket.put(f"db/{conflict}.sqlite3", write_event(tmp_path / "event", "in the store"))
+        survey = await daemon.ready.databases.survey(await facts(daemon))
+        assert len(survey) > 4 + len(absent)
+        conflicts = f"1 in conflict with the store ({conflict})"
+        assert step(await work(daemon), "databases").said == (
+            f"1 fetched, 1 as they should be, {conflicts}, {len(absent)} neither here nor in the store"
+        )
+    machine.extra["databases"]["create_command"] = command
+    async with machine.daemon() as daemon:
+        assert step(await work(daemon), "databases").said == (
+            f"0 fetched, 2 as they should be, 1 made, {conflicts}"
+        )
+
+
 async def test_a_store_that_fails_every_third_request(tmp_path: Path, bucket: Bucket) -> None:
     """Refusals and torn transfers are tried again: in the end everything is there."""
     machine = machine_on(tmp_path, bucket)

@@ -1020,9 +1020,12 @@ def test_regions_json(index: Path, tmp_path: Path) -> None:
     ids=lambda content: repr(content[:60]),
 )
 def test_a_broken_deployed_json_is_ignored(index: Path, tmp_path: Path, content: bytes) -> None:
-    """A file that does not parse, or says nothing of the kind, is as if it were not there."""
+    """A file that does not parse, or says nothing of the kind, is as if it were not there, but for a word."""
     make(index, regions=TABLE)
-    assert codes(index, deployed(tmp_path, content)) == ["iad", "lhr", "syd"]
+    found = deployed(tmp_path, content)
+    assert codes(index, found) == ["iad", "lhr", "syd"]
+    (sentence,) = found.ignored
+    assert sentence.startswith(f"{tmp_path}/deployed.json is there and cannot be used")
 
 
 @pytest.mark.parametrize(
@@ -1048,13 +1051,19 @@ def test_a_broken_deployed_json_is_ignored(index: Path, tmp_path: Path, content:
 def test_a_broken_regions_json_is_ignored(index: Path, tmp_path: Path, content: bytes) -> None:
     """The same for regions.json: the table counts."""
     make(index, regions=TABLE)
-    assert codes(index, deployed(tmp_path, None, content)) == ["iad", "lhr", "syd"]
+    found = deployed(tmp_path, None, content)
+    assert codes(index, found) == ["iad", "lhr", "syd"]
+    (sentence,) = found.ignored
+    assert sentence.startswith(f"{tmp_path}/regions.json is there and cannot be used")
 
 
 def test_a_folder_in_their_place_is_ignored(index: Path, tmp_path: Path) -> None:
-    """Files that cannot be read are as if they were not there."""
+    """Files that cannot be read are as if they were not there; only of what is not there nothing is said."""
     make(index, regions=TABLE)
-    assert codes(index, read_deployed(tmp_path, tmp_path)) == ["iad", "lhr", "syd"]
+    found = read_deployed(tmp_path, tmp_path)
+    assert codes(index, found) == ["iad", "lhr", "syd"]
+    assert len(found.ignored) == 2
+    assert read_deployed(tmp_path / "none", index / "none").ignored == ()
 
 
 # Replacement under readers

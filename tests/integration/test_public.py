@@ -7,9 +7,11 @@ import gzip
 import io
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,6 +19,7 @@ import pytest
 
 from sidecar.daemon import Daemon
 from sidecar.demo.sample import add_user, set_password
+from sidecar.inputs.store.transfer import IncomingFile
 from sidecar.model import signing
 from sidecar.model.artifacts import NAMES
 from tests.support.cgi import UPDATE_PATH, forwarded, signed
@@ -275,6 +278,42 @@ async def test_a_signature_counts_once_even_at_once(machine: Machine) -> None:
         headers = signed()
         answers = await asyncio.gather(*(stranger.send(headers=headers) for _ in range(20)))
     assert sorted(answer.status for answer in answers) == [200] + [401] * 19
+
+
+@pytest.mark.parametrize("kept", ["signature", "body"])
+async def test_a_slow_disk_holds_up_one_signed_poke_only(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """While the disk takes long with a signature, or with what came with it, everybody else is answered."""
+    asked, answers, waited = threading.Event(), threading.Event(), list[bool]()
+    sync, write = os.fsync, IncomingFile.write
+
+    def wait() -> None:
+        asked.set()
+        waited.append(answers.wait(10))
+
+    def slow_sync(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == machine.state / "signatures":
+            wait()
+        sync(descriptor)
+
+    def slow_write(file: IncomingFile, chunk: bytes) -> None:
+        if file._target.parent == machine.state / "received":
+            wait()
+        write(file, chunk)
+
+    async with strangers(machine) as one:
+        body = gzip.compress(changed_index(machine))
+        if kept == "signature":
+            monkeypatch.setattr(os, "fsync", slow_sync)
+        else:
+            monkeypatch.setattr(IncomingFile, "write", slow_write)
+        poke = asyncio.create_task(one.poke(body))
+        await until(asked.is_set)
+        assert (await one.send()).status == 200
+        answers.set()
+        assert (await poke).status == 200
+        assert all(waited), "the loop stood still, and nobody could say that the disk has it"
 
 
 async def test_a_body_without_a_signature_is_a_plain_poke(machine: Machine) -> None:

@@ -281,21 +281,30 @@ async def test_a_probe_that_fails_once_is_made_again(tmp_path: Path) -> None:
         await one.phase_is(Phase.LOADED, 2)
         assert one.navigator.probed == 2
         assert one.asked == []
+        assert not [event for event in one.events if isinstance(event, NotLoaded)]
 
 
 async def test_a_probe_speaks_of_the_generation_it_began_with(tmp_path: Path) -> None:
-    """While a probe is under way a newer generation is published: its success is not the newer one's."""
+    """While a probe is under way a newer generation is published: its success is not the newer one's.
+
+    Not even once that one is served: its own probe, held here, has to pass.
+    """
     async with stage(tmp_path) as one:
-        one.navigator.hold = asyncio.Event()
+        hold = one.navigator.hold = asyncio.Event()
         one.navigator.start()
         first = await one.publish()
         one.navigator.touch(first)
         await one.phase_is(Phase.PROBING, 1)
-        await one.publish()
-        one.navigator.hold.set()
+        second = await one.publish()
+        one.navigator.hold = asyncio.Event()
+        hold.set()
         await one.phase_is(Phase.LOADING, 2)
         assert one.daemon.generations.last_loaded() is None
+        one.navigator.touch(second)
+        await one.phase_is(Phase.PROBING, 2)
         assert not [event for event in one.events if isinstance(event, Loaded)]
+        one.navigator.hold.set()
+        await one.phase_is(Phase.LOADED, 2)
 
 
 async def test_probes_that_go_on_failing_take_it_back(tmp_path: Path) -> None:

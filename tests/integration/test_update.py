@@ -388,15 +388,29 @@ async def test_refused_content_is_not_tried_again_until_it_changes(site: Site) -
 
 
 async def test_another_command_gets_another_chance(site: Site) -> None:
-    """A refusal holds for the settings that it was made under: changed ones try again."""
+    """A refusal holds for the settings that it was made under: changed ones try again, whoever asks."""
     site.set("update", **QUIET_START)
     site.set("update", check_command=["/bin/false"])
     async with site.running() as client:
         assert (await client.poke())[0] == 422
         assert site.machine.targets() == {}
+    async with site.running() as client:
+        assert (await client.poke("?trigger=timer"))[0] == 422
     site.set("update", check_command=["/bin/true"])
     async with site.running() as client:
-        assert (await client.poke())[1]["state"] == "published"
+        assert (await client.poke("?trigger=timer"))[1]["state"] == "published"
+
+
+@pytest.mark.parametrize("name", ["deployed.json", "regions.json"])
+async def test_deployment_files_that_are_torn_are_told_of(site: Site, name: str) -> None:
+    """Then the index's table says which regions there are, and so who owns an event: each run warns of it."""
+    torn = site.machine.application / "tmp" / name
+    torn.write_text('{"ProcessGroupRegions": [')
+    async with site.running() as client:
+        (warning,) = (await client.poke())[1]["warnings"]
+        assert warning.startswith(f"{torn} is there and cannot be used")
+        torn.unlink()
+        assert "warnings" not in (await client.poke())[1]
 
 
 async def test_a_large_loss_needs_force(site: Site) -> None:

@@ -56,7 +56,7 @@ def update(machine: Machine, checkpoint: Callable[[str], None] | None = None, **
     daemon = Daemon(machine.settings())
     if checkpoint is not None:
         daemon.generations._checkpoint = checkpoint
-    return asyncio.run(once(daemon, Request(trigger="once", **request)))
+    return asyncio.run(once(daemon, Request(**{"trigger": "once", **request})))
 
 
 async def once(daemon: Daemon, request: Request) -> Outcome:
