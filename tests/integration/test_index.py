@@ -316,11 +316,14 @@ def test_an_index_that_computes(sample: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["instr", "replace"])
 def test_a_database_that_computes_for_ever(sample: Path, kind: str) -> None:
-    """Where columns may be computed, the time limit binds, whatever a single step costs."""
+    """Where columns may be computed, the limit of work binds, whatever a single step costs."""
     compute(sample, kind, 50)
+    before = os.times()
     with pytest.raises(Rejected, match="takes too long") as caught:
         check_database(sample, "the database", ReadLimit(60, 1))
     assert caught.value.code == "unsound"
+    # Not the other limit, of 60 s, has ended it.
+    assert os.times().children_user - before.children_user < 20
 
 
 def test_a_database_that_computes_what_no_memory_holds(sample: Path) -> None:
