@@ -19,6 +19,7 @@ from sidecar.daemon import Daemon
 from sidecar.demo.sample import add_user, set_password
 from sidecar.model import signing
 from sidecar.model.artifacts import NAMES
+from sidecar.web import public
 from tests.support.cgi import UPDATE_PATH, forwarded, signed
 from tests.support.machine import Machine, until
 
@@ -319,6 +320,23 @@ async def test_a_body_without_a_signature_is_not_waited_for(machine: Machine) ->
             assert b" 200 OK\r\n" in await reader.readuntil(b"\r\n\r\n")
         writer.close()
         await writer.wait_closed()
+
+
+async def test_a_signed_body_that_does_not_come_is_given_up(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may send one does not keep the daemon waiting for it either; nothing is left of its half."""
+    monkeypatch.setattr(public, "_BODY_SECONDS", 0.2)  # as shipped, a hundred seconds
+    async with strangers(machine) as stranger:
+
+        async def half() -> AsyncIterator[bytes]:
+            yield b"x" * 500
+            await asyncio.Event().wait()
+
+        body = half()
+        async with asyncio.timeout(20):
+            answer = await stranger.send(body, signed(b"x" * 1000))
+        await stranger.refused(answer, 408, "did not come within")
 
 
 async def test_an_expected_digest_without_a_signature_is_refused(machine: Machine) -> None:
