@@ -266,7 +266,7 @@ async def test_strangers_get_what_is_open_and_nothing_else(machine: Machine) -> 
 
 
 async def test_nothing_can_be_embedded(machine: Machine) -> None:
-    """Whatever its form, no answer may be guessed at, framed, or loaded by another site."""
+    """No answer of any form may be guessed at, framed, or loaded by another site, or leave a cookie."""
     async with running(machine) as site:
         for path in (
             "/",
@@ -280,6 +280,7 @@ async def test_nothing_can_be_embedded(machine: Machine) -> None:
         ):
             for accept in (BROWSER, "application/json", "text/plain"):
                 answer, _ = await site.ask(path, accept=accept)
+                assert "Set-Cookie" not in answer.headers, path
                 assert answer.headers["X-Content-Type-Options"] == "nosniff", path
                 assert answer.headers["X-Frame-Options"] == "DENY", path
                 assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"], path

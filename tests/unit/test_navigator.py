@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -277,11 +278,20 @@ def test_what_is_no_process_id_is_none(pid_file: Path, content: str) -> None:
         finder(pid_file).reload()
 
 
-def test_a_pipe_in_place_of_the_pid_file_blocks_nobody(pid_file: Path) -> None:
-    """Whether or not somebody has it open to write: the folder is writable for others."""
+def test_a_pipe_in_place_of_the_pid_file_blocks_nobody(living: Program, pid_file: Path) -> None:
+    """Whether or not somebody has it open to write, or has written: the folder is writable for others."""
+    pid_file.unlink()
     os.mkfifo(pid_file)
+    # Whoever waits for a writer would not come back otherwise.
+    writer = threading.Timer(10, pid_file.write_text, ["x"])
+    writer.daemon = True
+    writer.start()
     assert finder(pid_file).find() is None
-    with contextlib.closing(open(os.open(pid_file, os.O_RDWR | os.O_NONBLOCK))):
+    assert writer.is_alive(), "it was waited for"
+    writer.cancel()
+    with open(os.open(pid_file, os.O_RDWR | os.O_NONBLOCK), "r+b", buffering=0) as pipe:
+        assert finder(pid_file).find() is None
+        pipe.write(str(living.pid).encode())
         assert finder(pid_file).find() is None
         with pytest.raises(NavigatorError):
             finder(pid_file).reload()
