@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -399,6 +400,26 @@ async def test_an_exploding_body_is_refused(machine: Machine) -> None:
         bomb = gzip.compress(bytes(20 << 20), 9)
         assert len(bomb) < MOST_SENT
         await stranger.refused(await stranger.poke(bomb), 413, f"more than {MOST_INFLATED} bytes")
+
+
+async def test_a_body_inflates_in_pieces_beside_the_loop(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far a small chunk inflates: little of it is in memory at once, and nobody waits meanwhile."""
+    pieces: list[tuple[int, int]] = []
+    keep = public._Body._keep
+
+    def note(body: public._Body, data: bytes) -> None:
+        pieces.append((len(data), threading.get_ident()))
+        keep(body, data)
+
+    monkeypatch.setattr(public._Body, "_keep", note)
+    async with strangers(machine) as stranger:
+        body = gzip.compress(bytes(MOST_INFLATED))
+        await stranger.refused(await stranger.poke(body), 422, "not an SQLite database")
+    assert sum(size for size, _ in pieces) == MOST_INFLATED
+    assert max(size for size, _ in pieces) <= 1 << 20
+    assert threading.get_ident() not in {thread for _, thread in pieces}
 
 
 async def test_a_body_that_the_disk_refuses_is_told(machine: Machine) -> None:
