@@ -15,6 +15,7 @@ from sidecar.model.navigator import Process
 from sidecar.system.privileges import denying
 
 _MAX_PID_BYTES = 32
+_DOCUMENTS = (".yml", ".yaml")
 _READS_ALL = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, capabilities(7)
 _ACL = "system.posix_acl_access"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -44,8 +45,25 @@ def _attributes(path: Path) -> list[str]:
         return []  # this kind of file system has none
 
 
+def _user(pid: int) -> int | None:
+    """The user that a process acts as; None where that cannot be seen."""
+    try:
+        return int(_status(pid)["Uid"][1])
+    except (OSError, ValueError, LookupError):
+        return None
+
+
+def _status(pid: int) -> dict[str, list[str]]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: text.split() for name, _, text in (line.partition(":") for line in lines)}
+
+
 class NavigatorProcess:
-    """Finds the process by its pid file, which may be stale and its number taken over, and signals it."""
+    """Finds the process by its pid file, and signals it.
+
+    The file may be stale and its number taken over, and it may lie where anyone may write: one of a user who
+    is neither root nor this process's counts for that user's own processes.
+    """
 
     def __init__(self, pid_file: Path, names: Sequence[str]) -> None:
         self._pid_file = pid_file
@@ -85,8 +103,7 @@ class NavigatorProcess:
         if process is None:
             return None
         try:
-            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            known = {name: text.split() for name, _, text in (line.partition(":") for line in lines)}
+            known = _status(process.pid)
             user, groups = int(known["Uid"][-1]), {int(one) for one in (known["Gid"][-1], *known["Groups"])}
             if int(known["CapEff"][0], 16) & _READS_ALL or may_read(path, user, groups):
                 return None
@@ -135,20 +152,24 @@ class NavigatorProcess:
         """The number in the pid file, which lies where anyone may write: a pipe there must not block us."""
         descriptor = os.open(self._pid_file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            there = os.fstat(descriptor)
+            if not stat.S_ISREG(there.st_mode):
                 raise ValueError("it is not a file")
             pid = int(os.read(descriptor, _MAX_PID_BYTES))
         finally:
             os.close(descriptor)
         if not 0 < pid < 1 << 31:
             raise ValueError(f"{pid} is no process id")
+        if there.st_uid not in (0, os.geteuid()) and _user(pid) not in (None, there.st_uid):
+            raise ValueError(f"user {there.st_uid} has written it, and process {pid} is another user's")
         return pid
 
     def _examine(self, pid: int) -> Process | None:
         """The process, when it is a program, or an interpreter of a script, of one of Navigator's names."""
         words = [os.fsdecode(word) for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
-        if not any(Path(word).stem in self._names for word in words[:2] if word):
+        # An editor's first argument may be navigator.yml.
+        if not any(Path(word).stem in self._names for word in words[:2] if not word.endswith(_DOCUMENTS)):
             return None
         started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-        configuration = next((word for word in words[1:] if word.endswith((".yml", ".yaml"))), "")
+        configuration = next((word for word in words[1:] if word.endswith(_DOCUMENTS)), "")
         return Process(pid, started, self._boot, configuration)

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sidecar.errors import Busy, PublishError
+from sidecar.system.files import is_special, led_to
 
 _LOOK_EVERY_SECONDS = 0.2
 # The work of another process may take that long.
@@ -31,8 +32,7 @@ class WorkLock:
     async def held(self) -> AsyncIterator[None]:
         """Hold the lock; `Busy` when another process keeps it for too long."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = self._open()
         except OSError as error:
             raise PublishError(
                 f"the lock file {self._path} cannot be opened: {error.strerror}",
@@ -43,6 +43,14 @@ class WorkLock:
             yield
         finally:
             os.close(descriptor)
+
+    def _open(self) -> int:
+        """The lock file lies where the application may write: its link, or a pipe, is replaced."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        place = led_to(self._path)
+        if is_special(place):
+            place.unlink()
+        return os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
 
     async def _take(self, descriptor: int) -> None:
         deadline = time.monotonic() + self._timeout

@@ -101,7 +101,7 @@ def outcome_text(outcome: Outcome) -> str:
     """A run's outcome for people."""
     lines = [printable(line) for line in outcome.log]
     if outcome.error is not None and outcome.error.hint:
-        lines.append(f"What to do: {outcome.error.hint}.")
+        lines.append(printable(f"What to do: {outcome.error.hint}."))
     place = f"generation {outcome.generation}" if outcome.generation else "nothing yet"
     lines.append(f"{outcome.state.capitalize()} in {outcome.seconds * 1000:.0f} ms; in place: {place}.")
     return "\n".join(lines)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
+import re
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
@@ -250,6 +252,61 @@ async def test_what_is_said_of_databases_is_counted(tmp_path: Path, bucket: Buck
         assert step(await work(daemon), "databases").said == (
             f"0 fetched, 2 as they should be, 1 made, {conflicts}"
         )
+
+
+HOSTILE = [
+    *("db/../../evil.sqlite3", "db//evil.sqlite3", "db/a/../../../evil.sqlite3", "db/..sqlite3"),
+    *("db/.evil.sqlite3", "/evil.sqlite3", "evil.sqlite3"),
+    *("views/event/../../_evilmap.html.erb", "views/event/_a/../../evilmap.html.erb"),
+]
+
+
+def _with_hostile_keys(answer: faults.Answer) -> faults.Answer:
+    """A listing that names these objects, too, as sound ones."""
+    begin, entry, rest = answer.body.partition(b"<Contents>")
+    if not entry:
+        return answer
+    one, end, _ = rest.partition(b"</Contents>")
+    more = b"".join(
+        entry + re.sub(b"<Key>[^<]*", b"<Key>" + key.encode(), one) + end
+        for key in HOSTILE
+        if key.startswith("views") is (b"<Key>views" in one)
+    )
+    body = begin + more + entry + rest
+    return dataclasses.replace(answer, body=body, length=len(body))
+
+
+async def test_names_of_a_listing_lead_nowhere(tmp_path: Path, bucket: Bucket) -> None:
+    """What is fetched, pushed or removed is named by the index: a listing can say what it likes."""
+    maps = {"extra": [{"key": "views/event/_*map.html.erb", "path": "app/views/event"}]}
+    machine = machine_on(
+        tmp_path, bucket, databases={"owns": "all", "copies": True, "remove_orphans": True}, files=maps
+    )
+    bucket.put("views/event/_usmap.html.erb", b"a map")
+    async with Proxy(bucket.endpoint) as proxy:
+        machine.extra["s3"] = {**bucket.settings["s3"], "endpoint": proxy.url}  # type: ignore[dict-item]
+        async with published(machine, bucket) as daemon:
+            name = tenants(machine)[0]
+            bucket.put(f"db/{name}.sqlite3", write_event(tmp_path / "event", "stored"), OLD)
+            (tmp_path / "evil.sqlite3").write_bytes(b"somebody's")
+            before = {path for path in tmp_path.rglob("*") if "state" not in path.parts}
+            proxy.always(faults.altered(_with_hostile_keys))
+            done = await work(daemon, everything=True)
+            assert done.state == "done", done
+            async with (
+                machine.client() as client,
+                client.post("/databases/push", headers={"Accept": "application/json"}) as answer,
+            ):
+                assert answer.status == 200, await answer.text()
+            new = {path for path in tmp_path.rglob("*") if "state" not in path.parts} - before
+            views = machine.application / "app"
+            assert {path for path in new if path.is_file() and path.name != "ready.lock"} == {
+                database(machine, name),
+                views / "views" / "event" / "_usmap.html.erb",
+            }
+            assert (tmp_path / "evil.sqlite3").read_bytes() == b"somebody's"
+            asked = [one for one in proxy.requests if "list-type" not in one]
+            assert [one for one in asked if "evil" in one or ".." in one] == []
 
 
 async def test_a_store_that_fails_every_third_request(tmp_path: Path, bucket: Bucket) -> None:

@@ -280,6 +280,90 @@ def test_a_virtual_table_is_no_table(sample: Path) -> None:
         read_index(sample)
 
 
+def quoted_text(expression: str) -> str:
+    return expression.replace("'", "''")
+
+
+def forged(column: str, value: str) -> list[str]:
+    """Statements that write into the schema what SQLite itself never would, of the table of the users."""
+    return [
+        "pragma writable_schema = on",
+        f"update sqlite_schema set {column} = {value} where name = 'users'",
+    ]
+
+
+PROGRAM = f"as {ENDLESS} select i as userid, i as password from n"
+FORGED = {
+    "a view with a page": forged("sql", f"'create view users {PROGRAM}'"),
+    "a view that is called one": forged(
+        "type = 'view', sql", f"'create view users (userid, password) {PROGRAM}'"
+    ),
+    "a view for a while": forged("sql", f"'create temp view users {PROGRAM}'"),
+    "a virtual table with a page": forged("sql", "'create virtual table users using fts5(userid, password)'"),
+    "a table of a query": forged("sql", f"'create table users {PROGRAM}'"),
+    "another table's page": forged(
+        "rootpage", "(select rootpage from sqlite_schema where name = 'locations')"
+    ),
+    "a page before all": forged("rootpage", "-1"),
+    "no page": forged("rootpage", "0"),
+    "a page behind all": forged("rootpage", "1000000"),
+    "the schema's page": forged("rootpage", "1"),
+}
+
+
+@pytest.mark.parametrize("statements", FORGED.values(), ids=FORGED)
+def test_a_forged_schema_is_refused(sample: Path, statements: list[str]) -> None:
+    """Whatever the schema calls a table that is none, or whose pages are another's: it is not read."""
+    read_index(sample)
+    with pytest.raises(Rejected) as caught:
+        read_index(change(sample, *statements))
+    assert caught.value.code in ("schema", "unsound")
+
+
+def checked(expression: str) -> list[str]:
+    """Statements that have the table of the users check each row by something that takes long."""
+    return [
+        "create table turned (userid, password, check (1))",
+        "insert into turned select userid, password from users",
+        "drop table users",
+        "alter table turned rename to users",
+        "pragma writable_schema = on",
+        *forged("sql", f"replace(sql, 'check (1)', 'check ({quoted_text(expression)})')"),
+    ]
+
+
+ODD = {
+    "a check that takes long": checked(
+        "length(replace(hex(zeroblob(450000)), substr(hex(zeroblob(225000)), 1) || 'b', '')) > 0"
+    ),
+    "a pattern that takes long": checked(f"hex(zeroblob(5000)) like '{'%0' * 5000}%1' or 1"),
+    "statistics that are none": [
+        "create index by_user on users (userid)",
+        "analyze",
+        "update sqlite_stat1 set stat = '99999999999999999999 0 -1 x'",
+    ],
+    "a text index beside": ["create virtual table words using fts5(word)"],
+    "many tables": [f"create table t{number} (x)" for number in range(500)],
+    "a wide table": [f"create table wide ({', '.join(f'c{number}' for number in range(1900))})"],
+}
+
+
+@pytest.mark.parametrize("statements", ODD.values(), ids=ODD)
+def test_an_odd_index_is_read(sample: Path, statements: list[str]) -> None:
+    """What is odd, and costs the reader nothing, changes nothing."""
+    before = read_index(sample)
+    assert read_index(change(sample, *statements)) == before
+
+
+def test_an_index_in_another_encoding(index: Path) -> None:
+    """Text is text, in two bytes a letter as well."""
+    with closing(sqlite3.connect(index)) as connection:
+        connection.execute("pragma encoding = 'UTF-16le'")
+        connection.execute("create table other (x)")
+        assert connection.execute("pragma encoding").fetchone() == ("UTF-16le",)
+    assert read_index(make(index)) == read_index(make(index.with_name("other.sqlite3")))
+
+
 # What a file has SQLite do: `gen`'s column is computed by every check of it, its definition never ran before.
 COMPUTED = {
     "instr": ("x'61'", "instr(zeroblob(900000 + length(a)), x'00' || zeroblob(450000) || x'62')"),
@@ -301,10 +385,6 @@ def compute(path: Path, kind: str, rows: int = 1) -> Path:
     )
 
 
-def quoted_text(expression: str) -> str:
-    return expression.replace("'", "''")
-
-
 @pytest.mark.parametrize("kind", COMPUTED)
 def test_an_index_that_computes(sample: Path, kind: str) -> None:
     """An index holds its values: a column that is computed can cost any time and memory, so none is."""
@@ -316,11 +396,14 @@ def test_an_index_that_computes(sample: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["instr", "replace"])
 def test_a_database_that_computes_for_ever(sample: Path, kind: str) -> None:
-    """Where columns may be computed, the time limit binds, whatever a single step costs."""
+    """Where columns may be computed, the limit of work binds, whatever a single step costs."""
     compute(sample, kind, 50)
+    before = os.times()
     with pytest.raises(Rejected, match="takes too long") as caught:
         check_database(sample, "the database", ReadLimit(60, 1))
     assert caught.value.code == "unsound"
+    # Not the other limit, of 60 s, has ended it.
+    assert os.times().children_user - before.children_user < 20
 
 
 def test_a_database_that_computes_what_no_memory_holds(sample: Path) -> None:

@@ -23,6 +23,7 @@ from sidecar.config.parse import parse
 from sidecar.daemon import Daemon
 from sidecar.demo.sample import add_event, remove_user
 from sidecar.errors import SettingsError
+from sidecar.inputs.profiles import load_profile
 from tests.support.machine import QUIET_START, Machine, until
 from tests.support.navigator import free_port
 
@@ -265,7 +266,7 @@ async def test_strangers_get_what_is_open_and_nothing_else(machine: Machine) -> 
 
 
 async def test_nothing_can_be_embedded(machine: Machine) -> None:
-    """Whatever its form, no answer may be guessed at, framed, or loaded by another site."""
+    """No answer of any form may be guessed at, framed, or loaded by another site, or leave a cookie."""
     async with running(machine) as site:
         for path in (
             "/",
@@ -279,6 +280,7 @@ async def test_nothing_can_be_embedded(machine: Machine) -> None:
         ):
             for accept in (BROWSER, "application/json", "text/plain"):
                 answer, _ = await site.ask(path, accept=accept)
+                assert "Set-Cookie" not in answer.headers, path
                 assert answer.headers["X-Content-Type-Options"] == "nosniff", path
                 assert answer.headers["X-Frame-Options"] == "DENY", path
                 assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"], path
@@ -686,6 +688,40 @@ async def test_a_number_that_is_none_is_nowhere(machine: Machine, path: str) -> 
                 answer, _ = await site.ask(path, method, headers=headers, signed_in=False)
                 assert answer.status == 404
                 assert "WWW-Authenticate" not in answer.headers
+
+
+async def test_what_only_ends_like_an_open_file_is_nowhere(machine: Machine) -> None:
+    """Navigator's login lets endings through, and passes what is before them on: no password is asked for."""
+    endings = [
+        one[1:] for one in load_profile("base").data["navigator"]["auth"]["public_paths"] if one[0] == "*"
+    ]
+    assert ".css" in endings
+    async with running(machine) as site:
+        routes = {
+            (route.method, route.resource.canonical.format(number=1, digest="x", name="y"))
+            for route in site.daemon.server._runner.app.router.routes()
+            if route.resource is not None
+        }
+        assert {("GET", "/status"), ("POST", "/page/update")} <= routes
+        for method, path in routes:
+            for between in (
+                "",
+                "%3f",
+                "%3ftag=",
+                "%23",
+                "/",
+                ";",
+                "%00",
+                "%2f",
+                "%253f",
+                "/..%2fstatus",
+                "/../x",
+            ):
+                for ending in endings[:1] if between else endings:
+                    url = URL(f"{site.daemon.server.url}{path}{between}{ending}", encoded=True)
+                    async with site.session.request(method, url, headers=basic("wrong")) as answer:
+                        assert answer.status == 404, (method, url)
+                        assert "WWW-Authenticate" not in answer.headers
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:9292", "127.0.0.1.evil.example", "a.b."])

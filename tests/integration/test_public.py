@@ -22,6 +22,7 @@ from sidecar.demo.sample import add_user, set_password
 from sidecar.inputs.store.transfer import IncomingFile
 from sidecar.model import signing
 from sidecar.model.artifacts import NAMES
+from sidecar.web import public
 from tests.support.cgi import UPDATE_PATH, forwarded, signed
 from tests.support.machine import Machine, until
 
@@ -360,6 +361,23 @@ async def test_a_body_without_a_signature_is_not_waited_for(machine: Machine) ->
         await writer.wait_closed()
 
 
+async def test_a_signed_body_that_does_not_come_is_given_up(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may send one does not keep the daemon waiting for it either; nothing is left of its half."""
+    monkeypatch.setattr(public, "_BODY_SECONDS", 0.2)  # as shipped, a hundred seconds
+    async with strangers(machine) as stranger:
+
+        async def half() -> AsyncIterator[bytes]:
+            yield b"x" * 500
+            await asyncio.Event().wait()
+
+        body = half()
+        async with asyncio.timeout(20):
+            answer = await stranger.send(body, signed(b"x" * 1000))
+        await stranger.refused(answer, 408, "did not come within")
+
+
 async def test_an_expected_digest_without_a_signature_is_refused(machine: Machine) -> None:
     """Nobody unknown makes the daemon wait for something."""
     async with strangers(machine) as stranger:
@@ -420,6 +438,26 @@ async def test_an_exploding_body_is_refused(machine: Machine) -> None:
         bomb = gzip.compress(bytes(20 << 20), 9)
         assert len(bomb) < MOST_SENT
         await stranger.refused(await stranger.poke(bomb), 413, f"more than {MOST_INFLATED} bytes")
+
+
+async def test_a_body_inflates_in_pieces_beside_the_loop(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far a small chunk inflates: little of it is in memory at once, and nobody waits meanwhile."""
+    pieces: list[tuple[int, int]] = []
+    keep = public._Body._keep
+
+    def note(body: public._Body, data: bytes) -> None:
+        pieces.append((len(data), threading.get_ident()))
+        keep(body, data)
+
+    monkeypatch.setattr(public._Body, "_keep", note)
+    async with strangers(machine) as stranger:
+        body = gzip.compress(bytes(MOST_INFLATED))
+        await stranger.refused(await stranger.poke(body), 422, "not an SQLite database")
+    assert sum(size for size, _ in pieces) == MOST_INFLATED
+    assert max(size for size, _ in pieces) <= 1 << 20
+    assert threading.get_ident() not in {thread for _, thread in pieces}
 
 
 async def test_a_body_that_the_disk_refuses_is_told(machine: Machine) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import itertools
 import json
 import os
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ KEY = "db/index.sqlite3"
 BODY = os.urandom(200_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
 MD5 = hashlib.md5(BODY).hexdigest()
+MANY_PAGES = 2000
 
 
 @dataclass
@@ -836,6 +838,49 @@ async def test_a_listing_has_all_pages(bucket: Bucket, monkeypatch: pytest.Monke
         assert [one.key for one in await store.objects("db/")] == keys
     finally:
         await store.shutdown()
+
+
+def _endless(token: Callable[[], str]) -> Fault:
+    """A listing of which there is more and more: its first page, again and again, with another token.
+
+    It ends after far more pages than there is time for, so that whoever has no limit ends too.
+    """
+    first: list[faults.Answer] = []
+
+    def change(answer: faults.Answer) -> faults.Answer:
+        first.append(answer)
+        if len(first) > MANY_PAGES:
+            return first[0]
+        more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token()}</NextContinuationToken>"
+        body = first[0].body.replace(b"<IsTruncated>false</IsTruncated>", more.encode())
+        return replace(first[0], body=body, length=len(body))
+
+    return faults.altered(change)
+
+
+async def test_a_listing_without_end_has_a_limit(bucket: Bucket, proxy: Proxy, tmp_path: Path) -> None:
+    """However many pages a store goes on to give, the listing ends with the time for one transfer."""
+    bucket.put("db/one", b"")
+    numbers = itertools.count()
+    proxy.always(_endless(lambda: str(next(numbers))))
+    async with opened(tmp_path, through(bucket, proxy), timeout="400ms") as shop:
+        with pytest.raises(StoreError, match=r"listing .* took longer than 0\.4 s") as caught:
+            await shop.store.objects("db/")
+        assert caught.value.code == "store_timeout"
+        assert shop.seen[-1] == ("list", "timeout")
+        assert next(numbers) > 1  # it has followed them
+        proxy.always(faults.well)
+        assert [one.key for one in await shop.store.objects("db/")] == ["db/one"]
+
+
+async def test_a_listing_that_goes_round_is_given_up(bucket: Bucket, proxy: Proxy, tmp_path: Path) -> None:
+    """A store that names the same page as the next one is not followed, and the error says what it is."""
+    bucket.put("db/one", b"")
+    proxy.always(_endless(lambda: "again"))
+    async with opened(tmp_path, through(bucket, proxy)) as shop:
+        with pytest.raises(StoreError, match="cannot be understood") as caught:
+            await shop.store.objects("db/")
+    assert caught.value.code == "store_failed"
 
 
 async def test_what_is_removed_is_gone(writable: Store, tmp_path: Path) -> None:

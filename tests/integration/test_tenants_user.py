@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from sidecar.config.settings import FetchSettings
-from sidecar.errors import SidecarError
+from sidecar.errors import Busy, SidecarError
 from sidecar.inputs.store.folder import FolderStore
 from sidecar.ready.folder import DatabaseFolder
+from sidecar.ready.lock import WorkLock
 from tests.support.events import read_event, write_event
 
 NAME = "2026-boston"
@@ -142,3 +143,32 @@ def test_a_circle_of_links_stops_nothing(shared: Shared) -> None:
     circle.symlink_to(circle.name)
     os.lchown(circle, NOBODY, NOBODY)
     assert shared.databases.look().keys() == {NAME}
+
+
+@only_root
+async def test_the_lock_is_not_taken_through_a_link(shared: Shared, tmp_path: Path) -> None:
+    """Nothing is made, nor held, where somebody's link leads from the folder of tenants.list."""
+    missing, lock = tmp_path / "navigator-maintenance.yml", shared.path / ".sidecar-ready.lock"
+    for precious in (missing, shared.precious):
+        lock.unlink(missing_ok=True)
+        lock.symlink_to(precious)
+        os.lchown(lock, NOBODY, NOBODY)
+        async with WorkLock(lock).held():
+            assert stat.S_ISREG(lock.lstat().st_mode)
+    assert not missing.exists()
+    shared.check()
+
+
+async def test_a_lock_of_roots_elsewhere_is_taken(shared: Shared, tmp_path: Path) -> None:
+    """Whoever keeps the lock file elsewhere has it held there; a pipe in its place is replaced."""
+    lock, elsewhere = shared.path / ".sidecar-ready.lock", tmp_path / "lock"
+    lock.symlink_to(elsewhere)
+    async with WorkLock(lock).held():
+        with pytest.raises(Busy):
+            async with WorkLock(elsewhere, timeout=0).held():
+                pass
+    assert lock.is_symlink()
+    elsewhere.unlink()
+    os.mkfifo(elsewhere)
+    async with WorkLock(lock).held():
+        assert elsewhere.is_file()

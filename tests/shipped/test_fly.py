@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tomllib
@@ -110,6 +112,54 @@ def test_the_sidecar_gets_one_power_of_root() -> None:
     assert set(facts["Uid"].split()) == {"1"}
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(facts[name], 16) == 1 << 5, name
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
+def test_the_tenants_cannot_write_what_tells_root_what_to_run(tmp_path: Path) -> None:
+    """Neither navigator.yml's folder, nor the state's, nor one above; also where all was theirs before."""
+    application, data, demo = (tmp_path / name for name in ("rails", "data", "demo"))
+    tenants = pwd.getpwnam("daemon")
+    for folder in (application / "config", data / "sidecar", data / "db", demo, tmp_path / "bin"):
+        folder.mkdir(parents=True)
+    (data / "storage").symlink_to(application / "config")
+    for name in ("navigator", "sidecar"):
+        (tmp_path / "bin" / name).symlink_to("/bin/true")
+    for path in (application / "config", *data.rglob("*"), data):
+        os.lchown(path, tenants.pw_uid, tenants.pw_gid)
+    environ = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "APPLICATION": str(application),
+        "DATA": str(data),
+        "DEMO": str(demo),
+        "RUN": str(tmp_path / "run"),
+        "RUN_AS": "bin",
+        "TENANTS": "daemon",
+    }
+    with (tmp_path / "log").open("wb") as log:
+        first = subprocess.Popen(
+            [FLY / "start.sh"], env=environ, stdout=log, stderr=log, start_new_session=True
+        )
+        status = first.wait(30)
+        os.killpg(first.pid, signal.SIGKILL)  # what starts the sidecar again and again
+    assert status == 0, (tmp_path / "log").read_text()
+
+    def may_write(path: Path) -> bool:
+        there = path.stat()
+        shift = 6 if there.st_uid == tenants.pw_uid else 3 if there.st_gid == tenants.pw_gid else 0
+        return bool(there.st_mode >> shift & stat.S_IWOTH)
+
+    closed = (
+        application,
+        application / "config",
+        application / "public",
+        data,
+        data / "sidecar",
+        tmp_path / "run",
+    )
+    assert [path for path in closed if may_write(path)] == []
+    opened = (data / "db", data / "storage", data / "log", application / "log", application / "tmp")
+    assert [path for path in opened if not may_write(path)] == []
+    assert stat.S_IMODE((data / "sidecar").stat().st_mode) == 0o700
 
 
 @asynccontextmanager

@@ -57,3 +57,17 @@ def test_every_line_of_a_text_has_the_priority(tmp_path: Path) -> None:
 def test_others_are_not(tmp_path: Path, form: str) -> None:
     """Where standard error is not the stream that systemd names, as in what systemd's services start."""
     assert not any(line.startswith("<") for line in logged(tmp_path / "log", form, journal=False))
+
+
+def test_what_strangers_cause_is_seldom_there(tmp_path: Path) -> None:
+    """Whatever the form: of a hundred such facts the log has one."""
+    script = SCRIPT.format(form="json").partition("log =")[0] + (
+        "for _ in range(100):\n"
+        "    logging.getLogger('sidecar').info('refused', extra={'seldom': True})\n"
+        "    logging.getLogger('asyncio').error('socket.accept() out of system resource')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == [
+        "refused",
+        "no connection can be accepted: too many files are open",
+    ]

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from tests.support.navigator import free_port
 
 # A program that says it is there, and which signal it got.
 PROGRAM = """
-import signal, sys
+import os, signal, sys
 signal.signal(signal.SIGHUP, lambda *_: print("hangup", flush=True))
+BECOME
 print("there", flush=True)
 while True:
     signal.pause()
@@ -38,9 +40,13 @@ while True:
 class Program:
     """A living process that is named as Navigator is."""
 
-    def __init__(self, folder: Path, *words: str, name: str = "navigator") -> None:
-        script = folder / f"{name}.py"
-        script.write_text(PROGRAM)
+    def __init__(
+        self, folder: Path, *words: str, name: str = "navigator.py", user: int | None = None
+    ) -> None:
+        script = folder / name
+        # It becomes that user itself, who may not be allowed to start the interpreter.
+        become = "" if user is None else f"os.setuid({user})"
+        script.write_text(PROGRAM.replace("BECOME", become))
         self._popen = subprocess.Popen(
             [sys.executable, str(script), *words], stdout=subprocess.PIPE, text=True
         )
@@ -201,7 +207,7 @@ def test_one_that_was_started_again_is_another(tmp_path: Path, living: Program, 
 
 def test_a_program_of_another_name_is_none(tmp_path: Path, pid_file: Path) -> None:
     """A stale pid file whose number was taken over leads to nobody, and nobody is signalled."""
-    other = Program(tmp_path, "config/navigator.yml", name="other")
+    other = Program(tmp_path, "config/navigator.yml", name="other.py")
     try:
         pid_file.write_text(str(other.pid))
         assert finder(pid_file).find() is None
@@ -211,6 +217,42 @@ def test_a_program_of_another_name_is_none(tmp_path: Path, pid_file: Path) -> No
         assert other.said() == "hangup"  # the only one it ever got
     finally:
         other.end()
+
+
+def test_an_editor_of_its_configuration_is_none(tmp_path: Path, pid_file: Path) -> None:
+    """A program whose first argument is navigator.yml reads that file; a signal would end it."""
+    other = Program(tmp_path, name="navigator.yml")
+    try:
+        pid_file.write_text(str(other.pid))
+        assert finder(pid_file).find() is None
+        with pytest.raises(NavigatorError, match="is not Navigator"):
+            finder(pid_file).reload()
+    finally:
+        other.end()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_a_users_pid_file_names_that_users_process_only(open_folder: Path) -> None:
+    """Where anyone may write, somebody may name another's process: it is neither believed nor signalled."""
+    theirs, ours = Program(open_folder, user=1), Program(open_folder)
+    try:
+        pid_file = open_folder / "navigator.pid"
+        pid_file.write_text(str(ours.pid))
+        assert finder(pid_file).find() is not None
+        os.chown(pid_file, 1, 1)
+        assert finder(pid_file).find() is None
+        with pytest.raises(NavigatorError, match="user 1 has written it"):
+            finder(pid_file).reload()
+        # A Navigator of another user writes its own; and root may name anybody's.
+        pid_file.write_text(str(theirs.pid))
+        for owner in (1, 0):
+            os.chown(pid_file, owner, owner)
+            found = finder(pid_file).find()
+            assert found is not None
+            assert found.pid == theirs.pid
+    finally:
+        theirs.end()
+        ours.end()
 
 
 def test_a_signal_reaches_the_living(living: Program, pid_file: Path) -> None:
@@ -236,11 +278,20 @@ def test_what_is_no_process_id_is_none(pid_file: Path, content: str) -> None:
         finder(pid_file).reload()
 
 
-def test_a_pipe_in_place_of_the_pid_file_blocks_nobody(pid_file: Path) -> None:
-    """Whether or not somebody has it open to write: the folder is writable for others."""
+def test_a_pipe_in_place_of_the_pid_file_blocks_nobody(living: Program, pid_file: Path) -> None:
+    """Whether or not somebody has it open to write, or has written: the folder is writable for others."""
+    pid_file.unlink()
     os.mkfifo(pid_file)
+    # Whoever waits for a writer would not come back otherwise.
+    writer = threading.Timer(10, pid_file.write_text, ["x"])
+    writer.daemon = True
+    writer.start()
     assert finder(pid_file).find() is None
-    with contextlib.closing(open(os.open(pid_file, os.O_RDWR | os.O_NONBLOCK))):
+    assert writer.is_alive(), "it was waited for"
+    writer.cancel()
+    with open(os.open(pid_file, os.O_RDWR | os.O_NONBLOCK), "r+b", buffering=0) as pipe:
+        assert finder(pid_file).find() is None
+        pipe.write(str(living.pid).encode())
         assert finder(pid_file).find() is None
         with pytest.raises(NavigatorError):
             finder(pid_file).reload()

@@ -179,11 +179,15 @@ def test_routes_as_written() -> None:
 
 @pytest.mark.parametrize("code", ["x|.*", "x|", ".*", "[a-z]*", "a)|(.*"])
 def test_a_region_s_code_is_no_expression(code: str) -> None:
-    """A code sends its own region's pages away, and nothing else, whatever characters it has."""
+    """Whatever characters a code has: it sends its own region's pages away, opens its cable, and no other."""
     odd = [programme(2026, "boston", code, "ball")]
     for path in ("/showcase/", "/anything/at/all", "/showcase/update_config", "/showcase/regions/iad/"):
         assert replayed(path, "iad", odd) == []
     assert replayed(f"/showcase/regions/{code}/x", "iad", odd) == [code]
+    for path in ("/showcase/regions/y/cable", "/showcase/regions/y/demo/", "/showcase/regions//demo/"):
+        assert not exempt(path, odd)
+    assert exempt(f"/showcase/regions/{code}/cable", odd)
+    assert exempt(f"/showcase/regions/{code}/demo/", odd)
 
 
 def test_the_root_is_no_expression() -> None:
@@ -191,6 +195,9 @@ def test_the_root_is_no_expression() -> None:
     assert replayed("/a.b/2026/lincoln/", "iad", root="/a.b") == ["syd"]
     assert replayed("/axb/2026/lincoln/", "iad", root="/a.b") == []
     assert replayed("/axb/regions/syd/x", "iad", root="/a.b") == []
+    assert exempt("/a.b/2026/boston/", root="/a.b")
+    for path in ("/axb/2026/boston/", "/axb/regions/iad/cable", "/axb/regions/iad/demo/"):
+        assert not exempt(path, root="/a.b")
 
 
 def test_nothing_of_its_own_or_of_nobody_is_sent_away() -> None:

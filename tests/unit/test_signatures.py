@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import stat
 from pathlib import Path
 
 import pytest
@@ -67,10 +69,31 @@ def test_not_after_a_restart_either(path: Path) -> None:
     assert not use(started(path), "v1=a")
 
 
-def test_a_use_is_on_disk_before_it_counts(path: Path) -> None:
-    """The file has it at once: a process that is killed right after does not forget."""
-    use(started(path), "v1=a")
-    assert path.read_text() == f"{NOW} v1=a\n"
+def test_a_use_is_on_disk_before_it_counts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has it at once: whoever is killed right after, or loses power, does not forget."""
+    synced: list[str] = []
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").read_text())
+        sync(descriptor)
+
+    used = started(path)
+    monkeypatch.setattr(os, "fsync", note)
+    for signature, written in (("v1=a", f"{NOW} v1=a\n"), ("v1=b", f"{NOW} v1=a\n{NOW} v1=b\n")):
+        use(used, signature)
+        assert path.read_text() == written
+        assert synced[-1] == written
+    assert len(synced) == 2
+
+
+def test_nobody_else_reads_what_was_used(path: Path) -> None:
+    """Whichever way the file is written, at the start or for one more."""
+    used = started(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.unlink()
+    use(used, "v1=a")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(

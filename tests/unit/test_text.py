@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 import sidecar.cli
 from sidecar.cli.output import say, say_json, say_lines
-from sidecar.errors import Rejected
+from sidecar.errors import Rejected, SidecarError
 from sidecar.fleet.progress import LineProgress, line
 from sidecar.fleet.report import MachineResult
+from sidecar.model.record import Problem
 from sidecar.model.runs import Outcome
 from sidecar.model.text import printable
-from sidecar.web.answers import outcome_text
+from sidecar.web.answers import error_answer, outcome_text
 
 HOSTILE = "\x1b]0;pwned\x07\x1b[2J\n[07:00:00] forged\r\x9b8m\u202e\u2028\ud800 Алиса 🙂"
 SHOWN = r"\x1b]0;pwned\x07\x1b[2J\n[07:00:00] forged\r\x9b8m\u202e\u2028\ud800 Алиса 🙂"
@@ -60,6 +62,15 @@ def test_an_answer_for_people_is_shown_as_text() -> None:
     """Each line of a run's log is one line."""
     outcome = Outcome("published", "http", "", 0.0, 0.0, log=(HOSTILE,))
     assert outcome_text(outcome).split("\n")[0] == SHOWN
+
+
+def test_an_error_for_people_is_shown_as_text() -> None:
+    """Its sentence and its hint are a line each, whatever they quote, alone and as the end of a run."""
+    problem = SidecarError(HOSTILE, HOSTILE)
+    answered = error_answer(make_mocked_request("GET", "/", {"Accept": "text/plain"}), problem)
+    assert answered.text == f"{SHOWN}.\nWhat to do: {SHOWN}.\n"
+    failed = Outcome("failed", "http", "", 0.0, 0.0, error=Problem("x", HOSTILE, HOSTILE, 500))
+    assert outcome_text(failed).split("\n")[0] == f"What to do: {SHOWN}."
 
 
 def test_machines_are_shown_as_text() -> None:

@@ -245,7 +245,7 @@ class S3Store:
     async def _request(self, operation: str, key: str) -> AsyncIterator[_Request]:
         """Bound a request, tell how it went, and turn the library's errors into sentences."""
         await self._start()
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, PaginationError
         from botocore.parsers import ResponseParserError
 
         where = f"s3://{self._bucket}/{self._prefix}{key}"
@@ -266,7 +266,7 @@ class S3Store:
                 ) from None
             except ClientError as error:
                 raise _explain(where, error.response) from error
-            except (ResponseParserError, KeyError, ValueError) as error:
+            except (ResponseParserError, PaginationError, KeyError, ValueError) as error:
                 raise StoreError(
                     f"{where}: the store's answer cannot be understood: {error}",
                     "check the endpoint: is this an S3 store?",
