@@ -105,7 +105,7 @@ class Prerender:
         after = await self._background.run(self._signatures, list(wanted))
         written = sum(after[file] is not None and after[file] != before[file] for file in wanted)
         if not written and not await self._background.run(self._are_there, list(wanted)):
-            # A script can end well though what it started did not. One that leaves equal pages alone is right.
+            # A script can end well though what it started did not. To leave equal pages alone is right.
             raise CommandError(
                 f"{self._settings.command[0]} ended well, and wrote none of {len(wanted)} pages",
                 f"its output says why; may this user write to {self._public}?",
