@@ -393,7 +393,9 @@ class FleetSettings(Section, frozen=True):
         "https://api.machines.dev"
     )
     token: Annotated[Secret, _doc("token for that API; default FLY_API_TOKEN")] = Secret("")
-    flyctl: Annotated[str, _doc("the command that lists machines without a token")] = "flyctl"
+    flyctl: Annotated[
+        str, _doc("the command that lists machines without a token; on the PATH, in ~/bin or in ~/.fly/bin")
+    ] = "flyctl"
     resolver: Annotated[
         str, _doc("address and port of the DNS server; default: the first in /etc/resolv.conf")
     ] = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import shutil
 import tempfile
 import time
@@ -26,6 +27,13 @@ _ATTEMPTS = 6
 _TIMEOUT_SECONDS = 20.0
 _MAX_LIST_BYTES = 32 << 20
 _FRESH_SECONDS = 2.0
+# Where flyctl's own installer and people put it, which the PATH of a service does not have.
+_FLYCTL_FOLDERS = ("~/bin", "~/.fly/bin")
+
+# It is asked when nothing else is set up, which is the likelier cause.
+_HINTS = {
+    "dns": "only machines on Fly can ask it; elsewhere install flyctl, or set fleet.token or fleet.machines"
+}
 
 Say = Callable[[str], None]
 
@@ -49,6 +57,7 @@ class Discovery:
         self._lock = asyncio.Lock()
         self._looked = float("-inf")
         self._active: frozenset[str] | None = None
+        self._flyctl = _find_command(settings.fleet.flyctl)
         self.source = self._source()
 
     def _source(self) -> str:
@@ -61,7 +70,7 @@ class Discovery:
                 else "api"
                 if fleet.token
                 else "flyctl"
-                if shutil.which(fleet.flyctl)
+                if self._flyctl
                 else "dns"
             )
         if source == "machines" and not fleet.machines:
@@ -94,7 +103,7 @@ class Discovery:
                 await asyncio.sleep(pause(attempt, self._settings.pause, problem.retry_after))
         raise FleetError(
             f"{problem}, {_ATTEMPTS} times in a row",
-            "check fleet.app, the token, and the service's health",
+            _HINTS.get(self.source, "check fleet.app, the token, and the service's health"),
             code="fleet_machines",
         )
 
@@ -148,7 +157,7 @@ class Discovery:
             raise _Again(f"the Machines API cannot be reached: {error}") from None
 
     async def _from_command(self) -> bytes:
-        command = [self._settings.flyctl, "machines", "list", "--app", self._app, "--json"]
+        command = [self._flyctl or self._settings.flyctl, "machines", "list", "--app", self._app, "--json"]
         token = str.__str__(self._settings.token)
         # In its environment, and not in its arguments, which everyone can read.
         environ = {"FLY_API_TOKEN": token} if token else None
@@ -197,6 +206,12 @@ class Discovery:
             raise SettingsError(
                 f"fleet.resolver: {named!r} is no address", "such as [fdaa::3]:53 or 127.0.0.1:53"
             ) from None
+
+
+def _find_command(name: str) -> str | None:
+    """The path of flyctl; None where it is not installed."""
+    folders = [os.environ.get("PATH", os.defpath), *map(os.path.expanduser, _FLYCTL_FOLDERS)]
+    return shutil.which(name, path=os.pathsep.join(folders))
 
 
 async def read(answer: aiohttp.ClientResponse, limit: int) -> bytes:

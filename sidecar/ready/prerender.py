@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -103,8 +104,8 @@ class Prerender:
             )
         after = await self._background.run(self._signatures, list(wanted))
         written = sum(after[file] is not None and after[file] != before[file] for file in wanted)
-        if wanted and not written:
-            # A script can end well though what it started did not.
+        if not written and not await self._background.run(self._are_there, list(wanted)):
+            # A script can end well though what it started did not. To leave equal pages alone is right.
             raise CommandError(
                 f"{self._settings.command[0]} ended well, and wrote none of {len(wanted)} pages",
                 f"its output says why; may this user write to {self._public}?",
@@ -115,6 +116,10 @@ class Prerender:
         await self._background.run(self._memory.save)
         left = f", {len(wanted) - written} it left as they were" if written < len(wanted) else ""
         return f"{written} pages rendered by {Path(self._settings.command[0]).name}{left}"
+
+    def _are_there(self, files: Sequence[str]) -> bool:
+        """Whether each page is there, and could have been written."""
+        return all(os.access(self._public / file, os.W_OK) for file in files)
 
     def _missing(self, files: Sequence[str]) -> bool:
         return any(not (self._public / file).exists() for file in files)

@@ -101,6 +101,23 @@ async def test_flyctl_lists_them_without_a_token(tmp_path: Path) -> None:
             await found.find()
 
 
+@pytest.mark.parametrize("folder", ["bin", ".fly/bin"])
+async def test_flyctl_is_found_where_its_installer_puts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """It need not be on the PATH, which a service seldom has from its user's profile."""
+    command = tmp_path / folder / "flyctl"
+    command.parent.mkdir(parents=True)
+    (tmp_path / "machines.json").write_text(json.dumps([document("m1")]))
+    command.write_text(f"#!/bin/sh\ncat {tmp_path}/machines.json\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    async with discovery() as (found, _):
+        assert found.source == "flyctl"
+        assert [one.id for one in (await found.find()).targets] == ["m1"]
+
+
 @asynccontextmanager
 async def dns_server(text: bytes, *, large: bool = False) -> AsyncIterator[str]:
     """A DNS server that knows one TXT record; `large` gives it over TCP only. Its address."""

@@ -199,6 +199,25 @@ async def test_the_command_runs_only_when_something_changed(tmp_path: Path) -> N
         assert calls.read_text() == "xx"
 
 
+async def test_a_command_may_leave_equal_pages_alone(tmp_path: Path) -> None:
+    """The application's own task writes only what differs: with everything as it was it has not failed."""
+    script = (
+        "import pathlib\n"
+        "for line in pathlib.Path('tmp/prerender.txt').read_text().splitlines():\n"
+        "    file = pathlib.Path('public') / line.split(chr(9))[1]\n"
+        "    file.parent.mkdir(parents=True, exist_ok=True)\n"
+        "    file.exists() or file.write_text('page')\n"
+    )
+    machine = machine_with(tmp_path, "", renderer="command", command=[sys.executable, "-c", script])
+    machine.put_index()
+    async with machine.daemon() as daemon:
+        assert (await render(daemon)).state == "done"
+        again = await render(daemon, everything=True)
+        assert again.state == "done"
+        assert again.said is not None
+        assert again.said.startswith("0 pages rendered")
+
+
 async def test_a_command_that_writes_nothing_has_failed(tmp_path: Path) -> None:
     """A script can hide how its renderer ended: without a page written nothing is remembered as rendered."""
     machine = machine_with(tmp_path, "", renderer="command", command=["sh", "-c", "echo no rake; true"])

@@ -618,11 +618,12 @@ async def test_a_replaced_file_is_another_object(tmp_path: Path) -> None:
 
 
 async def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """A file that is not there is an error that names it."""
+    """A file that is not there is an error that names it, and what a host with its own index sets."""
     async with opened(tmp_path, folder_settings(tmp_path)) as shop:
         error = await shop.refused()
     assert error.code == "store_missing"
     assert str(tmp_path / "store" / KEY) in error.message
+    assert "update.own_index" in error.hint
 
 
 async def test_a_folder_in_the_files_place_is_named(tmp_path: Path) -> None:

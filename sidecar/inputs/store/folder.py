@@ -148,7 +148,9 @@ class FolderStore:
                         return Fetched(signature(before), before.st_mtime, incoming.sha256, incoming.size)
             except FileNotFoundError:
                 raise StoreError(
-                    f"there is no {source}", "put it there, or correct `store`", code="store_missing"
+                    f"there is no {source}",
+                    "put it there, or correct `store`; for an index of this host's own set update.own_index",
+                    code="store_missing",
                 ) from None
             except OSError as error:
                 raise StoreError(f"{source} cannot be read: {error.strerror}", code="store_failed") from error
