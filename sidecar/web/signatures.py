@@ -57,8 +57,9 @@ class UsedSignatures:
     def startup(self, now: float) -> None:
         """Read what was used before. Where that fails no signature is taken until it works."""
         try:
-            self._read(now)
-            self._write_anew(self._used)
+            with self._lock:
+                self._read(now)
+                self._write_anew(self._used)
         except OSError as error:
             logger.error(  # noqa: TRY400 - the sentence is enough
                 "%s cannot be brought up to date: %s; signed pokes are refused while it cannot be written",

@@ -127,7 +127,7 @@ async def test_a_demo_that_is_killed_leaves_nothing_either(tmp_path: Path) -> No
     async with demo(folder, 1, port) as (process, _):
         process.kill()
         await process.wait()
-        await until(lambda: processes_of(folder) == [], 20)
+        await until(lambda: processes_of(folder) == [])
     started = time.time()
     async with demo(folder, 1, port):
         [machine] = existing(folder).machines

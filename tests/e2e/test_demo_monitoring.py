@@ -98,7 +98,7 @@ async def has(client: aiohttp.ClientSession, url: str, expression: str, what: st
                     values = [float(one["value"][1]) for one in found["data"]["result"]]
                     if any(not math.isnan(value) for value in values):
                         return
-                except (aiohttp.ClientConnectionError, KeyError):
+                except (aiohttp.ClientError, KeyError):  # it may not be ready, and say so as text
                     pass
                 await asyncio.sleep(0.2)
     except TimeoutError:

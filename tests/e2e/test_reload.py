@@ -240,7 +240,7 @@ async def test_refused_configuration_goes_back(tmp_path: Path) -> None:
         status, outcome = await asyncio.to_thread(running.client.request, "POST", "/update?wait=loaded")
         assert status == 502, outcome
         assert outcome["error"]["code"] == "load_failed"
-        await until(lambda: running.status()["generation"]["loaded"] == 3, 20)
+        await until(lambda: running.status()["generation"]["loaded"] == 3)
         assert running.machine.target("navigator.yml").read_bytes() == before
         assert running.status()["generation"]["source"] == 1
         _, metrics = running.client.request("GET", "/metrics")
@@ -272,8 +272,8 @@ async def test_failing_probe_goes_back(tmp_path: Path) -> None:
         running.change("known")
         status, outcome = await asyncio.to_thread(running.client.request, "POST", "/update?wait=loaded")
         assert status == 502, outcome
-        await until(lambda: running.status()["generation"]["source"] == 1, 20)
-        await until(lambda: running.status()["generation"]["loaded"] == 3, 20)
+        await until(lambda: running.status()["generation"]["source"] == 1)
+        await until(lambda: running.status()["generation"]["loaded"] == 3)
         after = running.status()
         # It serves again, and still not what the store holds: that stays said in both words, with the reason.
         health = after["health"]
@@ -313,7 +313,7 @@ async def test_users_that_navigator_has_not_read_are_noticed(tmp_path: Path) -> 
         running.change("fresh")
         status, outcome = await asyncio.to_thread(running.client.request, "POST", "/update?wait=loaded")
         assert (status, outcome["error"]["code"]) == (502, "load_failed")
-        await until(lambda: running.status()["generation"]["loaded"] == 3, 20)
+        await until(lambda: running.status()["generation"]["loaded"] == 3)
         _, entry = running.client.request("GET", "/generations/2")
         assert "has not read the htpasswd in place" in entry["note"]
         assert "sidecar-probe" not in str(running.client.request("GET", "/generations/2/diff"))
@@ -391,7 +391,7 @@ async def test_a_lost_state_folder_is_made_good(tmp_path: Path) -> None:
             running.machine.application,
             SIDECAR_CONFIG=str(running.machine.write_settings()),
         )
-        await until(marker.exists, 20)
+        await until(marker.exists)
         await running.loaded_is(running.digest)
         running.stop_daemon()
         before = running.machine.targets()
@@ -458,10 +458,10 @@ async def test_hand_edit_is_reported_and_replaced_by_the_next_update(tmp_path: P
         target = running.machine.target("htpasswd")
         right = target.read_bytes()
         target.write_bytes(right + b"intruder:{SHA}AAAAAAAAAAAAAAAAAAAAAAAAAAA=\n")
-        await until(lambda: running.status()["drift"] == ["htpasswd"], 20)
+        await until(lambda: running.status()["drift"] == ["htpasswd"])
         await asyncio.to_thread(running.client.request, "POST", "/update?wait=loaded")
         assert target.read_bytes() == right
-        await until(lambda: running.status()["drift"] == [], 20)
+        await until(lambda: running.status()["drift"] == [])
 
 
 async def test_poll_finds_what_no_poke_announced(tmp_path: Path) -> None:
@@ -505,7 +505,7 @@ async def test_a_boot_without_the_store_starts_with_what_is_in_place(tmp_path: P
             running.machine.application,
             SIDECAR_CONFIG=str(running.machine.write_settings()),
         )
-        await until(lambda: max(path.stat().st_mtime_ns for path in markers.iterdir()) > before, 20)
+        await until(lambda: max(path.stat().st_mtime_ns for path in markers.iterdir()) > before)
         assert not await running.login("user0003", "whatever")  # it asks for passwords: no maintenance page
         await until(lambda: running.status()["generation"]["loaded"] == 1)
         status = running.status()

@@ -36,7 +36,7 @@ async def test_a_local_change_is_published_by_itself(tmp_path: Path) -> None:
         async with client.post("update") as answer:
             assert answer.status == 200
         add_user(machine.target("index.sqlite3"), "newcomer", "newcomer:{SHA}2jmj7l5rSw0yVb/vlWAYkK/YBwk=")
-        await until(lambda: b"newcomer:" in machine.targets()["htpasswd"], 20)
+        await until(lambda: b"newcomer:" in machine.targets()["htpasswd"])
         await until(lambda: daemon.status.last is not None and daemon.status.last.trigger == "local")
 
 
@@ -241,5 +241,5 @@ async def test_an_index_that_cannot_be_read_does_not_end_the_daemon(tmp_path: Pa
         index.rmdir()
         index.write_bytes(content)
         add_user(index, "newcomer", "newcomer:{SHA}2jmj7l5rSw0yVb/vlWAYkK/YBwk=")
-        await until(lambda: b"newcomer:" in machine.targets()["htpasswd"], 20)
+        await until(lambda: b"newcomer:" in machine.targets()["htpasswd"])
         assert daemon.worker.alive

@@ -167,7 +167,7 @@ async def test_a_publication_is_signalled_loaded_and_recorded(tmp_path: Path) ->
         await load_first(one)
         one.navigator.loads = None
         fingerprint = await one.publish()
-        await until(lambda: one.navigator.signals == 2, 10)
+        await until(lambda: one.navigator.signals == 2)
         assert one.reconciler.pending == 2
         assert one.reconciler.served == 1
         one.navigator.touch(fingerprint)
@@ -190,7 +190,7 @@ async def test_a_file_system_that_tells_of_no_change_delays_only(
         await load_first(one)
         one.navigator.loads = None
         fingerprint = await one.publish()
-        await until(lambda: one.navigator.signals == 2, 10)
+        await until(lambda: one.navigator.signals == 2)
         one.navigator.touch(fingerprint)
         await one.phase_is(Phase.LOADED, 2)
 
@@ -205,7 +205,7 @@ async def test_a_restarted_navigator_has_not_loaded_anything(tmp_path: Path) -> 
         assert one.reconciler.served is None
         assert one.reconciler.health().state == "progressing"
         one.navigator.loads = one.daemon.generations.current.fingerprint  # type: ignore[union-attr]
-        await until(lambda: one.navigator.looks > 0, 10)
+        await until(lambda: one.navigator.looks > 0)
         await one.phase_is(Phase.LOADED)
         assert one.reconciler.health().state == "healthy"
 

@@ -182,7 +182,7 @@ async def schemathesis(url: str, folder: Path) -> str:
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(240):
             out, _ = await process.communicate()
     finally:
         if process.returncode is None:

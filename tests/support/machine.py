@@ -154,7 +154,7 @@ async def started(daemon: Daemon) -> None:
     await until(lambda: daemon.status.last is not None)
 
 
-async def until(condition: Any, seconds: float = 10.0) -> None:
+async def until(condition: Any, seconds: float = 30.0) -> None:
     """Wait until a condition holds; fail the test when it does not within the time."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - conditions are not events
