@@ -1,8 +1,8 @@
 """A fleet update from the upload to the last machine's load. Read this first.
 
 before   commands that prepare the index; one that fails ends the update
-upload   the local index goes into the store, if it differs and may
-find     who belongs to the fleet, and who of them is active
+upload   the local index goes into the store, if it differs and may, and if the fleet can be listed
+find     who belongs to it, and who of them is active
 poke     all in parallel, bounded; each with the digest that it must come to serve
 follow   until the machine says that it has loaded it
 retry    what failed, and only that, later and later
@@ -103,7 +103,7 @@ class FleetUpdates:
                     extras(settings), context.store, state, context.folder, listener.say, dry_run=dry
                 )
             proposal = await self._proposal(context, wanted)
-            end = None
+            found = end = None
             if left is not None:
                 end = await _finish(coordinator, left, proposal.current.sha256)
                 if end.target != proposal.current.sha256 and end.phase != "frozen":
@@ -118,6 +118,8 @@ class FleetUpdates:
                 if canary and not wanted.dry_run:
                     end = await coordinator.begin(proposal, replacement, canary)
                 elif not wanted.dry_run:
+                    # Before the store has the index: a wrong name, or a list that fails, changes nothing.
+                    found = await self._find(context, wanted)
                     entry = await self._begin(context, proposal, replacement, wanted, listener)
                     current = await context.uploader.store(proposal)
             if end is not None:
@@ -129,7 +131,8 @@ class FleetUpdates:
             if current.upload == "uploaded":
                 await self._renew_inventory(context, current, listener)
             if end is None or (end.phase == "done" and wanted.wait == "ready"):
-                found = await self._found(context, wanted, listener)
+                listener.step("find")
+                found = found or await self._find(context, wanted)
                 results = await self._all_at_once(context, found, current, wanted, listener)
             else:
                 found, results = coordinator.found, coordinator.results
@@ -203,11 +206,8 @@ class FleetUpdates:
             listener.say(f"the history is not written, so there is no undo: {error.message}")
             return None
 
-    async def _found(
-        self, context: Context, wanted: FleetRequest, listener: ProgressListener
-    ) -> DiscoveredFleet:
+    async def _find(self, context: Context, wanted: FleetRequest) -> DiscoveredFleet:
         """Who is to be poked."""
-        listener.step("find")
         found = without(only(await context.discovery.find(), wanted.only), wanted.but)
         if wanted.quorum is not None and wanted.quorum > len(found.targets):
             raise FleetError(

@@ -54,6 +54,12 @@ def digest(bucket: Bucket) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
+def objects(bucket: Bucket) -> dict[str, str]:
+    """All that the store holds: ETags by key."""
+    listed = bucket.client.list_objects_v2(Bucket=bucket.name)["Contents"]
+    return {one["Key"]: one["ETag"] for one in listed}
+
+
 def stored(bucket: Bucket) -> dict[str, Any]:
     return dict(bucket.client.head_object(Bucket=bucket.name, Key=KEY))
 
@@ -251,7 +257,8 @@ async def test_ready_is_more_than_loaded(tmp_path: Path, bucket: Bucket) -> None
 
 
 async def test_a_list_of_machines_needs_no_platform(tmp_path: Path, bucket: Bucket) -> None:
-    """Plain hosts are poked at their own URLs; a name that is none, and too large a quorum, are errors."""
+    """Plain hosts are poked at their own URLs; a name that is none, and too large a quorum, are errors, which
+    leave the store as it is."""
     async with fleet(tmp_path, bucket, ["m1", "m2"]) as whole:
         listed = [
             {"id": name, "url": whole.navigators[name].url, "region": f"r-{name}"} for name in whole.machines
@@ -263,10 +270,13 @@ async def test_a_list_of_machines_needs_no_platform(tmp_path: Path, bucket: Buck
         assert done.code == 0, done.err
         assert states(done.json) == {"m1": "loaded", "m2": "loaded"}
         assert (whole.api.asked, whole.router.seen.total()) == (0, 0)
+        own_index(admin, "third")
+        held = objects(bucket)
         nobody = await sidecar(admin, "fleet", "update", "--only", "elsewhere")
         assert nobody.code == 1
         assert "r-m1, r-m2" in nobody.err
         assert (await sidecar(admin, "fleet", "update", "--quorum", "3")).code == 1
+        assert objects(bucket) == held
         whole.navigators["m2"].kill()
         down = await sidecar(admin, "fleet", "status")
         assert down.code == 1
