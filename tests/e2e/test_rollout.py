@@ -319,7 +319,7 @@ async def test_what_navigator_itself_does_not_load_is_taken_back(field: Field) -
     bad = field.change(f"update locations set name = '{UNLOADABLE}'")
     asked = {name: field.whole.router.seen[name, "POST"] for name in MACHINES}
     report = await field.roll_out(canary="m3")
-    assert report.rollout == "taken_back"
+    assert report.rollout == "taken_back", report
     assert report.reason.startswith("at the canary: m3 does not take it: ")
     assert field.held() == before
     assert field.serving(before) == set(MACHINES)
@@ -341,7 +341,7 @@ async def test_what_every_machine_refuses_stops_at_the_first(field: Field) -> No
     field.change("delete from users where id > 2")
     asked = {name: field.whole.router.seen[name, "POST"] for name in MACHINES}
     report = await field.roll_out()
-    assert report.rollout == "taken_back"
+    assert report.rollout == "taken_back", report
     assert "m1 does not take it: it answers 422" in report.reason
     assert field.held() == before
     assert field.serving(before) == set(MACHINES)
@@ -354,7 +354,7 @@ async def test_a_machine_that_refuses_in_the_last_wave_takes_it_back_from_all(fi
     before = field.held()
     bad = change_password(field, "another")
     report = await field.roll_out()
-    assert report.rollout == "taken_back"
+    assert report.rollout == "taken_back", report
     assert report.reason.startswith("at rest: m3 does not take it")
     assert {one.state for one in report.machines} == {"returned"}
     assert field.held() == before
@@ -383,7 +383,7 @@ async def test_a_canary_that_proves_nothing_is_replaced(field: Field, fault: Any
         router.machines["m1"] = own
         router.faults.clear()
     assert "watching m2" in " ".join(heard.said)
-    assert (report.rollout, report.good) == ("done", False)
+    assert (report.rollout, report.good) == ("done", False), report
     assert (await field.history()).entries[0].state == "lagging"
     assert field.held() == new
     # It wakes, and looks at the store by itself.
