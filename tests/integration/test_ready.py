@@ -400,11 +400,15 @@ async def test_two_daemons_and_a_command_do_the_work_in_turn(tmp_path: Path) -> 
     extra = {"prerender": prerender, "databases": {"fetch": False}, "ready": {"at_start": False}}
     first = Machine(tmp_path, extra)
     first.put_index()
-    second = Machine(tmp_path, {**extra, "paths": {"state": str(tmp_path / "other")}})
-    second.extra["listen"] = {"socket": str(tmp_path / "other.sock")}
+    shared = {
+        "store": f"file://{tmp_path}/store",
+        "paths": {"application": str(first.application)},
+        "ready": {"at_start": False, "lock": str(tmp_path / "ready.lock")},
+    }
+    second = Machine(tmp_path / "second", {**extra, **shared})
     for machine in (first, second):
         assert (await sidecar(machine, "update", "--once")).code == 0
-    async with serving(first) as one, serving(second, socket=tmp_path / "other.sock") as other:
+    async with serving(first) as one, serving(second) as other:
         assert one.process.pid != other.process.pid
         done = await asyncio.gather(
             sidecar(first, "ready", "--everything", "--json"),

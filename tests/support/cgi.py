@@ -148,7 +148,7 @@ class Daemon:
 
 
 @asynccontextmanager
-async def serving(machine: Machine, *, socket: Path | None = None, **environ: str) -> AsyncIterator[Daemon]:
+async def serving(machine: Machine, **environ: str) -> AsyncIterator[Daemon]:
     """The installed daemon on a machine, from when it answers."""
     log_file = machine.folder / "serve.log"
     with log_file.open("ab") as log, TemporaryFile() as nothing:
@@ -161,7 +161,7 @@ async def serving(machine: Machine, *, socket: Path | None = None, **environ: st
         )
     daemon = Daemon(machine, process, log_file)
     try:
-        await answering(socket or machine.socket, daemon)
+        await answering(machine.socket, daemon)
         yield daemon
     finally:
         try:

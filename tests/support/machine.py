@@ -92,9 +92,11 @@ class Machine:
         return parse(self.document(), self.environ)
 
     def write_settings(self) -> Path:
-        """sidecar.yml, for the installed command."""
+        """sidecar.yml, for the installed command; one that is being started reads the old or the new one."""
         path = self.folder / "sidecar.yml"
-        path.write_text(yaml.safe_dump(self.document()))
+        incoming = path.with_name(f"{path.name}.new")
+        incoming.write_text(yaml.safe_dump(self.document()))
+        incoming.replace(path)
         return path
 
     def put_index(self, size: Size = SMALL, seed: int = 1) -> Path:
