@@ -80,6 +80,11 @@ def of_poke(answer: MachineAnswer, machine: str, digest: str) -> Verdict:
     outcome = _decode(answer.body)
     said = _said(answer, outcome)
     if 200 <= answer.status < 300:
+        if answer.machine is None and outcome is None and not answer.body.lstrip().startswith(b"<"):
+            # A script's output, not the page of a proxy or of a machine that boots.
+            return Verdict(
+                "wrong_machine", "what answers there is not the sidecar: is it installed?", final=True
+            )
         if answer.machine is None:
             return Verdict("wrong_machine", "the answer does not say which machine gave it")
         if outcome is None:

@@ -60,6 +60,15 @@ def test_success_without_a_name_does_not_count() -> None:
     assert poked(503, None).state == "failing"
 
 
+def test_a_machine_without_the_sidecar_is_not_tried_again() -> None:
+    """Its script says what it did, and would do all of it at each try. A page may be gone at the next one."""
+    script = of_poke(MachineAnswer(200, None, b"Fetching index database\n"), "m1", NEW)
+    assert (script.state, script.final) == ("wrong_machine", True)
+    assert "not the sidecar" in script.reason
+    for body in (b"<html>starting", b"\n<!doctype html>", json.dumps({"state": "published"}).encode()):
+        assert not of_poke(MachineAnswer(200, None, body), "m1", NEW).final
+
+
 def test_success_with_another_index_does_not_count() -> None:
     """A machine that was told the digest and looked at another index has not done what was asked."""
     assert poked(sha256=OLD).state == "superseded"
