@@ -31,9 +31,7 @@ _FRESH_SECONDS = 2.0
 _FLYCTL_FOLDERS = ("~/bin", "~/.fly/bin")
 
 # It is asked when nothing else is set up, which is the likelier cause.
-_HINTS = {
-    "dns": "only machines on Fly can ask it; elsewhere install flyctl, or set fleet.token or fleet.machines"
-}
+_DNS_HINT = "only machines on Fly can ask it; elsewhere install flyctl, or set fleet.token or fleet.machines"
 
 Say = Callable[[str], None]
 
@@ -103,7 +101,7 @@ class Discovery:
                 await asyncio.sleep(pause(attempt, self._settings.pause, problem.retry_after))
         raise FleetError(
             f"{problem}, {_ATTEMPTS} times in a row",
-            _HINTS.get(self.source, "check fleet.app, the token, and the service's health"),
+            _DNS_HINT if self.source == "dns" else "check fleet.app, the token, and the service's health",
             code="fleet_machines",
         )
 

@@ -118,7 +118,7 @@ class FleetUpdates:
                 if canary and not wanted.dry_run:
                     end = await coordinator.begin(proposal, replacement, canary)
                 elif not wanted.dry_run:
-                    # Before the store has the index: a wrong name, or a list that fails, changes nothing.
+                    # A wrong name, or a list that fails, leaves the index in the store as it is.
                     found = await self._find(context, wanted)
                     entry = await self._begin(context, proposal, replacement, wanted, listener)
                     current = await context.uploader.store(proposal)

@@ -16,7 +16,6 @@ denied            it does not accept the signature
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
@@ -80,12 +79,12 @@ def of_poke(answer: MachineAnswer, machine: str, digest: str) -> Verdict:
     outcome = _decode(answer.body)
     said = _said(answer, outcome)
     if 200 <= answer.status < 300:
-        if answer.machine is None and outcome is None and not answer.body.lstrip().startswith(b"<"):
-            # A script's output, not the page of a proxy or of a machine that boots.
-            return Verdict(
-                "wrong_machine", "what answers there is not the sidecar: is it installed?", final=True
-            )
         if answer.machine is None:
+            if outcome is None and _line(answer.body):
+                # A script's output, not the page of a proxy or of a machine that boots.
+                return Verdict(
+                    "wrong_machine", "what answers there is not the sidecar: is it installed?", final=True
+                )
             return Verdict("wrong_machine", "the answer does not say which machine gave it")
         if outcome is None:
             return Verdict("failing", "its answer cannot be understood")
@@ -178,13 +177,14 @@ def _decode(body: bytes) -> _Outcome | None:
 
 def _said(answer: MachineAnswer, outcome: _Outcome | None) -> str:
     """Status and sentence of an answer that is no success."""
-    sentence: Any = outcome.error.message if outcome and outcome.error else ""
-    if not sentence:
-        line = answer.body[:1000].decode("utf-8", "replace").strip().partition("\n")[0]
-        # A page of some proxy says nothing in a line.
-        sentence = "" if line.startswith(("<", "{")) else line
-    sentence = _clean(sentence)
+    sentence = _clean((outcome.error.message if outcome and outcome.error else "") or _line(answer.body))
     return f"it answers {answer.status}{f': {sentence}' if sentence else ''}"
+
+
+def _line(body: bytes) -> str:
+    """The first line of a text for people; a page, or an object, says nothing in a line."""
+    line = body[:1000].decode("utf-8", "replace").strip().partition("\n")[0]
+    return "" if line.startswith(("<", "{")) else line
 
 
 def _clean(text: str) -> str:

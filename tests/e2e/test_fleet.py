@@ -180,7 +180,7 @@ async def test_a_store_that_stays_behind_makes_no_false_success(tmp_path: Path, 
             assert {whole.serves(name) for name in whole.machines} == before
             assert old.old_answers >= 4
             waiting = asyncio.create_task(sidecar(admin, "fleet", "update", "--json"))
-            await until(lambda: whole.router.seen["m1", "POST"] > 2, 30)
+            await until(lambda: whole.router.seen["m1", "POST"] > 2)
             old.behind = False
             done = await waiting
             assert done.code == 0, done.out
@@ -329,7 +329,7 @@ async def test_a_daemon_updates_the_fleet(tmp_path: Path, bucket: Bucket) -> Non
             async with client.get("fleet") as answer:
                 assert (await answer.json())["state"] == "idle"
             first = asyncio.create_task(events(client))
-            await until(lambda: whole.router.seen["m1", "POST"], 30)
+            await until(lambda: whole.router.seen["m1", "POST"])
             async with client.post("fleet/update", headers=json_wanted) as answer:
                 assert (answer.status, (await answer.json())["error"]["code"]) == (409, "fleet_busy")
             async with client.get("fleet") as answer:
@@ -382,12 +382,12 @@ async def test_a_changed_local_index_starts_it(tmp_path: Path, bucket: Bucket) -
         saw(admin, bucket)
         async with admin.daemon():
             own_index(admin, "third")
-            await until(lambda: whole.router.seen["m1", "POST"], 30)
-            await until(lambda: whole.serves("m1") == digest(bucket), 30)
+            await until(lambda: whole.router.seen["m1", "POST"])
+            await until(lambda: whole.serves("m1") == digest(bucket))
         own_index(admin, "fourth")
         before = digest(bucket)
         async with admin.daemon() as daemon:
-            await until(lambda: daemon.fleet.ended is not None and daemon.fleet.ended.state == "done", 30)
+            await until(lambda: daemon.fleet.ended is not None and daemon.fleet.ended.state == "done")
             assert whole.serves("m1") == digest(bucket) != before
         async with admin.daemon() as daemon:
             assert await daemon.fleet.follow()
@@ -415,8 +415,8 @@ async def test_a_webhook_is_passed_on_once(tmp_path: Path, bucket: Bucket) -> No
                 async with client.post("webhook", headers=token) as answer:
                     assert answer.status == 202
                 for name in whole.machines:
-                    await until(lambda name=name: whole.serves(name) == digest(bucket), 30)
-                await until(lambda: whole.daemons["m1"].fleet.state().state == "done", 30)
+                    await until(lambda name=name: whole.serves(name) == digest(bucket))
+                await until(lambda: whole.daemons["m1"].fleet.state().state == "done")
             assert {name for name, method in whole.router.seen if method == "POST"} == {"m2", "m3"}
             assert {whole.daemons[name].fleet.state().state for name in ("m2", "m3")} == {"idle"}
 
@@ -446,9 +446,9 @@ async def test_the_page_has_a_button(tmp_path: Path, bucket: Bucket) -> None:
             form = {"token": token[1]}
             async with client.post("page/fleet", data=form, headers=browser, allow_redirects=False) as answer:
                 assert (answer.status, answer.headers["Location"]) == (303, "../fleet")
-            await until(lambda: daemon.fleet.state().state == "done", 30)
+            await until(lambda: daemon.fleet.state().state == "done")
             # After an update it is looked at by itself.
-            await until(lambda: daemon.fleet.overview is not None, 30)
+            await until(lambda: daemon.fleet.overview is not None)
             async with client.get("fleet", headers=browser) as answer:
                 shown = await answer.text()
                 assert ">m1<" in shown

@@ -140,7 +140,7 @@ async def site(folder: Path, browser: Any, size: Size = SMALL) -> AsyncIterator[
         await started(daemon)
         await navigator.start_async("config/navigator.yml", machine.application)
         try:
-            await until(lambda: daemon.reconciler.served == 1, 30)
+            await until(lambda: daemon.reconciler.served == 1)
             found = Site(machine, daemon, navigator, browser)
             yield found
             assert found.errors == []

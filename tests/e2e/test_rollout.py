@@ -141,7 +141,7 @@ class Field:
     async def whole_again(self) -> None:
         """Every machine serves what the store holds."""
         held = self.held()
-        await until(lambda: self.serving(held) == set(MACHINES), 30)
+        await until(lambda: self.serving(held) == set(MACHINES))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -531,7 +531,7 @@ async def test_the_page_shows_a_rollout_and_controls_it(field: Field) -> None:
             assert 'href="./page/fleet?canary=1"' in await answer.text()
         with field.holding("m1") as release:
             rolling = asyncio.create_task(daemon.fleet.update(FleetRequest(canary="1"), "somebody"))
-            await until(lambda: field.whole.router.seen["m1", "POST"] > asked, 30)
+            await until(lambda: field.whole.router.seen["m1", "POST"] > asked)
             page = await shown()
             assert "Wave 1 of 2, then all others" in page
             assert forms(page).keys() == {"pause", "abort"}
@@ -572,8 +572,8 @@ async def test_a_daemon_does_the_same(field: Field) -> None:
             assert answer.status == 403
         async with client.post("page/fleet/rollback", data=form, allow_redirects=False) as answer:
             assert answer.status == 303
-        await until(lambda: field.held() == before, 30)
-        await until(lambda: daemon.fleet.state().state == "done", 30)
+        await until(lambda: field.held() == before)
+        await until(lambda: daemon.fleet.state().state == "done")
         plan = await daemon.fleet.plan(report["sha256"])
         async with client.post(f"fleet/rollback?held={before}&to={plan.to.sha256}") as answer:
             assert (answer.status, (await answer.json())["good"]) == (200, True)

@@ -961,5 +961,5 @@ async def test_a_taken_port_keeps_nobody_down(machine: Machine) -> None:
             async with client.post("update") as answer:
                 assert answer.status == 200
             taken.close()
-            await until(lambda: daemon.server.url == f"http://127.0.0.1:{port}", 30)
+            await until(lambda: daemon.server.url == f"http://127.0.0.1:{port}")
             assert daemon.server.problem is None

@@ -345,7 +345,7 @@ async def test_what_a_poke_with_a_body_announced_is_looked_for_again(machine: Ma
         answer = await stranger.send(changed_index(machine))
         assert "nothing changed" in answer.text
         add_user(machine.store_index, "stored", f"stored:{HASH}")
-        await until(lambda: b"stored:" in machine.targets()["htpasswd"], 30)
+        await until(lambda: b"stored:" in machine.targets()["htpasswd"])
 
 
 async def test_a_body_without_a_signature_is_not_waited_for(machine: Machine) -> None:

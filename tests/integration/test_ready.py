@@ -321,7 +321,7 @@ async def test_killed_at_any_moment_all_is_there_in_the_end(tmp_path: Path, buck
 
     for stop_at in (1, 7, 19):
         async with serving(machine) as daemon:
-            await until(partial(has, stop_at), 30)
+            await until(partial(has, stop_at))
             daemon.process.kill()
             await daemon.process.wait()
         for path in (machine.application / "db").glob("20*.sqlite3"):

@@ -161,7 +161,7 @@ async def test_the_daemon_answers_as_described(tmp_path: Path) -> None:
             assert answer.status == 200
         await navigator.start_async("config/navigator.yml", machine.application)
         try:
-            await until(lambda: daemon.generations.last_loaded() == 1, 30)
+            await until(lambda: daemon.generations.last_loaded() == 1)
             report = await schemathesis(f"{daemon.server.url}/openapi.json", tmp_path)
         finally:
             await navigator.stop_async()

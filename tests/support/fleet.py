@@ -261,7 +261,7 @@ class Fleet:
         assert outcome.good, outcome
         await navigator.start_async("config/navigator.yml", one.application)
         stack.push_async_callback(navigator.stop_async)
-        await until(lambda: daemon.generations.last_loaded() == 1, 30)
+        await until(lambda: daemon.generations.last_loaded() == 1)
         self.machines[machine], self.daemons[machine] = one, daemon
         self.navigators[machine] = navigator
         self.router.machines[machine] = navigator.url
